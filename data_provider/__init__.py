@@ -1,0 +1,1 @@
+"""Series from files, cut into training pairs and test windows."""

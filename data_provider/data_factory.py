@@ -1,0 +1,69 @@
+"""Data sets and loaders from flags."""
+import os
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark
+
+DATASETS = {
+    "MultivariateDatasetBenchmark": MultivariateDatasetBenchmark,
+    "UnivariateDatasetBenchmark": UnivariateDatasetBenchmark,
+}
+
+
+def data_file(args) -> Path:
+    """--root_path / --data_path; without --root_path the folder $DATASET_ROOT, else ./dataset."""
+    return Path(args.root_path or os.environ.get("DATASET_ROOT", "./dataset")) / args.data_path
+
+
+class EpochSampler(Sampler):
+    """A permutation that depends on (seed, epoch) alone, can start in the middle, and can be shared among processes.
+
+    A resumed run therefore sees exactly the batches that an uninterrupted one would have seen.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.first_batch = 0
+
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        self.epoch, self.first_batch = epoch, batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        share = self.size // self.world_size if self.world_size > 1 else self.size
+        return -(-share // self.batch_size)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        order = torch.randperm(self.size, generator=generator)
+        if self.world_size > 1:
+            # equal shares: a process with one batch more than the others would wait for them forever
+            order = order[:self.size // self.world_size * self.world_size][self.rank::self.world_size]
+        for batch in range(self.first_batch, self.batches_per_epoch):
+            yield order[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch - self.first_batch
+
+
+def batch_as_is(batch):
+    """`__getitems__` has built the batch already."""
+    return batch
+
+
+def data_provider(args, split: str, batch_size: int | None = None, rank: int = 0, world_size: int = 1):
+    """(data set, loader) of one split. Training batches are shuffled by an `EpochSampler`, others stay in order."""
+    test = split == "test"
+    dataset = DATASETS[args.data](
+        data_file(args), split, args.test_seq_len if test else args.seq_len, args.input_token_len,
+        horizon=args.test_pred_len, subset_ratio=args.subset_rand_ratio)
+    common = dict(num_workers=args.num_workers, collate_fn=batch_as_is)
+    size = batch_size or args.batch_size
+    if split == "train":
+        sampler = EpochSampler(len(dataset), size, args.seed, rank, world_size)
+        return dataset, DataLoader(dataset, batch_sampler=sampler, **common)
+    return dataset, DataLoader(dataset, batch_size=size, **common)

@@ -1,0 +1,95 @@
+"""Windows over a series, with OpenLTM's splits and pairs. Items are cut as tensor views, a whole batch at once."""
+from pathlib import Path
+
+import torch
+from sklearn.preprocessing import StandardScaler
+from torch.utils.data import Dataset
+
+from data_provider.reading import read_series
+from utils.errors import UserError
+
+SPLITS = ("train", "val", "test")
+MONTH_HOURS = 30 * 24
+
+
+def split_borders(file_name: str, rows: int) -> tuple[list[int], list[int]]:
+    """First and one-past-last row of train, val and test, before a context is put in front of val and test.
+
+    ETT files: 12/4/4 months of 30 days, at one (ETTh) or four (ETTm) rows an hour. Others: 70/10/20 %.
+    """
+    if file_name.startswith(("ETTh", "ETTm")):
+        month = MONTH_HOURS * (4 if file_name.startswith("ETTm") else 1)
+        return [0, 12 * month, 16 * month], [12 * month, 16 * month, 20 * month]
+    train, test = int(rows * 0.7), int(rows * 0.2)
+    return [0, train, rows - test], [train, rows - test, rows]
+
+
+class MultivariateDatasetBenchmark(Dataset):
+    """All variables of a window together.
+
+    An item is (x [context, C], y): in `train` and `val` y [context, C] pairs every token with its next patch
+    (patch t of y is patch t + 1 of the series); in `test` y [horizon, C] are the steps after the context.
+    Values are standardised with the mean and standard deviation of the training part.
+    Raises UserError where the file or the split cannot give a single window.
+    """
+
+    def __init__(self, path: str | Path, split: str, context: int, patch_len: int, horizon: int = 0,
+                 subset_ratio: float = 1.0):
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        self.split, self.context, self.patch_len, self.horizon = split, context, patch_len, horizon
+        series = read_series(path)
+        self.names, rows = series.names, len(series.values)
+        starts, ends = split_borders(Path(path).name, rows)
+        index = SPLITS.index(split)
+        ahead = horizon if split == "test" else patch_len
+        # val and test borrow their first context from the rows before them
+        first = starts[index] - (context if index else 0)
+        needed = ends[index] if rows < ends[index] else 0
+        if needed or first < 0 or ends[index] - first < context + ahead:
+            raise UserError(self._too_short(path, rows, starts, ends, ahead))
+        self.scaler = StandardScaler().fit(series.values[:ends[0]])
+        values = self.scaler.transform(series.values[first:ends[index]])
+        self.values = torch.from_numpy(values).float()  # [T, C], standardised
+        self.stride = max(1, int(1 / subset_ratio)) if split == "train" else 1
+        # few-shot training keeps every stride-th window, spread over the whole training part
+        self.windows = (len(self.values) - context - ahead) // self.stride + 1
+        self._spans = self.values.unfold(0, context + ahead, 1)  # [windows, C, context + ahead], a view
+
+    def _too_short(self, path, rows, starts, ends, ahead) -> str:
+        span = self.context + ahead
+        if rows < ends[-1]:
+            return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
+                    "rename the file for a 70/10/20 split, or give the whole file")
+        # the smallest file whose train, val and test parts each hold one window
+        enough = max(-(-span * 10 // 7), -(-ahead * 10), 1) + 10
+        return (f"{path}: {rows} rows are too few for the {self.split} split with a context of {self.context} and "
+                f"{ahead} steps ahead: about {enough} rows are needed; shorten --seq_len or --test_pred_len")
+
+    def __len__(self) -> int:
+        return self.windows
+
+    def __getitem__(self, index: int):
+        x, y = self.__getitems__([index])
+        return x[0], y[0]
+
+    def __getitems__(self, indices: list[int]):
+        """A whole batch in one gather: x [B, context, C], y [B, context or horizon, C]."""
+        span = self._spans[torch.as_tensor(indices) * self.stride].transpose(1, 2)
+        return self._pair(span)
+
+    def _pair(self, span: torch.Tensor):
+        x = span[:, :self.context]
+        return x, span[:, self.context:] if self.split == "test" else span[:, self.patch_len:]
+
+
+class UnivariateDatasetBenchmark(MultivariateDatasetBenchmark):
+    """Each variable of each window for itself: items (x [context, 1], y [..., 1]), variable by variable."""
+
+    def __len__(self) -> int:
+        return self.windows * len(self.names)
+
+    def __getitems__(self, indices: list[int]):
+        index = torch.as_tensor(indices)
+        window, variable = index % self.windows, index // self.windows
+        return self._pair(self._spans[window * self.stride, variable][..., None])

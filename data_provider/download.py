@@ -1,0 +1,65 @@
+"""Gets ETTh1 where it is missing: `python -m data_provider.download [--folder DIR]`.
+
+Prints the path of the file to use, as its last line. Without a network it writes the embedded synthetic data set
+and says so on stderr.
+"""
+import argparse
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from data_provider.synthetic import write_synthetic
+from utils.files import replace_when_done
+
+SOURCE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv"
+SHA256 = "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"
+SYNTHETIC = "ETTh_synthetic.csv"
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def download(path: Path, source: str = SOURCE, sha256: str = SHA256, timeout: float = 20) -> str | None:
+    """Fetches `source` to `path`. Returns None, or why it could not; a file with a wrong checksum is not kept."""
+    try:
+        with urllib.request.urlopen(source, timeout=timeout) as answer:
+            content = answer.read()
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return f"{source}: {error}"
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        return f"{source}: checksum {found} instead of {sha256}"
+    with replace_when_done(path) as beside:
+        beside.write_bytes(content)
+    return None
+
+
+def obtain_etth1(folder: Path) -> Path:
+    """The ETTh1 file in folder/ETT-small: what is there, else the public file, else the synthetic stand-in."""
+    path = folder / "ETT-small" / "ETTh1.csv"
+    if path.is_file():
+        if checksum(path) != SHA256:
+            print(f"note: {path} is not the public ETTh1 (its checksum differs); it is used as it is", file=sys.stderr)
+        return path
+    problem = download(path)
+    if problem is None:
+        return path
+    stand_in = path.with_name(SYNTHETIC)
+    print(f"note: ETTh1 could not be fetched ({problem}).\n"
+          f"note: using the embedded SYNTHETIC data set {stand_in} instead: the program runs the same, "
+          "but the figures say nothing about ETTh1.", file=sys.stderr)
+    return stand_in if stand_in.is_file() else write_synthetic(stand_in)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATASET_ROOT", "./dataset")))
+    print(obtain_etth1(parser.parse_args().folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Series files: csv, txt, npz, npy -> a float array [T, C] with names; everything wrong with one is said in a line."""
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.errors import UserError
+
+
+@dataclass
+class Series:
+    """values [T, C] float64 in data units; names of the C variables; dates as text, or None without a date column."""
+
+    values: np.ndarray
+    names: list[str]
+    dates: pd.Series | None
+
+
+def read_series(path: str | Path) -> Series:
+    """Reads one file by its ending. Raises UserError that names file, row and column of what cannot be used."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"data file {path} does not exist: set --root_path/--data_path or DATASET_ROOT, "
+                        "or run: python -m data_provider.download")
+    readers = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy}
+    if path.suffix not in readers:
+        raise UserError(f"{path}: unknown kind of file {path.suffix!r}: use one of {', '.join(sorted(readers))}")
+    try:
+        series = readers[path.suffix](path)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are parsers
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({first_line}): is the file damaged?") from error
+    _refuse_gaps(path, series)
+    return series
+
+
+def _read_csv(path: Path) -> Series:
+    frame = pd.read_csv(path, encoding_errors="replace", low_memory=False, skipinitialspace=True)
+    if frame.empty:
+        raise UserError(f"{path}: no rows below the header: at least one window of data is needed")
+    dates, first = None, frame.iloc[:, 0]
+    if frame.columns[0].lower() in ("date", "time", "timestamp", "ds", "datetime") or _looks_like_dates(first):
+        dates, frame = first.astype(str), frame.iloc[:, 1:]
+    if frame.shape[1] == 0:
+        raise UserError(f"{path}: unknown column layout: a date column and no numeric column; "
+                        "expected 'date' followed by one numeric column a variable")
+    _refuse_missing_header(path, frame)
+    columns = [_numeric_column(path, name, frame[name]) for name in frame.columns]
+    return Series(np.stack(columns, axis=1), [str(name) for name in frame.columns], dates)
+
+
+def _refuse_missing_header(path: Path, frame: pd.DataFrame) -> None:
+    """A first row of numbers is data, not names: reading it as names would lose a row in silence."""
+    bare = [name.split(".")[0].lstrip("-").isdigit() and "." in name for name in map(str, frame.columns)]
+    if len(bare) > 1 and all(bare):
+        raise UserError(f"{path}: the first line holds numbers ({frame.columns[0]}, ...), not column names: "
+                        "add a header line such as date,HUFL,OT")
+
+
+def _looks_like_dates(column: pd.Series) -> bool:
+    if pd.api.types.is_numeric_dtype(column):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head = column.head(50)
+        return bool(len(head)) and pd.to_datetime(head, errors="coerce").notna().mean() > 0.9
+
+
+def _numeric_column(path: Path, name: str, column: pd.Series) -> np.ndarray:
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    text = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
+    if len(text):
+        # +2: the header is line 1, rows count from 1
+        raise UserError(f"{path}, line {text[0] + 2}, column {name!r}: {str(column.iloc[text[0]])!r} is not a number "
+                        f"({len(text)} such cells in this column): correct the cell or drop the column")
+    return numbers
+
+
+def _read_txt(path: Path) -> Series:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        cells = line.split(",") if "," in line else line.split()
+        try:
+            rows.append([float(cell) for cell in cells])
+        except ValueError:
+            bad = next(i for i, cell in enumerate(cells, start=1) if not _is_number(cell))
+            raise UserError(f"{path}, line {number}, column {bad}: {cells[bad - 1]!r} is not a number: "
+                            "a txt file holds numbers only, one row a line") from None
+        if len(rows[-1]) != len(rows[0]):
+            raise UserError(f"{path}, line {number}: {len(rows[-1])} cells where the first line has {len(rows[0])}")
+    if not rows:
+        raise UserError(f"{path}: the file is empty")
+    return _unnamed(np.asarray(rows))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_npz(path: Path) -> Series:
+    with np.load(path, allow_pickle=False) as archive:
+        if "data" not in archive.files:
+            raise UserError(f"{path}: no array 'data' in it (found: {', '.join(archive.files) or 'none'})")
+        return _from_array(path, archive["data"])
+
+
+def _read_npy(path: Path) -> Series:
+    return _from_array(path, np.load(path, allow_pickle=False))
+
+
+def _from_array(path: Path, array: np.ndarray) -> Series:
+    """[T], [T, C], or PEMS' [T, C, features], of which the first feature is the series."""
+    if not np.issubdtype(array.dtype, np.number) or array.ndim not in (1, 2, 3):
+        raise UserError(f"{path}: unknown layout, shape {array.shape} of {array.dtype}: expected numbers [T, C]")
+    if array.ndim == 3:
+        array = array[:, :, 0]
+    return _unnamed(array.reshape(len(array), -1).astype(np.float64))
+
+
+def _unnamed(values: np.ndarray) -> Series:
+    return Series(values, [f"var{i}" for i in range(values.shape[1])], None)
+
+
+def _refuse_gaps(path: Path, series: Series) -> None:
+    missing = ~np.isfinite(series.values)
+    if not missing.any():
+        return
+    column = int(missing.any(axis=0).argmax())
+    gaps = missing[:, column]
+    start = int(gaps.argmax())
+    length = int((~gaps[start:]).argmax()) or len(gaps) - start
+    name = series.names[column]
+    where = f"{path}, data row {start + 1}, column {name!r}"
+    raise UserError(f"{where}: missing or infinite value (a run of {length}; {int(missing.sum())} such cells in the "
+                    "file): fill or cut the gap, nothing is filled in here")

@@ -1,0 +1,1 @@
+"""Decoding, acceptance, training and reporting tools; nothing here imports from `exp`."""

@@ -1,0 +1,46 @@
+"""Files written whole or not at all, and paths that stay in their folder."""
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+@contextmanager
+def replace_when_done(path: Path):
+    """Yields a path beside `path` to write to; renames it to `path` only when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        with open(beside, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replace_when_done(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def append_text(path: Path, text: str) -> None:
+    """One write call, so that lines of runs side by side do not mix."""
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(text)
+
+
+def inside(folder: str | Path, name: str, flag: str) -> Path:
+    """folder / name, refused where `name` (taken from `flag`) would leave the folder."""
+    root = Path(folder).resolve()
+    path = (root / name).resolve()
+    if path != root and root not in path.parents:
+        raise UserError(f"{flag} {name!r} leaves the folder {folder}: give a name inside it")
+    return Path(folder) / path.relative_to(root)
