@@ -1,0 +1,1 @@
+"""Building blocks of the models; nothing here imports from the rest of the program."""

@@ -1,0 +1,55 @@
+"""The decoder-only stack of Timer-XL (post-norm)."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from layers.attention import AttentionLayer, TokenLayout
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+class TimerLayer(nn.Module):
+    """x = norm1(x + attention(x)); x = norm2(x + conv2(act(conv1(x))))."""
+
+    def __init__(self, d_model: int, n_heads: int, d_ff: int, dropout: float, activation: str, fused: bool):
+        super().__init__()
+        self.attention = AttentionLayer(d_model, n_heads, dropout, fused)
+        # kernel-1 convolutions only because the public checkpoints store them so; they are linear maps
+        self.conv1 = nn.Conv1d(d_model, d_ff, kernel_size=1)
+        self.conv2 = nn.Conv1d(d_ff, d_model, kernel_size=1)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x, layout: TokenLayout, queries=None, want_weights: bool = False):
+        mixed, weights = self.attention(x, layout, queries, want_weights)
+        x = self.norm1((x if queries is None else x[:, queries]) + self.dropout(mixed))
+        hidden = self.dropout(self.activation(F.linear(x, self.conv1.weight[..., 0], self.conv1.bias)))
+        hidden = self.dropout(F.linear(hidden, self.conv2.weight[..., 0], self.conv2.bias))
+        return self.norm2(x + hidden), weights
+
+
+class TimerBlock(nn.Module):
+    """A stack of `TimerLayer`, closed by a layer norm."""
+
+    def __init__(self, e_layers: int, d_model: int, n_heads: int, d_ff: int, dropout: float, activation: str,
+                 fused: bool):
+        super().__init__()
+        self.attn_layers = nn.ModuleList(
+            TimerLayer(d_model, n_heads, d_ff, dropout, activation, fused) for _ in range(e_layers))
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: torch.Tensor, layout: TokenLayout, last_only: bool = False, want_weights: bool = False):
+        """x [B, C*N, D] -> ([B, C*N, D] or, with `last_only`, [B, C, D] of every variable's newest token, weights).
+
+        `last_only` lets the last layer answer for C tokens only: its keys need all tokens, its queries and its
+        feed-forward do not.
+        """
+        kept = []
+        for layer in self.attn_layers[:-1]:
+            x, weights = layer(x, layout, None, want_weights)
+            kept.append(weights)
+        x, weights = self.attn_layers[-1](x, layout, layout.last if last_only else None, want_weights)
+        kept.append(weights)
+        return self.norm(x), kept

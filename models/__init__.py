@@ -1,0 +1,1 @@
+"""Models by name; `exp.exp_basic.MODELS` is the registry."""
