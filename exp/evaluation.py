@@ -1,0 +1,133 @@
+"""Ways to forecast, and the walk over the test windows that measures them."""
+from dataclasses import dataclass, field
+
+import torch
+from tqdm import tqdm
+
+from utils.acceptance import Noise, make_rule
+from utils.metrics import PointMetrics, SpeculationMetrics
+from utils.speculative_decoder import Decoded, decode_alone, decode_speculative, patches_in
+from utils.timing import Stopwatch
+
+
+class AloneMethod:
+    """One model by itself: every patch costs one pass. A `forecast` call maps context [B, L, C] to [B, H, C]."""
+
+    def __init__(self, model, horizon: int):
+        self.model, self.horizon = model, horizon
+
+    def forecast(self, context: torch.Tensor) -> torch.Tensor:
+        return decode_alone(self.model, context, self.horizon)
+
+
+class SeasonalNaiveMethod:
+    """Repeats the last season of the context."""
+
+    def __init__(self, season: int, horizon: int):
+        self.season, self.horizon = season, horizon
+
+    def forecast(self, context: torch.Tensor) -> torch.Tensor:
+        last = context[:, -self.season:]
+        return last[:, torch.arange(self.horizon, device=context.device) % last.shape[1]]
+
+
+class SpeculativeMethod:
+    """Draft and target together; `decode` also tells what it cost.
+
+    adaptive: K follows the acceptance seen in earlier batches, one step at a time, between 1 and max_proposals.
+    """
+
+    def __init__(self, target, draft, horizon: int, rule, max_proposals: int | None, seed: int, adaptive: bool = False):
+        self.target, self.draft, self.horizon, self.rule = target, draft, horizon, rule
+        self.generator = torch.Generator().manual_seed(seed)
+        self.adaptive = adaptive
+        most = max(1, patches_in(horizon, target.patch_len) - 1)
+        self.most = most if max_proposals is None else min(max_proposals, most)
+        self.max_proposals = self.most
+
+    def decode(self, context: torch.Tensor, observer=None) -> Decoded:
+        noise = None
+        if self.rule.random:
+            patches = patches_in(self.horizon, self.target.patch_len)
+            noise = Noise.draw(context, patches, self.target.patch_len, self.generator)
+        decoded = decode_speculative(self.target, self.draft, context, self.horizon, self.rule, self.max_proposals,
+                                     noise, observer)
+        if self.adaptive:
+            self._adapt(decoded)
+        return decoded
+
+    def forecast(self, context: torch.Tensor) -> torch.Tensor:
+        return self.decode(context).forecast
+
+    def _adapt(self, decoded: Decoded) -> None:
+        rate = decoded.accepted.sum() / decoded.judged.sum().clamp(min=1)
+        step = 1 if rate >= 0.8 else -1 if rate <= 0.5 else 0
+        self.max_proposals = min(self.most, max(1, self.max_proposals + step))
+
+
+def make_speculative(target, draft, args, rule_name: str | None = None, emit: str | None = None) -> SpeculativeMethod:
+    """The speculative method of the flags, or with another rule or emission (for the rows of --compare)."""
+    name = rule_name or args.spec_accept_rule
+    proposals = args.spec_k or (3 if name == "simplified" else None)
+    return SpeculativeMethod(target, draft, args.test_pred_len, make_rule(name, args, emit), proposals, args.seed,
+                             args.spec_adaptive)
+
+
+@dataclass
+class Evaluation:
+    """What a walk over the test windows gives: point metrics, cost of speculation (if any), seconds of decoding."""
+
+    point: PointMetrics = field(default_factory=PointMetrics)
+    speculation: SpeculationMetrics | None = None
+    seconds: float = 0.0
+    windows: int = 0
+
+    def result(self, batch_size: int) -> dict:
+        metrics = {"windows": self.windows, "batch_size": batch_size, "seconds": self.seconds,
+                   "ms_per_forecast": 1000 * self.seconds / self.windows}
+        speculation = self.speculation.result() if self.speculation else {}
+        return self.point.result() | speculation | metrics
+
+
+def scored(series: torch.Tensor, covariate: bool) -> torch.Tensor:
+    """The variables that count: the last one with --covariate, else all."""
+    return series[..., -1:] if covariate else series
+
+
+def evaluate(method, loader, device: torch.device, covariate: bool = False, quiet: bool = False,
+             observer=None) -> Evaluation:
+    """Forecasts every test window with `method`. observer is handed to a speculative decode, after `observer.batch`."""
+    speculative = isinstance(method, SpeculativeMethod)
+    out = Evaluation(speculation=SpeculationMetrics() if speculative else None)
+    watch = Stopwatch(device)
+    with tqdm(loader, desc="test", unit="batch", disable=quiet) as bar:
+        for x, y in bar:
+            x, y = x.to(device), y.to(device)
+            if observer is not None:
+                observer.first_window = out.windows
+            with watch:
+                decoded = method.decode(x, observer) if speculative else method.forecast(x)
+            out.seconds += watch.seconds
+            if speculative:
+                out.speculation.update(decoded)
+                bar.set_postfix(acceptance=f"{out.speculation.result()['acceptance_pct']:.1f} %", refresh=False)
+            forecast = decoded.forecast if speculative else decoded
+            out.point.update(scored(forecast, covariate), scored(y, covariate))
+            out.windows += len(x)
+    return out
+
+
+class AcceptanceLog:
+    """Observer for --spec_debug_accept: one line for each proposal that was judged, of the first `windows` windows."""
+
+    COLUMNS = ["window", "patch", "score", "accepted"]
+
+    def __init__(self, windows: int):
+        self.windows, self.first_window, self.rows = windows, 0, []
+
+    def __call__(self, rows, first, judgement, looked_at) -> None:
+        b, j = looked_at.nonzero(as_tuple=True)
+        columns = (self.first_window + rows[b], first[b] + j, judgement.score[b, j], judgement.accepted[b, j])
+        for window, patch, score, accepted in zip(*(column.tolist() for column in columns)):
+            if window < self.windows:
+                self.rows.append({"window": window, "patch": patch, "score": score, "accepted": int(accepted)})

@@ -1,0 +1,126 @@
+"""Device, model registry, checkpoints and distributed set-up."""
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from exp.options import check_against_checkpoint
+from models import timer_xl, timer_xl_draft
+from models.config import ModelConfig
+from utils.checkpoint import CHECKPOINT, load_into, read_settings, read_state
+from utils.errors import UserError
+from utils.files import inside
+
+MODELS = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model}
+SIZES = ("d_model", "n_heads", "d_ff", "e_layers")
+SCALES = tuple(f"draft_scale_{size}" for size in SIZES)
+ARCHITECTURE = SIZES + ("activation", "covariate", "use_norm", "input_token_len")
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class Exp_Basic:
+    """What every experiment needs: where it runs, its models, its folders."""
+
+    def __init__(self, args):
+        self.args = args
+        self.rank, self.world_size = 0, 1
+        self.device = self._set_up_distributed() if args.ddp else self._choose_device()
+        self.is_main = self.rank == 0
+
+    def _choose_device(self) -> torch.device:
+        if not torch.cuda.is_available():
+            if "gpu" in self.args.explicit:
+                print(f"note: --gpu {self.args.gpu} was asked for, but there is no CUDA device; running on the CPU")
+            if self.args.amp and self.args.amp_dtype == "fp16":
+                raise UserError("--amp_dtype fp16 needs a GPU: use bf16 on the CPU")
+            return torch.device("cpu")
+        if self.args.gpu >= torch.cuda.device_count():
+            raise UserError(f"--gpu {self.args.gpu} does not exist: there are {torch.cuda.device_count()}, from 0")
+        return torch.device("cuda", self.args.gpu)
+
+    def _set_up_distributed(self) -> torch.device:
+        if "RANK" not in os.environ:
+            raise UserError("--ddp needs the environment of torchrun: torchrun --nproc_per_node N run.py --ddp ...")
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        devices = [int(d) for d in self.args.devices.split(",")] if self.args.devices \
+            else list(range(torch.cuda.device_count()))
+        if local >= len(devices):
+            raise UserError(f"--devices {self.args.devices} names {len(devices)} GPUs for process {local}")
+        torch.cuda.set_device(devices[local])
+        return torch.device("cuda", devices[local])
+
+    def say(self, text: str) -> None:
+        if self.is_main:
+            print(text, flush=True)
+
+    def setting(self, iteration: int = 0) -> str:
+        """Folder name of a run: task, model id, model, description, iteration. Everything else is in args.json."""
+        args = self.args
+        return f"{args.task_name}_{args.model_id}_{args.model}_{args.des}_{iteration}"
+
+    def checkpoint_folder(self, setting: str) -> Path:
+        return inside(self.args.checkpoints, setting, "--model_id/--des/--test_dir")
+
+    def config_from_flags(self, model: str, prefix: str = "") -> ModelConfig:
+        """Architecture by the flags; `prefix` 'distill_target_' reads the target's own size flags where given."""
+        settings = dict(vars(self.args))
+        for size in SIZES:
+            settings[size] = getattr(self.args, prefix + size) or getattr(self.args, size)
+        if model != "timer_xl_draft":
+            settings |= dict.fromkeys(SCALES, 1.0) | {"draft_stochastic": False}
+        return ModelConfig.from_mapping(settings)
+
+    def new_model(self, name: str, config: ModelConfig) -> torch.nn.Module:
+        built = config.scaled()
+        if built.d_model % built.n_heads or built.d_model // built.n_heads % 4:
+            raise UserError(f"--d_model {config.d_model} with --n_heads {config.n_heads}: a head's width must be a "
+                            "multiple of 4 (rotary pairs); change one of them")
+        return MODELS[name](config).to(self.device)
+
+    def load_model(self, name: str, path: str | Path, prefix: str = "") -> torch.nn.Module:
+        """A trained model. Its architecture comes from the args.json beside it, else from the flags.
+
+        prefix: the flags that describe this model ('' or 'distill_target_'); what was given and contradicts args.json
+        is an error that names both values.
+        """
+        settings = read_settings(path)
+        if settings is None:
+            config = self.config_from_flags(name, prefix)
+        else:
+            if settings.get("model") != name:
+                raise UserError(f"checkpoint {path} is a {settings.get('model')}, not a {name}: give the other one, or "
+                                "change --model / --spec_draft_model / --distill_target_model")
+            names = SIZES if prefix else ARCHITECTURE + (SCALES if name == "timer_xl_draft" else ())
+            check_against_checkpoint(settings, self.args.explicit, self.args, names, path, prefix)
+            if settings["input_token_len"] != self.args.input_token_len:
+                raise UserError(f"checkpoint {path} has a patch of {settings['input_token_len']} steps, this run has "
+                                f"--input_token_len {self.args.input_token_len}: target and draft must share it")
+            config = ModelConfig.from_mapping(settings | {"flash_attention": self.args.flash_attention})
+        model = self.new_model(name, config)
+        load_into(model, read_state(path), path)
+        return model.eval()
+
+    def tested_checkpoint(self, setting: str) -> Path:
+        folder = self.checkpoint_folder(self.args.test_dir or setting)
+        return inside(folder, self.args.test_file_name, "--test_file_name")
+
+    def train_settings(self, model: torch.nn.Module) -> dict:
+        """What args.json keeps: every flag as it was used, and how many parameters came of it."""
+        settings = {key: value for key, value in vars(self.args).items() if key != "explicit"}
+        return json.loads(json.dumps(settings | {"parameters": sum(p.numel() for p in model.parameters())}))
+
+
+__all__ = ["CHECKPOINT", "Exp_Basic", "MODELS", "seed_everything"]

@@ -1,0 +1,171 @@
+"""The forecasting experiment: train, test (alone or speculative), compare."""
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from data_provider.data_factory import data_provider
+from exp.comparison import compare, describe
+from exp.evaluation import AcceptanceLog, AloneMethod, SpeculativeMethod, evaluate, make_speculative
+from exp.exp_basic import Exp_Basic, seed_everything
+from exp.reporting import breakdown, draw_attention, draw_forecasts
+from exp.training import Trainer
+from utils.checkpoint import CHECKPOINT, load_into, read_state
+from utils.errors import UserError
+from utils.files import inside
+from utils.losses import DistillationLoss, SupervisedLoss, SupervisedNLL
+from utils.results import (
+    breakdown_line,
+    inference_line,
+    log_breakdown,
+    log_forecast,
+    log_inference,
+    write_csv,
+    write_metrics,
+)
+from utils.timing import TracedModel, hardware
+
+RESULTS = "./test_results"
+
+
+class Exp_Forecast(Exp_Basic):
+    """One command line: `run` trains --itr times and tests each, or tests a checkpoint."""
+
+    def run(self) -> None:
+        args = self.args
+        if not args.is_training:
+            seed_everything(args.seed)
+            setting = args.test_dir or self.setting()
+            self._compare_or_test(setting, self.tested_checkpoint(setting))
+            return
+        first_seed = args.seed
+        for iteration in range(args.itr):
+            args.seed = first_seed + iteration
+            seed_everything(args.seed)
+            setting = self.setting(iteration)
+            folder = self.train(setting)
+            if self.world_size > 1:
+                dist.barrier()
+            if self.is_main:
+                self._compare_or_test(setting, folder / CHECKPOINT)
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+    def train(self, setting: str) -> Path:
+        """Trains one model; returns the folder that holds its best checkpoint."""
+        args = self.args
+        folder = self.checkpoint_folder(setting)
+        model = self._initial_model()
+        loss = self._loss()
+        _, train_loader = data_provider(args, "train", rank=self.rank, world_size=self.world_size)
+        _, val_loader = data_provider(args, "val")
+        parameters = sum(p.numel() for p in model.parameters())
+        self.say(f"training {args.model} ({parameters:,} parameters) on {self.device}: {folder}")
+        trainer = Trainer(model, loss, train_loader, val_loader, args, folder, self.train_settings(model), self.device,
+                          self.rank, self.world_size)
+        best = trainer.run()
+        self.say(f"best validation loss {best:.5f}: {folder / CHECKPOINT}")
+        return folder
+
+    def _initial_model(self) -> torch.nn.Module:
+        model = self.new_model(self.args.model, self.config_from_flags(self.args.model))
+        if self.args.adaptation:
+            path = self.args.pretrain_model_path
+            load_into(model, read_state(path), path)
+            self.say(f"adapting the weights of {path}")
+        return model
+
+    def _loss(self):
+        args = self.args
+        selection = dict(patch_len=args.input_token_len, covariate=args.covariate, last_token=args.last_token,
+                         valid_last=args.valid_last)
+        if args.distill:
+            teacher = self.load_model(args.distill_target_model, args.distill_target_ckpt, "distill_target_")
+            return DistillationLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise,
+                                    args.draft_teacher_dropout, SupervisedLoss(**selection))
+        if args.draft_stochastic and args.model == "timer_xl_draft":
+            return SupervisedNLL(args.draft_nll_var_reg, **selection)
+        return SupervisedLoss(**selection)
+
+    def _compare_or_test(self, setting: str, checkpoint: Path) -> None:
+        (self.compare if self.args.compare else self.test)(setting, checkpoint)
+
+    def _load_pair(self, checkpoint: Path):
+        """(model under test, draft or None)"""
+        args = self.args
+        model = self.load_model(args.model, checkpoint)
+        if not (args.use_speculative or args.compare):
+            return model, None
+        return model, self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
+
+    def _results_folder(self, setting: str, mode: str) -> Path:
+        return inside(RESULTS, f"{setting}_pl{self.args.test_pred_len}{mode}", "--model_id/--des/--test_dir")
+
+    def test(self, setting: str, checkpoint: Path) -> dict:
+        """Rolling forecast of every test window; writes metrics.json and what the report flags ask for."""
+        args = self.args
+        model, draft = self._load_pair(checkpoint)
+        mode = f"_spec_{args.spec_accept_rule}_{args.spec_emit}" if draft is not None else ""
+        folder = self._results_folder(setting, mode)
+        dataset, loader = data_provider(args, "test")
+        traced = [TracedModel(m, self.device) if args.trace_inference_breakdown and m is not None else m
+                  for m in (model, draft)]
+        method = AloneMethod(traced[0], args.test_pred_len) if draft is None else make_speculative(*traced, args)
+        observer = AcceptanceLog(args.spec_debug_n) if args.spec_debug_accept else None
+        out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
+        metrics = self._metrics(out, setting, checkpoint, draft is not None)
+        self.say(f"{setting}{mode}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, mae:{metrics['mae']:.4f}")
+        self.say(inference_line(metrics))
+        if args.trace_inference_breakdown:
+            metrics["breakdown"] = breakdown(out.seconds, *traced)
+            self.say(breakdown_line(metrics["breakdown"]))
+            log_breakdown(folder.name, metrics["breakdown"])
+        write_metrics(folder, metrics)
+        log_forecast(folder.name, metrics)
+        log_inference(folder.name, metrics)
+        self._write_extras(folder, model, draft, dataset, observer)
+        self.say(f"results: {folder}")
+        return metrics
+
+    def _metrics(self, out, setting: str, checkpoint: Path, speculative: bool) -> dict:
+        args = self.args
+        metrics = out.result(args.batch_size) | hardware(self.device)
+        metrics |= {"setting": setting, "checkpoint": str(checkpoint), "data_path": args.data_path, "data": args.data,
+                    "context": args.test_seq_len, "horizon": args.test_pred_len, "seed": args.seed}
+        if speculative:
+            names = [name for name in vars(args) if name.startswith("spec_")]
+            metrics["speculation"] = {name: getattr(args, name) for name in names}
+        return metrics
+
+    def _write_extras(self, folder: Path, model, draft, dataset, observer) -> None:
+        args = self.args
+        if observer is not None:
+            write_csv(inside(folder, args.spec_debug_out, "--spec_debug_out"), observer.rows, observer.COLUMNS)
+        if args.visualize:
+            alone = AloneMethod(model, args.test_pred_len)
+            method = alone if draft is None else make_speculative(model, draft, args)
+            draw_forecasts(folder, method, alone, dataset, args, self.device)
+        if args.output_attention:
+            draw_attention(folder, model, dataset, self.device)
+
+    def compare(self, setting: str, checkpoint: Path) -> list[dict]:
+        """The table of --compare, on the terminal, as csv and as a picture."""
+        args = self.args
+        if args.model != "timer_xl":
+            raise UserError(f"--compare needs the target as --model, not {args.model}: name the draft by "
+                            "--spec_draft_ckpt")
+        target, draft = self._load_pair(checkpoint)
+        folder = self._results_folder(setting, "_compare")
+        dataset, loader = data_provider(args, "test")
+        rows = compare(target, draft, dataset, loader, args, self.device, folder)
+        self.say(describe(rows))
+        write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": args.spec_draft_ckpt,
+                               "settings": {name: value for name, value in vars(args).items() if name != "explicit"}})
+        if args.visualize:
+            draw_forecasts(folder, make_speculative(target, draft, args, "tolerance", "mean"),
+                           AloneMethod(target, args.test_pred_len), dataset, args, self.device)
+        self.say(f"table: {folder / 'compare.csv'}\nplot: {folder / 'compare.png'}")
+        return rows
+
+
+__all__ = ["Exp_Forecast", "SpeculativeMethod"]

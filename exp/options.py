@@ -1,0 +1,251 @@
+"""Flags: their names, defaults, limits, and how they agree with the args.json of a checkpoint."""
+import argparse
+
+from data_provider.data_factory import DATASETS
+from layers.transformer import ACTIVATIONS
+from utils.acceptance import RULES
+from utils.errors import UserError
+from utils.schedules import LRADJ
+
+SIMPLIFIED_ONLY = ("spec_sigma", "spec_accept_bias", "spec_sigma_mode")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong flag is one line like every other error of this program."""
+
+    def error(self, message):
+        raise UserError(f"{message} (python run.py --help lists the flags)")
+
+
+def between(low=None, high=None, kind=float, open_low=False):
+    """An argparse type that names the allowed range."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+        too_low = low is not None and (value <= low if open_low else value < low)
+        if value != value or too_low or (high is not None and value > high):
+            bounds = f"{'above' if open_low else 'at least'} {low}"
+            bounds += f" and at most {high}" if high is not None else ""
+            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {bounds}")
+        return value
+    return parse
+
+
+count = between(1, kind=int)
+natural = between(0, kind=int)
+rate = between(0.0, 0.999)
+non_negative = between(0.0)
+positive = between(0.0, open_low=True)
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="run.py", description="Speculative decoding of autoregressive time-series transformers")
+    for add_group in (_basic, _data, _model, _training, _device, _distillation, _speculation, _reports):
+        add_group(parser)
+    return parser
+
+
+def _basic(parser):
+    add = parser.add_argument_group("run").add_argument
+    add("--task_name", default="forecast", choices=["forecast"])
+    add("--is_training", type=int, default=1, choices=[0, 1], help="1: train, then test; 0: test a checkpoint")
+    add("--model_id", default="test", help="names the run; with --model, --des and --itr it makes the folder name")
+    add("--model", default="timer_xl", choices=["timer_xl", "timer_xl_draft"])
+    add("--des", default="test", help="a word of description, part of the folder name")
+    add("--itr", type=count, default=1, help="how many times to train, with seeds seed, seed + 1, ...")
+    add("--seed", type=natural, default=2021)
+    add("--checkpoints", default="./checkpoints/", help="where checkpoints are written and found")
+    add("--test_dir", default=None, help="folder under --checkpoints to test (default: this run's own)")
+    add("--test_file_name", default="checkpoint.pth")
+    add("--resume", action="store_true", help="continue an interrupted training of the same settings")
+    add("--quiet", action="store_true", help="no progress bars")
+
+
+def _data(parser):
+    add = parser.add_argument_group("data").add_argument
+    add("--data", default="MultivariateDatasetBenchmark", choices=sorted(DATASETS))
+    add("--root_path", default=None, help="folder of --data_path (default: $DATASET_ROOT, else ./dataset)")
+    add("--data_path", default="ETT-small/ETTh1.csv", help="csv, txt, npz or npy")
+    add("--test_flag", default="T", choices=["T"], help="test domain; T, the test split, is the only one")
+    add("--seq_len", type=count, default=672, help="context in training, a multiple of the patch")
+    add("--input_token_len", type=count, default=96, help="length of a patch")
+    add("--output_token_len", type=count, default=None, help="must equal --input_token_len")
+    add("--test_seq_len", type=count, default=None, help="context in testing (default: --seq_len)")
+    add("--test_pred_len", type=count, default=96, help="horizon")
+    add("--subset_rand_ratio", type=between(0.0, 1.0, open_low=True), default=1.0,
+        help="few-shot: share of the training windows, evenly spread")
+    add("--num_workers", type=natural, default=0)
+
+
+def _model(parser):
+    add = parser.add_argument_group("architecture (read from args.json where a checkpoint has one)").add_argument
+    add("--d_model", type=count, default=512)
+    add("--n_heads", type=count, default=8)
+    add("--d_ff", type=count, default=2048)
+    add("--e_layers", type=count, default=1)
+    add("--dropout", type=rate, default=0.1)
+    add("--activation", default="relu", choices=sorted(ACTIVATIONS))
+    add("--covariate", action="store_true", help="forecast the last variable, the others serve as covariates")
+    add("--use_norm", action="store_true", help="normalise every window by its own statistics")
+    add("--flash_attention", action=argparse.BooleanOptionalAction, default=True, help="fused attention kernel")
+    add("--draft_stochastic", action="store_true", help="draft with mean and log-variance heads")
+    for part in ("d_model", "n_heads", "d_ff", "e_layers"):
+        add(f"--draft_scale_{part}", type=between(0.0, 1.0, open_low=True), default=1.0)
+
+
+def _training(parser):
+    add = parser.add_argument_group("training").add_argument
+    add("--train_epochs", type=count, default=10)
+    add("--batch_size", type=count, default=32)
+    add("--learning_rate", type=positive, default=1e-4)
+    add("--weight_decay", type=non_negative, default=0.0)
+    add("--loss", default="MSE", choices=["MSE"])
+    add("--lradj", default="type1", choices=LRADJ)
+    add("--cosine", action="store_true", help="cosine annealing over --tmax epochs instead of --lradj")
+    add("--tmax", type=count, default=10)
+    add("--patience", type=count, default=3, help="stop after so many validations without improvement")
+    add("--val_every", type=natural, default=0, help="validate every so many steps (0: once an epoch)")
+    add("--clip_grad", type=non_negative, default=1.0, help="largest gradient norm (0: no clipping)")
+    add("--valid_last", action="store_true", help="validation counts the newest token only")
+    add("--last_token", action="store_true", help="training counts the newest token only")
+    add("--nonautoregressive", action="store_true", help="--last_token and --valid_last together")
+    add("--adaptation", action="store_true", help="start from --pretrain_model_path")
+    add("--pretrain_model_path", default=None)
+
+
+def _device(parser):
+    add = parser.add_argument_group("device").add_argument
+    add("--gpu", type=natural, default=0, help="index of the GPU; without one the CPU is used")
+    add("--devices", default=None, help="GPUs of --ddp, one a process: 0,1,2,3 (default: in order)")
+    add("--ddp", action="store_true", help="distributed training; start with torchrun")
+    add("--dp", action="store_true", help="refused: --ddp does the same and better")
+    add("--amp", action="store_true", help="automatic mixed precision")
+    add("--amp_dtype", default="bf16", choices=["bf16", "fp16"])
+
+
+def _distillation(parser):
+    add = parser.add_argument_group("distillation").add_argument
+    add("--distill", action="store_true", help="train --model to imitate a target")
+    add("--distill_target_model", default="timer_xl", choices=["timer_xl"])
+    add("--distill_target_ckpt", default=None)
+    for part in ("d_model", "n_heads", "d_ff", "e_layers"):
+        add(f"--distill_target_{part}", type=count, default=None, help="for a target without args.json")
+    add("--draft_nll_var_reg", type=non_negative, default=0.0, help="weight of the variance regularisation")
+    add("--draft_teacher_noise", type=non_negative, default=0.0, help="noise on its output, standardised units")
+    add("--draft_teacher_dropout", type=rate, default=0.0)
+
+
+def _speculation(parser):
+    add = parser.add_argument_group("speculation").add_argument
+    add("--use_speculative", action="store_true", help="test with a draft proposing and the target verifying")
+    add("--spec_draft_model", default="timer_xl_draft", choices=["timer_xl", "timer_xl_draft"])
+    add("--spec_draft_ckpt", default=None)
+    add("--spec_accept_rule", default=None, choices=sorted(RULES), help="default: tolerance")
+    add("--spec_k", type=count, default=None,
+        help="most proposals a round (default: 3 for simplified, all remaining patches for tolerance)")
+    add("--spec_tol", type=non_negative, default=0.3, help="tolerance: largest rms gap, in window standard deviations")
+    add("--spec_emit", default=None, choices=["sample", "mean"], help="what leaves the decoder (default: sample for "
+        "simplified, mean for tolerance, which has no other)")
+    add("--spec_sigma", type=positive, default=0.25, help="simplified: the target's sigma, standardised units")
+    add("--spec_sigma_mode", default="fixed", choices=["fixed", "adaptive"],
+        help="simplified: sigma fixed, or from spec_sigma_adapt_c * mean squared gap")
+    add("--spec_sigma_adapt_c", type=positive, default=4.0)
+    add("--spec_accept_bias", type=positive, default=1.0, help="simplified: factor on the acceptance ratio")
+    add("--spec_accept_mse_tol", type=float, default=-1.0,
+        help="simplified: also accept where the mean squared gap to the target's mean is at most this (<= 0: off)")
+    add("--spec_temp", type=positive, default=1.0, help="simplified: factor on both sigmas")
+    add("--spec_adaptive", action="store_true", help="adapt K between batches to the acceptance seen, up to --spec_k")
+    add("--season", type=count, default=24, help="steps in a season, for the seasonal-naive row of --compare")
+    add("--compare", action="store_true", help="one table: target, draft, seasonal-naive and the speculative rules")
+
+
+def _reports(parser):
+    add = parser.add_argument_group("reports").add_argument
+    add("--spec_debug_accept", action="store_true", help="write every judgement to a csv")
+    add("--spec_debug_out", default="spec_accept_debug.csv", help="its name, in the folder of results")
+    add("--spec_debug_n", type=count, default=64, help="of how many windows")
+    add("--trace_inference_breakdown", action="store_true", help="time spent in target, draft and the rest")
+    add("--visualize", action="store_true", help="write PNGs of forecasts")
+    add("--output_attention", action="store_true", help="write the attention of the first test window (PNG, npz)")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parsed and checked flags; `explicit` holds the names that were really given."""
+    args = build_parser().parse_args(argv)
+    bare = build_parser()
+    for action in bare._actions:
+        action.default = argparse.SUPPRESS
+    args.explicit = set(vars(bare.parse_args(argv)))
+    _settle(args)
+    return args
+
+
+def _settle(args) -> None:
+    """Fills defaults that depend on other flags and refuses flags that contradict each other."""
+    args.test_seq_len = args.test_seq_len or args.seq_len
+    if args.output_token_len not in (None, args.input_token_len):
+        raise UserError(f"--output_token_len {args.output_token_len} differs from --input_token_len "
+                        f"{args.input_token_len}: a token predicts the next patch, make them equal")
+    args.output_token_len = args.input_token_len
+    for flag in ("seq_len", "test_seq_len"):
+        length = getattr(args, flag)
+        if length % args.input_token_len:
+            below = length // args.input_token_len * args.input_token_len
+            raise UserError(f"--{flag} {length} is not a multiple of the patch (--input_token_len "
+                            f"{args.input_token_len}): use {below or args.input_token_len}")
+    if args.nonautoregressive:
+        args.last_token = args.valid_last = True
+    if args.dp:
+        raise UserError("--dp is not supported: use --ddp with torchrun, also on one machine")
+    if args.adaptation and not args.pretrain_model_path:
+        raise UserError("--adaptation needs --pretrain_model_path, the checkpoint to start from")
+    if args.distill and not args.distill_target_ckpt:
+        raise UserError("--distill needs --distill_target_ckpt, the checkpoint of the target")
+    if args.use_speculative and args.compare:
+        raise UserError("--compare runs every rule itself: leave out --use_speculative")
+    if (args.use_speculative or args.compare) and not args.spec_draft_ckpt:
+        raise UserError(f"--{'compare' if args.compare else 'use_speculative'} needs --spec_draft_ckpt, the draft")
+    if args.draft_stochastic and args.model != "timer_xl_draft" and not (args.use_speculative or args.compare):
+        raise UserError("--draft_stochastic needs --model timer_xl_draft: only the draft has a log-variance head")
+    _refuse_without_effect(args)
+    _settle_rule(args)
+
+
+def _refuse_without_effect(args) -> None:
+    """A flag that would change nothing is refused, not ignored."""
+    conditions = (("spec_", args.use_speculative or args.compare, "--use_speculative or --compare"),
+                  ("distill_target_", args.distill, "--distill"), ("draft_teacher_", args.distill, "--distill"),
+                  ("season", args.compare, "--compare"), ("pretrain_model_path", args.adaptation, "--adaptation"))
+    for start, met, wanted in conditions:
+        idle = sorted(name for name in args.explicit if name.startswith(start))
+        if idle and not met:
+            raise UserError(f"--{idle[0]} has no effect without {wanted}: add that flag, or leave this one out")
+    if args.spec_debug_accept and args.compare:
+        raise UserError("--spec_debug_accept logs one rule: use it with --use_speculative, not with --compare")
+
+
+def _settle_rule(args) -> None:
+    named = sorted(args.explicit & set(SIMPLIFIED_ONLY))
+    if args.spec_accept_rule is None:
+        args.spec_accept_rule = "simplified" if named and args.use_speculative else "tolerance"
+        if args.spec_accept_rule == "simplified":
+            print(f"note: --{named[0]} has a meaning for the rule 'simplified' only, so that rule is used "
+                  "(name another with --spec_accept_rule)")
+    elif args.spec_accept_rule == "tolerance" and named:
+        raise UserError(f"--{named[0]} has no meaning for --spec_accept_rule tolerance: use simplified")
+    if args.spec_accept_rule == "tolerance" and args.spec_emit == "sample":
+        raise UserError("--spec_emit sample has no meaning for --spec_accept_rule tolerance, which emits means")
+    if args.spec_emit is None:
+        args.spec_emit = "mean" if args.spec_accept_rule == "tolerance" else "sample"
+
+
+def check_against_checkpoint(settings: dict, explicit: set, args, fields, path, prefix: str = "") -> None:
+    """A flag that was given and contradicts the args.json beside `path` is an error that names both values."""
+    for name in fields:
+        flag = prefix + name
+        if flag in explicit and name in settings and getattr(args, flag) != settings[name]:
+            raise UserError(f"--{flag} {getattr(args, flag)} contradicts the checkpoint {path}, which was trained with "
+                            f"{settings[name]}: leave the flag out")

@@ -1,0 +1,58 @@
+"""What the report flags write beside the metrics: forecasts as pictures, attention, the time breakdown."""
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exp.evaluation import SpeculativeMethod
+from utils.files import replace_when_done
+from utils.plots import attention_figure, forecast_figure
+
+PICTURES = 5
+
+
+def breakdown(seconds: float, target, draft=None) -> dict[str, dict]:
+    """Seconds and share of the traced passes; 'rest' is proposing, judging and bookkeeping."""
+    parts = {"model" if draft is None else "target": target, "draft": draft}
+    table = {name: {"seconds": part.seconds, "passes": part.passes} for name, part in parts.items() if part is not None}
+    table["rest"] = {"seconds": seconds - sum(part["seconds"] for part in table.values())}
+    for part in table.values():
+        part["share_pct"] = 100 * part["seconds"] / seconds
+    return table
+
+
+def draw_forecasts(folder: Path, method, alone, dataset, args, device) -> None:
+    """Evenly spaced test windows, the first and the last variable of each."""
+    for window in np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int).tolist():
+        _draw_forecast(folder, method, alone, dataset, window, args, device)
+
+
+def _draw_forecast(folder: Path, method, alone, dataset, window: int, args, device) -> None:
+    x, y = dataset.__getitems__([window])
+    x = x.to(device)
+    variables = sorted({0, x.shape[2] - 1})
+    names = [dataset.names[c] for c in variables] if x.shape[2] > 1 else [f"item {window}"]
+
+    def panel(series):
+        return None if series is None else series[0][:, variables].cpu().numpy()
+
+    extra = {}
+    if isinstance(method, SpeculativeMethod):
+        decoded = method.decode(x)
+        forecast, label = decoded.forecast, f"speculative ({args.spec_accept_rule})"
+        extra = {"target_alone": panel(alone.forecast(x)), "draft_mean": panel(decoded.draft_mean),
+                 "draft_sigma": panel(decoded.draft_sigma), "origin": decoded.origin[0].cpu().numpy()}
+    else:
+        forecast, label = method.forecast(x), "forecast"
+    forecast_figure(folder / f"forecast_{window:05d}.png", panel(x), panel(y), panel(forecast), names,
+                    args.input_token_len, label, title=f"test window {window}, horizon {args.test_pred_len}", **extra)
+
+
+@torch.inference_mode()
+def draw_attention(folder: Path, model, dataset, device) -> None:
+    """attention.npz (an array [heads, C*N, C*N] a layer) and attention.png of the first test window."""
+    x = dataset.__getitems__([0])[0].to(device)
+    weights = [layer[0].float().cpu().numpy() for layer in model.attention(x)]
+    with replace_when_done(folder / "attention.npz") as beside, open(beside, "wb") as handle:
+        np.savez(handle, **{f"layer{i}": values for i, values in enumerate(weights)})
+    attention_figure(folder / "attention.png", weights)

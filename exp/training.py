@@ -1,0 +1,184 @@
+"""One training run: steps, validation, early stopping, and a state from which a killed run goes on unchanged."""
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from utils.checkpoint import CHECKPOINT, read_tensors, save_checkpoint, save_tensors
+from utils.errors import UserError
+from utils.schedules import learning_rate
+
+RESUME = "resume.pth"
+# flags that may differ between a run and its continuation
+FREE_TO_CHANGE = {"resume", "quiet", "num_workers", "gpu", "devices", "train_epochs", "itr", "is_training"}
+
+
+class Trainer:
+    """Trains `model` in place; its best weights on the validation split are in folder/checkpoint.pth.
+
+    train_loader must carry an `EpochSampler`; loss_fn(model, x, y) is one of `utils.losses`. With val_every = 0 a
+    validation ends every epoch, else it comes every so many steps; `patience` counts validations.
+    """
+
+    def __init__(self, model, loss_fn, train_loader, val_loader, args, folder: Path, settings: dict,
+                 device: torch.device, rank: int = 0, world_size: int = 1):
+        self.model, self.loss_fn = model, loss_fn
+        self.train_loader, self.val_loader = train_loader, val_loader
+        self.args, self.folder, self.settings, self.device = args, Path(folder), settings, device
+        self.is_main, self.world_size = rank == 0, world_size
+        self.wrapped = model
+        if world_size > 1:
+            self.wrapped = torch.nn.parallel.DistributedDataParallel(
+                model, device_ids=[device.index] if device.type == "cuda" else None)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp and args.amp_dtype == "fp16")
+        self.epoch = self.batch = self.step = 0  # the next batch to do
+        self.best, self.bad_rounds, self.finished = float("inf"), 0, False
+        self.running = None
+        self.writer = _tensorboard(self.folder) if self.is_main else None
+
+    def run(self) -> float:
+        """Trains to the end; returns the best validation loss."""
+        if self.args.resume:
+            self._restore()
+        else:
+            # what an older run of the same name left must not be taken for this run's
+            (self.folder / RESUME).unlink(missing_ok=True)
+        total = self.args.train_epochs * self.train_loader.batch_sampler.batches_per_epoch
+        with tqdm(total=total, initial=self.step, desc="train", unit="step",
+                  disable=self.args.quiet or not self.is_main) as bar:
+            while not self.finished and self.epoch < self.args.train_epochs:
+                self._run_epoch(bar)
+        if not self.finished:
+            self.finished = True
+            self._save_resume()
+        if self.writer is not None:
+            self.writer.close()
+        if self.best == float("inf"):
+            raise UserError(f"no validation was finite: no checkpoint in {self.folder}; lower --learning_rate")
+        return self.best
+
+    def _run_epoch(self, bar) -> None:
+        rate = learning_rate(self.epoch, self.args.learning_rate, self.args.lradj, self.args.cosine, self.args.tmax)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sampler = self.train_loader.batch_sampler
+        sampler.start_at(self.epoch, self.batch)
+        for x, y in self.train_loader:
+            loss = self._step(x, y)
+            self.batch += 1
+            self.step += 1
+            self.running = loss if self.running is None else 0.98 * self.running + 0.02 * loss
+            bar.update(1)
+            bar.set_postfix(loss=f"{self.running:.4f}", lr=f"{rate:.1e}", best_val=f"{self.best:.4f}", refresh=False)
+            if self.writer is not None:
+                self.writer.add_scalar("train/loss", loss, self.step)
+            last = self.batch == sampler.batches_per_epoch
+            if last:
+                self.epoch, self.batch = self.epoch + 1, 0
+            if self.step % self.args.val_every == 0 if self.args.val_every else last:
+                self._validate_and_save()
+                if self.finished:
+                    return
+
+    def _step(self, x, y) -> float:
+        self.wrapped.train()
+        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        with self._precision():
+            loss = self.loss_fn(self.wrapped, x, y)
+        value = loss.item()
+        if value != value or value in (float("inf"), float("-inf")):
+            kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint yet"
+            raise UserError(f"the loss became {value} at step {self.step + 1} (epoch {self.epoch + 1}, batch "
+                            f"{self.batch + 1}): {kept} in {self.folder}; lower --learning_rate or check the data")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.args.clip_grad > 0:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return value
+
+    def _precision(self):
+        if not self.args.amp:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.args.amp_dtype == "bf16" else torch.float16)
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean validation loss over all windows, every window counted once."""
+        self.model.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for x, y in self.val_loader:
+            with self._precision():
+                loss = self.loss_fn(self.model, x.to(self.device), y.to(self.device))
+            total += loss.double() * len(x)
+        return (total / len(self.val_loader.dataset)).item()
+
+    def _validate_and_save(self) -> None:
+        loss = self.validate()
+        if self.world_size > 1:
+            # every process must take the same decision, to the last bit
+            shared = torch.tensor(loss, dtype=torch.float64, device=self.device)
+            dist.broadcast(shared, src=0)
+            loss = shared.item()
+        if self.writer is not None:
+            self.writer.add_scalar("val/loss", loss, self.step)
+        improved = loss < self.best
+        if improved:
+            self.best, self.bad_rounds = loss, 0
+            if self.is_main:
+                save_checkpoint(self.folder, self.model.state_dict(), self.settings)
+        else:
+            self.bad_rounds += 1
+            self.finished = self.bad_rounds >= self.args.patience
+        if self.is_main:
+            tqdm.write(f"step {self.step}: validation loss {loss:.5f}"
+                       + (" (best so far, saved)" if improved else f" ({self.bad_rounds} without improvement)")
+                       + (", stopping early" if self.finished else ""))
+        self._save_resume()
+
+    def _save_resume(self) -> None:
+        if not self.is_main:
+            return
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "scaler": self.scaler.state_dict(), "epoch": self.epoch, "batch": self.batch, "step": self.step,
+                 "best": self.best, "bad_rounds": self.bad_rounds, "finished": self.finished,
+                 "running": self.running, "rng": torch.get_rng_state(), "settings": self.settings,
+                 "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}
+        save_tensors(self.folder / RESUME, state)
+
+    def _restore(self) -> None:
+        path = self.folder / RESUME
+        if not path.exists():
+            tqdm.write(f"note: --resume found no {path}; starting from the beginning")
+            return
+        state = read_tensors(path)
+        for key in sorted(state["settings"].keys() | self.settings.keys()):
+            then, now = state["settings"].get(key), self.settings.get(key)
+            if then != now and key not in FREE_TO_CHANGE:
+                raise UserError(f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one {now}: "
+                                "give the same flags, or drop --resume to start anew")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        for name in ("epoch", "batch", "step", "best", "bad_rounds", "finished", "running"):
+            setattr(self, name, state[name])
+        # a run that stopped early is over; one that used up its epochs goes on if it is given more of them
+        if self.finished and self.bad_rounds < self.args.patience and self.epoch < self.args.train_epochs:
+            self.finished = False
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        tqdm.write(f"resuming at step {self.step} (epoch {self.epoch + 1}, batch {self.batch + 1})")
+
+
+def _tensorboard(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))

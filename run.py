@@ -1,0 +1,23 @@
+"""Entry point: flags -> Namespace -> Exp_Forecast. `python run.py --help` lists the flags."""
+import sys
+
+from exp.exp_forecast import Exp_Forecast
+from exp.options import parse_args
+from utils.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    try:
+        Exp_Forecast(parse_args(argv)).run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: checkpoints and results so far are kept; --resume goes on with a training", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Pictures, without a screen. Colours are the Okabe-Ito set, safe for colour-blind readers; markers help in grey."""
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402 (the backend must be chosen first)
+import numpy as np  # noqa: E402
+
+from utils.files import replace_when_done  # noqa: E402
+from utils.speculative_decoder import ACCEPTED, BONUS, REJECTED  # noqa: E402
+
+BLACK, ORANGE, SKY, GREEN, BLUE, RED = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
+ORIGINS = {ACCEPTED: ("accepted", GREEN, ""), REJECTED: ("rejected, target's own", RED, "//"),
+           BONUS: ("target's bonus patch", "#BBBBBB", "..")}
+
+
+def save_figure(figure, path: Path) -> None:
+    with replace_when_done(path) as beside:
+        figure.savefig(beside, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int, label: str, target_alone=None,
+                    draft_mean=None, draft_sigma=None, origin=None, title: str = "") -> None:
+    """One panel a variable: the end of the history, the truth, the forecast; below it, where each patch came from.
+
+    history [L, C], truth and forecast [H, C], optional target_alone, draft_mean, draft_sigma [H, C], origin [n]:
+    numpy arrays in standardised units. The band is the draft's mean +- 2 sigma, where its word was needed.
+    """
+    horizon, panels = len(truth), len(names)
+    shown = history[-min(len(history), max(horizon // 2, 2 * patch_len)):]
+    figure, axes = plt.subplots(panels, 1, figsize=(11, 2.9 * panels), sharex=True, squeeze=False)
+    past, future = np.arange(-len(shown), 0), np.arange(horizon)
+    for c, (axis, name) in enumerate(zip(axes[:, 0], names)):
+        if draft_sigma is not None:
+            low, high = (draft_mean[:, c] + sign * draft_sigma[:, c] for sign in (-2, 2))
+            axis.fill_between(future, low, high, color=SKY, alpha=0.35, lw=0, label="draft, mean ± 2 sigma")
+        axis.plot(past, shown[:, c], color=BLACK, lw=0.9, label="history")
+        axis.plot(future, truth[:, c], color="#888888", lw=0.9, label="truth")
+        if target_alone is not None:
+            axis.plot(future, target_alone[:, c], color=ORANGE, lw=1.6, label="target alone")
+        axis.plot(future, forecast[:, c], color=BLUE, lw=1.2, ls="--" if target_alone is not None else "-", label=label)
+        axis.axvline(-0.5, color=BLACK, lw=0.6, ls=":")
+        axis.set_ylabel(f"{name}\n(standardised)")
+        axis.margins(x=0.01)
+        if origin is not None:
+            _origin_strip(axis, origin, patch_len, horizon)
+    axes[-1, 0].set_xlabel("steps after the end of the context")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, fontsize=8, frameon=False,
+                  title=title)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _origin_strip(axis, origin, patch_len: int, horizon: int) -> None:
+    """A strip along the bottom: one box a patch, colour and hatching say where it came from."""
+    seen = set()
+    for patch, kind in enumerate(origin):
+        name, colour, hatch = ORIGINS[int(kind)]
+        start, stop = patch * patch_len, min((patch + 1) * patch_len, horizon)
+        axis.axvspan(start, stop, ymin=0, ymax=0.05, facecolor=colour, edgecolor="white", hatch=hatch, lw=0.8,
+                     label=None if kind in seen else name)
+        seen.add(kind)
+
+
+def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) -> None:
+    """Time against error, one panel for batch 1 and one for `batch_size`; lower left is better."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True)
+    colours, markers = [BLACK, ORANGE, "#999999", RED, SKY, GREEN, BLUE], ["s", "^", "x", "v", "D", "o", "P"]
+    for axis, key, batch in zip(axes, ("ms_batch_1", "ms_batch_n"), (1, batch_size)):
+        for i, row in enumerate(rows):
+            axis.scatter(row[key], row["mse"], s=80, color=colours[i % 7], marker=markers[i % 7], label=row["method"])
+        axis.axhline(rows[0]["mse"], color=BLACK, lw=0.7, ls=":", zorder=0)
+        axis.axvline(rows[0][key], color=BLACK, lw=0.7, ls=":", zorder=0)
+        axis.set_xscale("log")
+        axis.set_xlabel(f"time per forecast at batch {batch} (ms, log scale)")
+        axis.grid(alpha=0.25, which="both")
+    axes[0].set_ylabel("MSE (standardised)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, fontsize=9, frameon=False,
+                  title=title)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def attention_figure(path: Path, weights: list[np.ndarray]) -> None:
+    """weights: a layer each, [heads, T, T]; shown as the mean over heads."""
+    figure, axes = plt.subplots(1, len(weights), figsize=(4.6 * len(weights), 4.4), squeeze=False)
+    for layer, (axis, values) in enumerate(zip(axes[0], weights)):
+        image = axis.imshow(values.mean(axis=0), cmap="cividis")
+        axis.set(title=f"layer {layer + 1}, mean over heads", xlabel="key token c*N + t", ylabel="query token c*N + t")
+        figure.colorbar(image, ax=axis, shrink=0.8)
+    figure.tight_layout()
+    save_figure(figure, path)

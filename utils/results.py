@@ -1,0 +1,74 @@
+"""Results as files: metrics.json, the published text files, csv tables; and tables for the terminal."""
+import csv
+import io
+from pathlib import Path
+
+from utils.files import append_text, write_json, write_text
+
+FORECAST_LOG = "result_long_term_forecast.txt"
+INFERENCE_LOG = "result_inference_summary.txt"
+BREAKDOWN_LOG = "result_inference_breakdown.txt"
+POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
+
+
+def write_metrics(folder: Path, metrics: dict) -> None:
+    """folder/metrics.json: everything, machine readable."""
+    write_json(Path(folder) / "metrics.json", metrics)
+
+
+def log_forecast(setting: str, metrics: dict) -> None:
+    values = ", ".join(f"{name}:{metrics[name]}" for name in POINT_METRICS)
+    append_text(FORECAST_LOG, f"{setting}  \n{values}\n\n")
+
+
+def log_inference(setting: str, metrics: dict) -> None:
+    append_text(INFERENCE_LOG, f"{setting}  \n{inference_line(metrics)}\n\n")
+
+
+def log_breakdown(setting: str, breakdown: dict) -> None:
+    append_text(BREAKDOWN_LOG, f"{setting}  \n{breakdown_line(breakdown)}\n\n")
+
+
+def inference_line(metrics: dict) -> str:
+    parts = [f"windows: {metrics['windows']}", f"batch_size: {metrics['batch_size']}",
+             f"ms_per_forecast: {metrics['ms_per_forecast']:.3f}"]
+    if "acceptance_pct" in metrics:
+        parts += [f"acceptance: {metrics['acceptance_pct']:.2f} % ({metrics['accepted']}/{metrics['attempted']})",
+                  f"of all proposed: {metrics['used_pct']:.2f} %",
+                  f"mean accepted length: {metrics['mean_accepted_length']:.3f}",
+                  f"histogram: {metrics['accepted_length_histogram']}",
+                  f"target passes: {metrics['target_passes']:.3f}", f"draft passes: {metrics['draft_passes']:.3f}"]
+    return ", ".join(parts)
+
+
+def breakdown_line(breakdown: dict) -> str:
+    return ", ".join(f"{name}: {part['seconds']:.3f} s ({part['share_pct']:.1f} %)"
+                     + (f" in {part['passes']} passes" if "passes" in part else "")
+                     for name, part in breakdown.items())
+
+
+def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def format_table(rows: list[dict], columns: dict[str, str]) -> str:
+    """Aligned text. columns: key -> heading; a missing or None value shows as '-'."""
+    lines = [list(columns.values())]
+    lines += [[_cell(row.get(key)) for key in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = [" | ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
+            for line in lines]
+    text.insert(1, "-+-".join("-" * w for w in widths))
+    return "\n".join(text)
+
+
+def _cell(value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return str(value)
