@@ -109,6 +109,8 @@ def _training(parser):
     add("--patience", type=count, default=3, help="stop after so many validations without improvement")
     add("--val_every", type=natural, default=0, help="validate every so many steps (0: once an epoch)")
     add("--clip_grad", type=non_negative, default=1.0, help="largest gradient norm (0: no clipping)")
+    add("--ema", type=rate, default=0.0,
+        help="decay of a moving average of the weights, which is then what is validated and saved (0: none)")
     add("--valid_last", action="store_true", help="validation counts the newest token only")
     add("--last_token", action="store_true", help="training counts the newest token only")
     add("--nonautoregressive", action="store_true", help="--last_token and --valid_last together")

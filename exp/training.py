@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from utils.checkpoint import CHECKPOINT, read_tensors, save_checkpoint, save_tensors
@@ -11,15 +12,19 @@ from utils.errors import UserError
 from utils.schedules import learning_rate
 
 RESUME = "resume.pth"
-# flags that may differ between a run and its continuation
-FREE_TO_CHANGE = {"resume", "quiet", "num_workers", "gpu", "devices", "train_epochs", "itr", "is_training"}
+COUNTERS = ("epoch", "batch", "step", "best", "bad_rounds", "finished", "running")
+# flags that may differ between a run and its continuation: they do not touch the weights
+FREE_TO_CHANGE = {"resume", "quiet", "num_workers", "gpu", "devices", "train_epochs", "itr", "is_training", "compare",
+                  "use_speculative", "visualize", "output_attention", "trace_inference_breakdown", "season"}
+FREE_PREFIXES = ("test_", "spec_")
 
 
 class Trainer:
     """Trains `model` in place; its best weights on the validation split are in folder/checkpoint.pth.
 
     train_loader must carry an `EpochSampler`; loss_fn(model, x, y) is one of `utils.losses`. With val_every = 0 a
-    validation ends every epoch, else it comes every so many steps; `patience` counts validations.
+    validation ends every epoch, else it comes every so many steps; `patience` counts validations. With args.ema > 0
+    what is validated and saved is the exponential moving average of the weights, not their last value.
     """
 
     def __init__(self, model, loss_fn, train_loader, val_loader, args, folder: Path, settings: dict,
@@ -32,6 +37,8 @@ class Trainer:
         if world_size > 1:
             self.wrapped = torch.nn.parallel.DistributedDataParallel(
                 model, device_ids=[device.index] if device.type == "cuda" else None)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema)) if args.ema > 0 else None
+        self.candidate = model if self.average is None else self.average.module  # what is validated and saved
         self.optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp and args.amp_dtype == "fp16")
         self.epoch = self.batch = self.step = 0  # the next batch to do
@@ -100,6 +107,8 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return value
 
     def _precision(self):
@@ -110,11 +119,11 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> float:
         """Mean validation loss over all windows, every window counted once."""
-        self.model.eval()
+        self.candidate.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for x, y in self.val_loader:
             with self._precision():
-                loss = self.loss_fn(self.model, x.to(self.device), y.to(self.device))
+                loss = self.loss_fn(self.candidate, x.to(self.device), y.to(self.device))
             total += loss.double() * len(x)
         return (total / len(self.val_loader.dataset)).item()
 
@@ -131,7 +140,7 @@ class Trainer:
         if improved:
             self.best, self.bad_rounds = loss, 0
             if self.is_main:
-                save_checkpoint(self.folder, self.model.state_dict(), self.settings)
+                save_checkpoint(self.folder, self.candidate.state_dict(), self.settings)
         else:
             self.bad_rounds += 1
             self.finished = self.bad_rounds >= self.args.patience
@@ -145,11 +154,10 @@ class Trainer:
         if not self.is_main:
             return
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "scaler": self.scaler.state_dict(), "epoch": self.epoch, "batch": self.batch, "step": self.step,
-                 "best": self.best, "bad_rounds": self.bad_rounds, "finished": self.finished,
-                 "running": self.running, "rng": torch.get_rng_state(), "settings": self.settings,
+                 "average": None if self.average is None else self.average.state_dict(),
+                 "scaler": self.scaler.state_dict(), "settings": self.settings, "rng": torch.get_rng_state(),
                  "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}
-        save_tensors(self.folder / RESUME, state)
+        save_tensors(self.folder / RESUME, state | {name: getattr(self, name) for name in COUNTERS})
 
     def _restore(self) -> None:
         path = self.folder / RESUME
@@ -159,13 +167,15 @@ class Trainer:
         state = read_tensors(path)
         for key in sorted(state["settings"].keys() | self.settings.keys()):
             then, now = state["settings"].get(key), self.settings.get(key)
-            if then != now and key not in FREE_TO_CHANGE:
+            if then != now and key not in FREE_TO_CHANGE and not key.startswith(FREE_PREFIXES):
                 raise UserError(f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one {now}: "
                                 "give the same flags, or drop --resume to start anew")
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        for name in ("epoch", "batch", "step", "best", "bad_rounds", "finished", "running"):
+        for name in COUNTERS:
             setattr(self, name, state[name])
         # a run that stopped early is over; one that used up its epochs goes on if it is given more of them
         if self.finished and self.bad_rounds < self.args.patience and self.epoch < self.args.train_epochs:

@@ -3,6 +3,7 @@
 Tokens are laid out variable by variable: token c*N + t is patch t of variable c.
 """
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from layers.rotary import apply_rotary, rotary_tables
 
 @dataclass
 class TokenLayout:
-    """What attention must know about the C*N tokens of a window; built once a forward, shared by all layers.
+    """What attention must know about the C*N tokens of a window; built once a shape, shared by all layers.
 
     rotary: tables of `rotary_tables` for positions c*N + t.
     same_variable: [C*N, C*N] long, 1 where query and key belong to one variable.
@@ -27,6 +28,8 @@ class TokenLayout:
     last: torch.Tensor
 
     @classmethod
+    @lru_cache(maxsize=32)  # noqa: B019 (keeps classes alive, of which there is one)
+    @torch.inference_mode(False)  # kept between calls: made while testing, it must serve a later training too
     def build(cls, variables: int, patches: int, head_dim: int, covariate: bool, device) -> "TokenLayout":
         token = torch.arange(variables * patches, device=device)
         variable, time = token // patches, token % patches

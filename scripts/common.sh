@@ -1,0 +1,55 @@
+# Sourced by the scripts of an experiment, whose arguments it reads: [SETTINGS] [FLAGS...]. SETTINGS names a file in
+# scripts/settings (default etth1), which fixes data, sizes and training; FLAGS go to every run.py call.
+# Every path is made here, so that a script finds what the script before it wrote.
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+settings=etth1
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then settings=$1; shift; fi
+extra=("$@")
+[ -f "scripts/settings/$settings.sh" ] || fail "no settings '$settings': there are $(cd scripts/settings && echo *.sh)"
+. "scripts/settings/$settings.sh"
+
+checkpoints=${CHECKPOINTS:-./checkpoints}
+if [ -z "${data_file:-}" ]; then
+  data_file=$("$python" -m data_provider.download)  # prints the path of ETTh1, or of its synthetic stand-in
+else
+  data_file=${DATASET_ROOT:-./dataset}/$data_file
+fi
+data=(--root_path "$(dirname "$data_file")" --data_path "$(basename "$data_file")"
+      --data "${dataset_class:-MultivariateDatasetBenchmark}"
+      --seq_len "$context" --input_token_len "$patch" --checkpoints "$checkpoints" --model_id "$model_id")
+
+target_name=forecast_${model_id}_timer_xl_target_0
+target_checkpoint=$checkpoints/$target_name/checkpoint.pth
+draft_checkpoint() { echo "$checkpoints/forecast_${model_id}_timer_xl_draft_$1_0/checkpoint.pth"; }
+
+run() { "$python" run.py "${data[@]}" "$@" ${extra[@]+"${extra[@]}"}; }
+run_test() { run --is_training 0 "${testing[@]}" "$@"; }
+
+need() { [ -f "$1" ] || fail "$1 is missing: run $2 $settings first"; }
+
+train_target() { run --is_training 1 --des target --use_norm "${target[@]}" "${target_training[@]}" "$@"; }
+
+# distil DES [FLAGS]: a draft named DES; the target's sizes times the scales of the settings, unless FLAGS say otherwise
+distil() {
+  need "$target_checkpoint" scripts/supervised/rolling_forecast/timer_xl_etth1.sh
+  run --is_training 1 --model timer_xl_draft --des "$1" --use_norm "${target[@]}" "${draft[@]}" "${draft_training[@]}" \
+    --distill --distill_target_ckpt "$target_checkpoint" "${@:2}"
+}
+
+test_target() {
+  need "$target_checkpoint" scripts/supervised/rolling_forecast/timer_xl_etth1.sh
+  run_test --test_dir "$target_name" "$@"
+}
+
+# test_draft DES [FLAGS]: the draft by itself
+test_draft() {
+  need "$(draft_checkpoint "$1")" scripts/distillation/timer_xl_draft_from_target_etth1_stochastic.sh
+  run_test --model timer_xl_draft --test_dir "forecast_${model_id}_timer_xl_draft_$1_0" "${@:2}"
+}
+
+# with_draft DES FLAGS: target and draft together; FLAGS start with --use_speculative or --compare
+with_draft() {
+  need "$(draft_checkpoint "$1")" scripts/distillation/timer_xl_draft_from_target_etth1_stochastic.sh
+  test_target "${@:2}" --spec_draft_ckpt "$(draft_checkpoint "$1")"
+}

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# From nothing to the table: environment, data, target, draft, comparison at horizon 720 (the last of the settings).
+#   bash scripts/quickstart.sh [SETTINGS] [FLAGS for every run.py call]
+. "$(dirname "$0")/common.sh"
+horizon=${horizons##* }
+echo "== 1/3 training the target"
+train_target
+echo "== 2/3 distilling the draft"
+distil stochastic
+echo "== 3/3 comparing at horizon $horizon"
+with_draft stochastic --compare --test_pred_len "$horizon" --visualize
