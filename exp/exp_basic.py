@@ -11,7 +11,7 @@ import torch.distributed as dist
 from exp.options import check_against_checkpoint
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
-from utils.checkpoint import CHECKPOINT, load_into, read_settings, read_state
+from utils.checkpoint import load_into, read_settings, read_state
 from utils.errors import UserError
 from utils.files import inside
 
@@ -121,6 +121,3 @@ class Exp_Basic:
         """What args.json keeps: every flag as it was used, and how many parameters came of it."""
         settings = {key: value for key, value in vars(self.args).items() if key != "explicit"}
         return json.loads(json.dumps(settings | {"parameters": sum(p.numel() for p in model.parameters())}))
-
-
-__all__ = ["CHECKPOINT", "Exp_Basic", "MODELS", "seed_everything"]

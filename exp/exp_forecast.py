@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from data_provider.data_factory import data_provider
 from exp.comparison import compare, describe
-from exp.evaluation import AcceptanceLog, AloneMethod, SpeculativeMethod, evaluate, make_speculative
+from exp.evaluation import AcceptanceLog, AloneMethod, evaluate, make_speculative
 from exp.exp_basic import Exp_Basic, seed_everything
 from exp.reporting import breakdown, draw_attention, draw_forecasts
 from exp.training import Trainer
@@ -166,6 +166,3 @@ class Exp_Forecast(Exp_Basic):
                            AloneMethod(target, args.test_pred_len), dataset, args, self.device)
         self.say(f"table: {folder / 'compare.csv'}\nplot: {folder / 'compare.png'}")
         return rows
-
-
-__all__ = ["Exp_Forecast", "SpeculativeMethod"]
