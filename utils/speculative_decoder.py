@@ -110,8 +110,7 @@ def _propose(draft, state, rule, k: int, eps: Noise | None) -> Proposals | None:
     parts = []
     for i in range(k):
         parts.append(rule.propose(draft.extend(state), eps.proposal[:, i:i + 1] if eps else None))
-        if i + 1 < k:  # the last proposal is never the context of another
-            state.append(parts[-1].patches[:, 0])
+        state.append(parts[-1].patches[:, 0])
     return Proposals.join(parts) if k else None
 
 

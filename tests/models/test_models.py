@@ -1,0 +1,125 @@
+"""Target and draft compute what the public implementation computes."""
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PATCH, TINY, tiny_draft, tiny_target
+from reference_timer_xl import reference_forward
+
+from models import timer_xl, timer_xl_draft
+from models.config import ModelConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = Path(os.environ.get("REFERENCE_ROOT", ROOT.parent / "shared" / "reference"))
+
+
+def excite(model):
+    """Random biases everywhere: at their initial zeros a mistake in them would not show."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    return model
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_norm": False, "activation": "gelu"}, {"covariate": True},
+                                     {"n_heads": 4}])
+def test_target_agrees_with_the_slow_reference(series, changes):
+    model, x = excite(tiny_target(**changes)), series(rows=2)
+    with torch.no_grad():
+        fast = model(x)
+    slow = np.stack([reference_forward(model, window)[0] for window in x.double().numpy()])
+    np.testing.assert_allclose(fast.numpy(), slow, atol=1e-5)
+
+
+def test_stochastic_draft_agrees_with_the_slow_reference(series):
+    draft, x = excite(tiny_draft(tiny_target())), series(rows=2)
+    with torch.no_grad():
+        fast = draft(x)
+    slow = [reference_forward(draft, window, ("head_mean", "head_logvar")) for window in x.double().numpy()]
+    for part in (0, 1):
+        np.testing.assert_allclose(fast[part].numpy(), np.stack([s[part] for s in slow]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["timer_xl_multivariate", "timer_xl_no_norm", "timer_xl_draft_stochastic"])
+def test_public_outputs_are_reproduced(name):
+    path = REFERENCE / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"no parity vectors in {REFERENCE}: set REFERENCE_ROOT (the slow reference is tested without them)")
+    saved = np.load(path, allow_pickle=False)
+    config = ModelConfig.from_mapping(json.loads(str(saved["config"])))
+    model = (timer_xl_draft if "draft" in name else timer_xl).Model(config).eval()
+    model.load_state_dict({key[6:]: torch.from_numpy(saved[key]) for key in saved.files if key.startswith("state/")})
+    with torch.no_grad():
+        outputs = model(torch.from_numpy(saved["x"]))
+    outputs = dict(zip(("mean", "logvar"), outputs)) if isinstance(outputs, tuple) else {"y": outputs}
+    for key, output in outputs.items():
+        np.testing.assert_allclose(output.numpy(), saved[key], atol=1e-5)
+
+
+@pytest.mark.parametrize("covariate", [False, True])
+def test_predict_next_is_the_last_patch_of_forward(series, covariate):
+    target, x = excite(tiny_target(covariate=covariate)), series()
+    draft = excite(tiny_draft(target))
+    with torch.no_grad():
+        mean, logvar, scale = target.predict_next(x)
+        torch.testing.assert_close(mean, target(x)[:, -PATCH:], atol=1e-5, rtol=0)
+        assert logvar is None
+        torch.testing.assert_close(scale, torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5))
+        mean, logvar, _ = draft.predict_next(x)
+        torch.testing.assert_close(mean, draft(x)[0][:, -PATCH:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(logvar, draft(x)[1][:, -PATCH:], atol=1e-5, rtol=0)
+
+
+def test_fused_and_explicit_attention_agree(series):
+    fused, x = excite(tiny_target()), series()
+    explicit = tiny_target(flash_attention=False)
+    explicit.load_state_dict(fused.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), explicit(x), atol=1e-5, rtol=0)
+        weights = fused.attention(x)
+    assert len(weights) == fused.config.e_layers
+    torch.testing.assert_close(weights[0].sum(-1), torch.ones(weights[0].shape[:-1]))
+
+
+def test_a_later_patch_changes_no_earlier_output(series):
+    model, x = excite(tiny_target(use_norm=False)), series()
+    changed = x.clone()
+    changed[:, 3 * PATCH:] += 1
+    with torch.no_grad():
+        before, after = model(x), model(changed)
+    torch.testing.assert_close(before[:, :3 * PATCH], after[:, :3 * PATCH])
+    assert not torch.allclose(before[:, 3 * PATCH:], after[:, 3 * PATCH:])
+
+
+def test_training_works_after_a_forecast_in_inference_mode(series):
+    """Token layouts are kept between calls: one made in inference mode must not poison a later training."""
+    model, x = tiny_target(), series(variables=4)
+    with torch.inference_mode():
+        model.predict_next(x)
+    model(x).sum().backward()
+
+
+@pytest.mark.parametrize(("scale", "size"), [(0.25, (256, 2, 512)), (0.5, (512, 4, 1024)), (0.01, (16, 1, 64)),
+                                             (1.0, (1024, 8, 2048))])
+def test_draft_sizes_follow_the_published_rule(scale, size):
+    scales = {f"draft_scale_{part}": scale for part in ("d_model", "n_heads", "d_ff", "e_layers")}
+    built = ModelConfig(96, 1024, 8, 2048, 1, **scales).scaled()
+    assert (built.d_model, built.n_heads, built.d_ff) == size
+    assert built.e_layers == 1
+    assert built.d_model // built.n_heads % 4 == 0
+
+
+def test_log_variance_starts_at_minus_two_and_is_clamped(series):
+    config = replace(TINY, draft_stochastic=True, use_norm=False)
+    draft = timer_xl_draft.Model(config).eval()
+    assert torch.all(draft.head_logvar.bias == -2)
+    with torch.no_grad():
+        draft.head_logvar.bias.fill_(50)
+        assert torch.all(draft(series())[1] == 10)
+        draft.head_logvar.bias.fill_(-50)
+        assert torch.all(draft(series())[1] == -10)

@@ -1,0 +1,120 @@
+"""The rules element by element, and the laws of what they draw."""
+import math
+
+import pytest
+import torch
+
+from models.decoding import Prediction
+from utils.acceptance import Noise, Proposals, Simplified, Tolerance
+
+
+def prediction(mean, logvar=None, scale=None):
+    return Prediction(mean, logvar, torch.ones_like(mean[:, :, :1]) if scale is None else scale)
+
+
+@pytest.fixture
+def case():
+    generator = torch.Generator().manual_seed(0)
+    mean_q, mean_p = (torch.randn(2, 3, 4, 5, generator=generator) for _ in range(2))
+    logvar = torch.randn(2, 3, 4, 5, generator=generator) - 1
+    x = mean_q + torch.exp(0.5 * logvar) * torch.randn(2, 3, 4, 5, generator=generator)
+    bonus = torch.zeros(2, 1, 4, 5)
+    return Proposals(x, x, mean_q, logvar), prediction(torch.cat([mean_p, bonus], dim=1))
+
+
+@pytest.mark.parametrize("temp", [1.0, 0.7])
+def test_simplified_score_is_the_published_log_ratio(case, temp):
+    proposals, target = case
+    score = Simplified(0.8, temp=temp).judge(proposals, target, torch.rand(2, 3)).score
+    for b in range(2):
+        for j in range(3):
+            x, mu_p, mu_q = (t[b, j].double().flatten().tolist()
+                             for t in (proposals.judged, target.mean, proposals.mean))
+            variance_q = sum(math.exp(v) for v in proposals.logvar[b, j].flatten().tolist()) / len(x) * temp**2
+            expected = (-sum((a - m) ** 2 for a, m in zip(x, mu_p)) / (2 * (0.8 * temp) ** 2)
+                        + sum((a - m) ** 2 for a, m in zip(x, mu_q)) / (2 * variance_q))
+            assert score[b, j].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_simplified_accepts_below_bias_times_the_ratio(case):
+    proposals, target = case
+    score = Simplified(0.8).judge(proposals, target, torch.full((2, 3), 0.5)).score
+    # u half and twice the ratio, which a bias of 4 turns round
+    for factor, bias, accepted in ((0.5, 1.0, True), (2.0, 1.0, False), (2.0, 4.0, True), (0.5, 0.25, False)):
+        shifted = Simplified(0.8, bias=bias * math.exp(-score[0, 0].item()))
+        uniform = torch.full((2, 3), 0.25 * factor)
+        rule = Simplified(0.8, bias=0.25 * bias * math.exp(-score[0, 0].item()))
+        assert bool(rule.judge(proposals, target, uniform).accepted[0, 0]) is accepted, (factor, bias)
+        assert shifted.judge(proposals, target, torch.zeros(2, 3)).accepted[0, 0]
+
+
+def test_adaptive_sigma_is_c_times_the_squared_gap(case):
+    proposals, target = case
+    gap = (proposals.mean - target.mean[:, :3]).square().mean((2, 3))
+    adaptive = Simplified(9.9, sigma_mode="adaptive", adapt_c=4.0).judge(proposals, target, torch.rand(2, 3)).score
+    fixed = Simplified(math.sqrt(4 * gap[1, 2])).judge(proposals, target, torch.rand(2, 3)).score
+    assert adaptive[1, 2].item() == pytest.approx(fixed[1, 2].item(), rel=1e-4)
+
+
+def test_adaptive_sigma_survives_identical_models(case):
+    proposals, _ = case
+    same = prediction(torch.cat([proposals.mean, proposals.mean[:, :1]], dim=1))
+    judged = Simplified(1.0, sigma_mode="adaptive").judge(proposals, same, torch.rand(2, 3))
+    assert not judged.score.isnan().any()
+
+
+def test_mse_tolerance_accepts_by_the_patch_that_would_be_emitted(case):
+    proposals, target = case
+    error = (proposals.patches - target.mean[:, :3]).square().mean((2, 3))
+    limit = error.median().item()
+    accepted = Simplified(1e-3, mse_tol=limit).judge(proposals, target, torch.rand(2, 3)).accepted
+    assert torch.equal(accepted, error <= limit)
+    assert not Simplified(1e-3, mse_tol=0.0).judge(proposals, target, torch.rand(2, 3)).accepted.any()
+
+
+def test_tolerance_measures_the_gap_in_window_deviations(case):
+    proposals, target = case
+    scale = torch.rand(2, 4, 1, 5) + 0.5
+    judged = Tolerance(1.0).judge(proposals, prediction(target.mean, scale=scale))
+    expected = (((proposals.mean - target.mean[:, :3]) / scale[:, :3]) ** 2).mean((2, 3)).sqrt()
+    torch.testing.assert_close(judged.score, expected)
+    assert torch.equal(judged.accepted, expected <= 1.0)
+
+
+def test_tolerance_emits_the_targets_mean(case):
+    proposals, target = case
+    assert torch.equal(Tolerance(9.0).accepted_patches(proposals, target), target.mean[:, :3])
+
+
+def test_mean_emission_draws_nothing_into_the_forecast(case):
+    proposals, target = case
+    rule = Simplified(0.5, emit="mean")
+    drawn = rule.propose(prediction(proposals.mean, proposals.logvar), torch.ones_like(proposals.mean))
+    assert torch.equal(drawn.patches, proposals.mean) and not torch.equal(drawn.judged, proposals.mean)
+    assert torch.equal(rule.own_patches(target, torch.ones_like(target.mean)), target.mean)
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+def test_proposals_and_own_patches_have_the_stated_law(stochastic):
+    """Mean and standard deviation of 40,000 draws within 5 standard errors: false alarms below 1 in 100,000."""
+    mean, sigma, draws = torch.tensor(1.5), 0.4, 40_000
+    shape = (draws, 1, 1, 1)
+    logvar = torch.full(shape, 2 * math.log(0.7)) if stochastic else None
+    eps = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    rule = Simplified(sigma)
+    x = rule.propose(prediction(mean.expand(shape), logvar), eps).patches
+    own = rule.own_patches(prediction(mean.expand(shape)), eps)
+    for sample, deviation in ((x, 0.7 if stochastic else sigma), (own, sigma)):
+        assert abs(sample.mean() - mean) < 5 * deviation / math.sqrt(draws)
+        assert abs(sample.std() - deviation) < 5 * deviation / math.sqrt(2 * draws)
+
+
+def test_noise_belongs_to_a_position():
+    context = torch.zeros(3, 8, 2)
+    noise = Noise.draw(context, 4, 8, torch.Generator().manual_seed(0))
+    part = noise.at(torch.tensor([2, 0]), torch.tensor([1, 3]), 3)
+    assert torch.equal(part.proposal[0], noise.proposal[2, 1:4])
+    assert torch.equal(part.uniform[0], noise.uniform[2, 1:4])
+    # past the end nothing is needed; the last position stands in
+    assert torch.equal(part.target[1], noise.target[0, [3, 3, 3]])
+    assert not torch.equal(noise.proposal, noise.target)

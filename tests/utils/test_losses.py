@@ -1,0 +1,205 @@
+"""Objectives against torch's own distributions and against sums written out."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.config import ModelConfig
+from models.timer_xl import Model
+from utils.losses import DistillationLoss, SupervisedLoss, SupervisedNLL, dropout_rate, gaussian_nll
+
+PATCH = 4
+
+
+class Says(nn.Module):
+    """A model that answers what it was told to, whatever it is asked."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, x):
+        return self.answers[0] if len(self.answers) == 1 else self.answers
+
+
+@pytest.fixture
+def gaussians():
+    generator = torch.Generator().manual_seed(0)
+    mean, logvar, y = (torch.randn(5, 12, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    return mean, logvar, y
+
+
+def draw(shape=(5, 12, 3), seed=3):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def teacher(dropout=0.1):
+    torch.manual_seed(0)
+    return Model(ModelConfig(PATCH, d_model=16, n_heads=2, d_ff=32, e_layers=2, dropout=dropout)).eval()
+
+
+def plain():
+    return SupervisedLoss(PATCH)
+
+
+# --- the Gaussian negative log likelihood
+
+def test_nll_equals_torchs_gaussian_nll(gaussians):
+    mean, logvar, y = gaussians
+    assert torch.allclose(gaussian_nll(mean, logvar, y), nn.GaussianNLLLoss(eps=0)(mean, y, logvar.exp()))
+
+
+def test_nll_equals_the_density_up_to_its_constant(gaussians):
+    mean, logvar, y = gaussians
+    log_prob = torch.distributions.Normal(mean, torch.exp(0.5 * logvar)).log_prob(y)
+    assert torch.allclose(gaussian_nll(mean, logvar, y) + 0.5 * math.log(2 * math.pi), -log_prob.mean())
+
+
+def test_variance_regularisation_pushes_log_variances_below_minus_five_up():
+    logvar = torch.tensor([-9.0, -6.0, -5.0, 0.0], requires_grad=True)
+    with_reg, without = (gaussian_nll(torch.zeros(4), logvar, torch.zeros(4), reg) for reg in (0.3, 0.0))
+    assert (with_reg - without).item() == pytest.approx(0.3 * (4 + 1 + 0 + 0) / 4)
+    (with_reg - without).backward()
+    assert logvar.grad.tolist() == pytest.approx([-0.075, -0.075, 0, 0])
+
+
+def test_supervised_nll_is_the_nll_against_the_data_with_its_regularisation(gaussians):
+    mean, logvar, y = gaussians
+    logvar = logvar - 6
+    got = SupervisedNLL(0.2, patch_len=PATCH)(Says(mean, logvar), None, y)
+    assert torch.allclose(got, gaussian_nll(mean, logvar, y, 0.2))
+    assert not torch.allclose(got, gaussian_nll(mean, logvar, y, 0.0))
+
+
+# --- what counts
+
+@pytest.mark.parametrize("covariate", [False, True])
+@pytest.mark.parametrize("training, last_token, valid_last, only_last", [
+    (True, True, False, True), (True, False, True, False), (False, True, False, False), (False, False, True, True)])
+def test_last_token_counts_in_training_and_valid_last_in_validation(covariate, training, last_token, valid_last,
+                                                                    only_last):
+    output, y = draw(seed=1), draw(seed=2)
+    loss = SupervisedLoss(PATCH, covariate, last_token, valid_last)(Says(output).train(training), None, y)
+    error = (output - y).numpy() ** 2
+    error = error[:, -PATCH:] if only_last else error
+    error = error[..., -1:] if covariate else error
+    assert loss.item() == pytest.approx(error.mean(), rel=1e-6)
+
+
+def test_a_stochastic_draft_is_judged_by_its_mean_where_only_the_error_counts():
+    mean, y = draw(seed=1), draw(seed=2)
+    assert plain()(Says(mean, torch.zeros_like(mean)), None, y).item() == pytest.approx(((mean - y)**2).mean().item())
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_distillation_selects_the_same_part_of_teacher_and_draft(stochastic, training):
+    mean, logvar, taught = draw(seed=1), draw(seed=2), draw(seed=4)
+    selection = SupervisedLoss(PATCH, covariate=True, last_token=True, valid_last=True)
+    draft = Says(mean, logvar) if stochastic else Says(mean)
+    loss = DistillationLoss(Says(taught), 0.0, 0.0, 0.0, selection)(draft.train(training), torch.zeros(1), None)
+    part = (slice(None), slice(-PATCH, None), slice(-1, None))
+    expected = gaussian_nll(mean[part], logvar[part], taught[part]) if stochastic \
+        else (mean[part] - taught[part]).square().mean()
+    assert loss.item() == pytest.approx(expected.item())
+
+
+# --- distillation
+
+def test_the_draft_learns_the_teachers_output_and_not_the_data():
+    mean, taught = draw(seed=1), draw(seed=2)
+    loss = DistillationLoss(Says(taught), 0.0, 0.0, 0.0, plain())
+    assert loss(Says(mean).train(), mean, draw(seed=5)).item() \
+        == pytest.approx((mean - taught).square().mean().item())
+
+
+def test_distillation_applies_the_variance_regularisation():
+    mean, logvar, taught = draw(seed=1), draw(seed=2) - 8, draw(seed=4)
+    got = DistillationLoss(Says(taught), 0.4, 0.0, 0.0, plain())(Says(mean, logvar).train(), mean, None)
+    assert got.item() == pytest.approx(gaussian_nll(mean, logvar, taught, 0.4).item())
+
+
+def test_teacher_noise_has_the_asked_size_and_no_bias():
+    zeros = torch.zeros(100, 50, 40)
+    torch.manual_seed(0)
+    at_zero, at_half, at_minus_half = (
+        DistillationLoss(Says(zeros), 0.0, 0.3, 0.0, plain())(Says(zeros + level).train(), zeros, None).item()
+        for level in (0.0, 0.5, -0.5))
+    # E (level - noise)^2 = level^2 + 0.3^2; 200,000 draws give it to about 0.5 %
+    assert at_zero == pytest.approx(0.09, rel=0.02)
+    assert at_half == pytest.approx(0.34, rel=0.02) and at_minus_half == pytest.approx(0.34, rel=0.02)
+
+
+def test_teacher_noise_is_new_in_every_step_and_absent_in_validation():
+    mean, logvar, taught = draw(seed=1), draw(seed=2), draw(seed=4)
+    loss, draft = DistillationLoss(Says(taught), 0.0, 0.3, 0.0, plain()), Says(mean, logvar)
+    draft.train()
+    assert loss(draft, mean, None) != loss(draft, mean, None)
+    draft.eval()
+    assert loss(draft, mean, None) == loss(draft, mean, None)
+
+
+def test_the_validation_form_is_the_expectation_of_the_noisy_loss():
+    mean, logvar, taught = draw(seed=1), draw(seed=2), draw(seed=4)
+    loss, draft = DistillationLoss(Says(taught), 0.1, 0.7, 0.0, plain()), Says(mean, logvar)
+    torch.manual_seed(0)
+    noisy = np.array([loss(draft.train(), mean, None).item() for _ in range(3000)])
+    expected = loss(draft.eval(), mean, None).item()
+    standard_error = noisy.std() / math.sqrt(len(noisy))
+    assert abs(noisy.mean() - expected) < 5 * standard_error
+    # without the noise's variance it would be far off: the test can tell
+    assert abs(noisy.mean() - gaussian_nll(mean, logvar, taught, 0.1).item()) > 20 * standard_error
+
+
+def test_teacher_dropout_changes_the_teachers_output_in_training_only():
+    x = draw((2, 3 * PATCH, 2))
+    with torch.no_grad():
+        calm = teacher()(x)
+    loss = DistillationLoss(teacher(), 0.0, 0.0, 0.5, plain())
+    draft = Says(calm)
+    torch.manual_seed(0)
+    first, second = (loss(draft.train(), x, None).item() for _ in range(2))
+    assert first > 1e-3 and second > 1e-3 and first != second
+    assert loss(draft.eval(), x, None).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_without_teacher_dropout_the_teacher_answers_as_in_testing_whatever_rate_it_was_trained_with():
+    x = draw((2, 3 * PATCH, 2))
+    with torch.no_grad():
+        calm = teacher(0.3)(x)
+    loss = DistillationLoss(teacher(0.3).train(), 0.0, 0.0, 0.0, plain())
+    assert loss(Says(calm).train(), x, None).item() == pytest.approx(0, abs=1e-12)
+
+
+def rates_of(model):
+    return [m.p for m in model.modules() if isinstance(m, nn.Dropout)] \
+        + [layer.attention.inner_attention.dropout for layer in model.blocks.attn_layers]
+
+
+def test_teacher_dropout_reaches_every_dropout_and_is_undone_afterwards():
+    model = teacher(0.1)
+    model.blocks.attn_layers[0].dropout.p = 0.25  # rates need not be equal
+    before = rates_of(model)
+    with dropout_rate(model, 0.5):
+        assert model.training and rates_of(model) == [0.5] * 4
+    assert rates_of(model) == before and 0.25 in before
+    assert not model.training
+    with pytest.raises(RuntimeError), dropout_rate(model, 0.5):
+        raise RuntimeError("out of memory")
+    assert rates_of(model) == before and not model.training
+
+
+def test_the_rates_of_the_teacher_are_restored_after_a_training_step():
+    model = teacher(0.1)
+    DistillationLoss(model, 0.0, 0.0, 0.5, plain())(Says(draw((2, 8, 2))).train(), draw((2, 8, 2)), None)
+    assert rates_of(model) == [0.1] * 4 and not any(m.training for m in model.modules())
+
+
+def test_the_teacher_gets_no_gradient():
+    model = teacher()
+    answer = draw((2, 8, 2)).requires_grad_()
+    DistillationLoss(model, 0.0, 0.1, 0.2, plain())(Says(answer).train(), draw((2, 8, 2)), None).backward()
+    assert answer.grad is not None
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())

@@ -1,0 +1,157 @@
+"""The fast, batched decoder against the slow one, and what must hold of any forecast."""
+import pytest
+import torch
+from conftest import PATCH, tiny_draft, tiny_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_decoder import reference_speculation
+
+from utils.acceptance import Noise, Simplified, Tolerance
+from utils.speculative_decoder import ACCEPTED, BONUS, REJECTED, decode_alone, decode_speculative, patches_in
+
+HORIZON = 5 * PATCH + 3  # the last patch is cut
+NAMES = {REJECTED: "rejected", ACCEPTED: "accepted", BONUS: "bonus"}
+CASES = {
+    "tolerance": (Tolerance(0.15), {"rule": "tolerance", "tol": 0.15}, True),
+    "sampled": (Simplified(0.45), {"rule": "simplified", "sigma": 0.45, "emit": "sample"}, True),
+    "mean": (Simplified(0.45, "mean"), {"rule": "simplified", "sigma": 0.45, "emit": "mean"}, True),
+    "bias and temperature": (Simplified(0.42, bias=1e4, temp=1.1),
+                             {"rule": "simplified", "sigma": 0.42, "emit": "sample", "bias": 1e4, "temp": 1.1}, True),
+    "adaptive": (Simplified(0.45, "mean", sigma_mode="adaptive", adapt_c=10.0),
+                 {"rule": "simplified", "sigma": 0.45, "emit": "mean", "sigma_mode": "adaptive", "adapt_c": 10.0},
+                 True),
+    "deterministic draft": (Simplified(0.3, bias=3.0),
+                            {"rule": "simplified", "sigma": 0.3, "emit": "sample", "bias": 3.0}, False),
+    "threshold": (Simplified(0.1, "mean", mse_tol=0.03),
+                  {"rule": "simplified", "sigma": 0.1, "emit": "mean", "mse_tol": 0.03}, False),
+}
+
+
+class Watched:
+    """Counts a model's passes and the rows in each."""
+
+    def __init__(self, model):
+        self.model, self.patch_len, self.rows = model, model.patch_len, []
+
+    def start(self, context, room):
+        return self.model.start(context, room)
+
+    def extend(self, state, patches=None):
+        self.rows.append(len(state.lengths))
+        return self.model.extend(state, patches)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    target = tiny_target()
+    return target, {kind: tiny_draft(target, kind) for kind in (True, False)}
+
+
+def draw(context, n, seed=7):
+    return Noise.draw(context, n, PATCH, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("K", [1, 2, 3, None])
+@pytest.mark.parametrize("case", CASES)
+def test_fast_decoder_agrees_with_the_slow_one(pair, series, case, K):
+    rule, plain, stochastic = CASES[case]
+    target, draft = pair[0], pair[1][stochastic]
+    context = series(rows=8)
+    noise = draw(context, patches_in(HORIZON, PATCH))
+    fast = decode_speculative(target, draft, context, HORIZON, rule, K, noise if rule.random else None)
+    for row in range(len(context)):
+        own_noise = noise.proposal[row], noise.target[row], noise.uniform[row]
+        slow, origin, counts = reference_speculation(target, draft, context[row], HORIZON, plain, K, own_noise)
+        torch.testing.assert_close(fast.forecast[row], slow, atol=2e-5, rtol=0)
+        assert [NAMES[kind] for kind in fast.origin[row].tolist()] == origin
+        assert {name: int(getattr(fast, name)[row]) for name in counts} == counts
+    # without these the agreement would say little
+    assert len(set(fast.accepted.tolist())) > 1, "the batch is not ragged"
+    assert REJECTED in fast.origin and ACCEPTED in fast.origin
+
+
+def test_tolerance_zero_is_the_target_alone(pair, series):
+    context = series()
+    decoded = decode_speculative(pair[0], pair[1][True], context, HORIZON, Tolerance(0.0))
+    torch.testing.assert_close(decoded.forecast, decode_alone(pair[0], context, HORIZON), atol=1e-5, rtol=0)
+    assert decoded.target_passes.tolist() == [patches_in(HORIZON, PATCH)] * len(context)
+
+
+def test_decode_alone_rolls_the_plain_forward(pair, series):
+    context = history = series()
+    for _ in range(3):
+        with torch.no_grad():
+            history = torch.cat([history, pair[0](history[:, -context.shape[1]:])[:, -PATCH:]], dim=1)
+    rolled = history[:, context.shape[1]:]
+    torch.testing.assert_close(decode_alone(pair[0], context, 3 * PATCH), rolled, atol=1e-5, rtol=0)
+
+
+def test_an_all_accepted_forecast_costs_one_target_pass(pair, series):
+    target, draft = Watched(pair[0]), Watched(pair[1][True])
+    decoded = decode_speculative(target, draft, series(), HORIZON, Tolerance(float("inf")))
+    n = patches_in(HORIZON, PATCH)
+    assert (len(target.rows), len(draft.rows)) == (1, n - 1)
+    assert set(decoded.accepted.tolist()) == {n - 1}
+    assert decoded.lengths.tolist() == [0] * (n - 1) + [len(series())]
+
+
+def test_each_round_is_one_target_pass_and_finished_rows_leave(pair, series):
+    target, draft, context = Watched(pair[0]), Watched(pair[1][True]), series(rows=8)
+    decoded = decode_speculative(target, draft, context, HORIZON, Tolerance(0.15), 3)
+    passes = decoded.target_passes
+    assert len(target.rows) == int(passes.max())
+    assert target.rows == [int((passes > done).sum()) for done in range(int(passes.max()))]
+    assert target.rows[-1] < target.rows[0], "no row finished early: nothing was shown"
+    assert sum(draft.rows) == int(decoded.draft_passes.sum())
+
+
+def test_the_number_of_model_calls_does_not_grow_with_the_batch(pair, series):
+    calls = []
+    for rows in (1, 16):
+        target = Watched(pair[0])
+        decode_speculative(target, pair[1][True], series(rows=1).repeat(rows, 1, 1), HORIZON, Tolerance(0.15))
+        calls.append(len(target.rows))
+    assert calls[0] == calls[1]
+
+
+def test_a_horizon_of_one_patch_needs_no_draft(pair, series):
+    draft = Watched(pair[1][True])
+    decoded = decode_speculative(pair[0], draft, series(), PATCH, Tolerance(0.3))
+    assert draft.rows == [] and decoded.judged.sum() == 0
+    torch.testing.assert_close(decoded.forecast, decode_alone(pair[0], series(), PATCH))
+
+
+def test_draft_words_are_kept_where_they_were_needed(pair, series):
+    decoded = decode_speculative(pair[0], pair[1][True], series(rows=8), HORIZON, Tolerance(0.15))
+    by_patch = torch.nn.functional.pad(decoded.draft_mean, (0, 0, 0, 5)).unflatten(1, (-1, PATCH))[:, :, 0, 0]
+    torch.testing.assert_close(by_patch.isnan(), decoded.origin == BONUS)
+    assert (decoded.draft_sigma.isnan() == decoded.draft_mean.isnan()).all()
+
+
+rules = st.one_of(st.floats(0, 0.6).map(Tolerance),
+                  st.tuples(st.floats(0.1, 0.8), st.sampled_from(["sample", "mean"])).map(lambda a: Simplified(*a)))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(rule=rules, K=st.one_of(st.none(), st.integers(1, 6)), horizon=st.integers(1, 6 * PATCH),
+       rows=st.integers(1, 5), variables=st.integers(1, 3), seed=st.integers(0, 99))
+def test_counts_add_up_and_rows_do_not_depend_on_each_other(rule, K, horizon, rows, variables, seed):
+    target = tiny_target()
+    draft = tiny_draft(target)
+    context = torch.randn(rows, 4 * PATCH, variables, generator=torch.Generator().manual_seed(seed))
+    n = patches_in(horizon, PATCH)
+    noise = draw(context, n, seed)
+    out = decode_speculative(target, draft, context, horizon, rule, K, noise)
+    assert out.forecast.shape == (rows, horizon, variables) and out.forecast.isfinite().all()
+    assert (out.accepted <= out.judged).all() and (out.judged <= out.proposed).all()
+    assert (out.accepted + out.target_passes == n).all()
+    assert (out.judged - out.accepted == (out.origin == REJECTED).sum(1)).all()
+    assert int(out.lengths.sum()) == int(out.target_passes.sum())
+    assert int((out.lengths * torch.arange(len(out.lengths))).sum()) == int(out.accepted.sum())
+    assert out.origin.shape == (rows, n)
+    for row in range(rows):
+        one = slice(row, row + 1)
+        own = Noise(noise.proposal[one], noise.target[one], noise.uniform[one])
+        alone = decode_speculative(target, draft, context[one], horizon, rule, K, own)
+        torch.testing.assert_close(alone.forecast[0], out.forecast[row], atol=1e-4, rtol=1e-4)
+        assert int(alone.accepted) == int(out.accepted[row])
