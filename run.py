@@ -13,6 +13,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder without permission
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted: checkpoints and results so far are kept; --resume goes on with a training", file=sys.stderr)
         return 130

@@ -61,7 +61,9 @@ def data_provider(args, split: str, batch_size: int | None = None, rank: int = 0
     dataset = DATASETS[args.data](
         data_file(args), split, args.test_seq_len if test else args.seq_len, args.input_token_len,
         horizon=args.test_pred_len, subset_ratio=args.subset_rand_ratio)
-    common = dict(num_workers=args.num_workers, collate_fn=batch_as_is)
+    # a generator of its own: opening a loader draws a seed, from the global one it would shift every later dropout
+    # mask, and a resumed run opens one loader more than an uninterrupted one
+    common = dict(num_workers=args.num_workers, collate_fn=batch_as_is, generator=torch.Generator())
     size = batch_size or args.batch_size
     if split == "train":
         sampler = EpochSampler(len(dataset), size, args.seed, rank, world_size)

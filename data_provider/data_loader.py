@@ -1,4 +1,5 @@
 """Windows over a series, with OpenLTM's splits and pairs. Items are cut as tensor views, a whole batch at once."""
+import math
 from pathlib import Path
 
 import torch
@@ -51,20 +52,26 @@ class MultivariateDatasetBenchmark(Dataset):
         self.scaler = StandardScaler().fit(series.values[:ends[0]])
         values = self.scaler.transform(series.values[first:ends[index]])
         self.values = torch.from_numpy(values).float()  # [T, C], standardised
-        self.stride = max(1, int(1 / subset_ratio)) if split == "train" else 1
-        # few-shot training keeps every stride-th window, spread over the whole training part
-        self.windows = (len(self.values) - context - ahead) // self.stride + 1
-        self._spans = self.values.unfold(0, context + ahead, 1)  # [windows, C, context + ahead], a view
+        self._spans = self.values.unfold(0, context + ahead, 1)  # [all windows, C, context + ahead], a view
+        # few-shot training keeps windows evenly spread over the whole training part
+        self.ratio = subset_ratio if split == "train" else 1.0
+        self.windows = math.ceil(len(self._spans) * self.ratio)
 
     def _too_short(self, path, rows, starts, ends, ahead) -> str:
-        span = self.context + ahead
         if rows < ends[-1]:
             return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
                     "rename the file for a 70/10/20 split, or give the whole file")
         # the smallest file whose train, val and test parts each hold one window
-        enough = max(-(-span * 10 // 7), -(-ahead * 10), 1) + 10
+        enough = self.context + ahead
+        while not self._fits(*split_borders("", enough)):
+            enough += 1
         return (f"{path}: {rows} rows are too few for the {self.split} split with a context of {self.context} and "
                 f"{ahead} steps ahead: about {enough} rows are needed; shorten --seq_len or --test_pred_len")
+
+    def _fits(self, starts, ends) -> bool:
+        lengths = [end - start for start, end in zip(starts, ends)]
+        return lengths[0] >= self.context + self.patch_len and lengths[1] >= self.patch_len \
+            and lengths[2] >= max(self.horizon, 1)
 
     def __len__(self) -> int:
         return self.windows
@@ -75,8 +82,11 @@ class MultivariateDatasetBenchmark(Dataset):
 
     def __getitems__(self, indices: list[int]):
         """A whole batch in one gather: x [B, context, C], y [B, context or horizon, C]."""
-        span = self._spans[torch.as_tensor(indices) * self.stride].transpose(1, 2)
-        return self._pair(span)
+        return self._pair(self._spans[self._place(torch.as_tensor(indices))].transpose(1, 2))
+
+    def _place(self, window: torch.Tensor) -> torch.Tensor:
+        """Where the series window number `window` starts."""
+        return (window.double() / self.ratio + 1e-9).long()
 
     def _pair(self, span: torch.Tensor):
         x = span[:, :self.context]
@@ -92,4 +102,4 @@ class UnivariateDatasetBenchmark(MultivariateDatasetBenchmark):
     def __getitems__(self, indices: list[int]):
         index = torch.as_tensor(indices)
         window, variable = index % self.windows, index // self.windows
-        return self._pair(self._spans[window * self.stride, variable][..., None])
+        return self._pair(self._spans[self._place(window), variable][..., None])

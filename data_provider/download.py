@@ -5,6 +5,7 @@ and says so on stderr.
 """
 import argparse
 import hashlib
+import http.client
 import os
 import sys
 import urllib.error
@@ -28,7 +29,7 @@ def download(path: Path, source: str = SOURCE, sha256: str = SHA256, timeout: fl
     try:
         with urllib.request.urlopen(source, timeout=timeout) as answer:
             content = answer.read()
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         return f"{source}: {error}"
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:

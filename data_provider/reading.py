@@ -74,10 +74,17 @@ def _numeric_column(path: Path, name: str, column: pd.Series) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     text = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(text):
-        # +2: the header is line 1, rows count from 1
-        raise UserError(f"{path}, line {text[0] + 2}, column {name!r}: {str(column.iloc[text[0]])!r} is not a number "
+        cell = str(column.iloc[text[0]])
+        raise UserError(f"{path}, line {_line_of(path, text[0])}, column {name!r}: {cell!r} is not a number "
                         f"({len(text)} such cells in this column): correct the cell or drop the column")
     return numbers
+
+
+def _line_of(path: Path, row: int) -> int:
+    """The line of data row `row` (from 0): the header and blank lines, which pandas skips, count too."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    return filled[row + 1]
 
 
 def _read_txt(path: Path) -> Series:

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from exp.options import check_against_checkpoint
+from exp.options import adopt, check_against_checkpoint
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
-from utils.checkpoint import load_into, read_settings, read_state
+from utils.checkpoint import ARGS, load_into, read_settings, read_state
 from utils.errors import UserError
 from utils.files import inside
 
 MODELS = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model}
 SIZES = ("d_model", "n_heads", "d_ff", "e_layers")
 SCALES = tuple(f"draft_scale_{size}" for size in SIZES)
-ARCHITECTURE = SIZES + ("activation", "covariate", "use_norm", "input_token_len")
+ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "input_token_len")
 
 
 def seed_everything(seed: int) -> None:
@@ -103,19 +103,31 @@ class Exp_Basic:
             if settings.get("model") != name:
                 raise UserError(f"checkpoint {path} is a {settings.get('model')}, not a {name}: give the other one, or "
                                 "change --model / --spec_draft_model / --distill_target_model")
-            names = SIZES if prefix else ARCHITECTURE + (SCALES if name == "timer_xl_draft" else ())
-            check_against_checkpoint(settings, self.args.explicit, self.args, names, path, prefix)
+            missing = [name for name in (*SIZES, "input_token_len") if name not in settings]
+            if missing:
+                raise UserError(f"{Path(path).with_name(ARGS)} lacks {', '.join(missing)}: restore it, or delete it "
+                                "and give the flags")
             if settings["input_token_len"] != self.args.input_token_len:
                 raise UserError(f"checkpoint {path} has a patch of {settings['input_token_len']} steps, this run has "
-                                f"--input_token_len {self.args.input_token_len}: target and draft must share it")
+                                f"--input_token_len {self.args.input_token_len}: they must be equal, for target and "
+                                "draft alike")
+            names = SIZES if prefix else ARCHITECTURE + (SCALES if name == "timer_xl_draft" else ())
+            check_against_checkpoint(settings, self.args.explicit, self.args, names, path, prefix)
             config = ModelConfig.from_mapping(settings | {"flash_attention": self.args.flash_attention})
         model = self.new_model(name, config)
         load_into(model, read_state(path), path)
         return model.eval()
 
     def tested_checkpoint(self, setting: str) -> Path:
-        folder = self.checkpoint_folder(self.args.test_dir or setting)
-        return inside(folder, self.args.test_file_name, "--test_file_name")
+        """The checkpoint that a test names; patch, context and data class come from it where no flag says otherwise."""
+        path = inside(self.checkpoint_folder(setting), self.args.test_file_name, "--test_file_name")
+        adopt(self.args, read_settings(path) or {}, ("input_token_len", "seq_len", "data", "covariate"))
+        return path
+
+    def adopt_target(self) -> None:
+        """A draft has its target's sizes (times the scales), patch and normalisation, unless flags differ."""
+        settings = read_settings(self.args.distill_target_ckpt) or {}
+        adopt(self.args, settings, (*ARCHITECTURE, "seq_len", "data"))
 
     def train_settings(self, model: torch.nn.Module) -> dict:
         """What args.json keeps: every flag as it was used, and how many parameters came of it."""

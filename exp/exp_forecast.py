@@ -26,6 +26,7 @@ from utils.results import (
 from utils.timing import TracedModel, hardware
 
 RESULTS = "./test_results"
+COMPARE_A_DRAFT = "--compare needs the target as --model, not {}: name the draft by --spec_draft_ckpt"
 
 
 class Exp_Forecast(Exp_Basic):
@@ -38,6 +39,9 @@ class Exp_Forecast(Exp_Basic):
             setting = args.test_dir or self.setting()
             self._compare_or_test(setting, self.tested_checkpoint(setting))
             return
+        if args.distill:
+            self.adopt_target()
+        self._check_what_follows_training()
         first_seed = args.seed
         for iteration in range(args.itr):
             args.seed = first_seed + iteration
@@ -50,6 +54,15 @@ class Exp_Forecast(Exp_Basic):
                 self._compare_or_test(setting, folder / CHECKPOINT)
         if self.world_size > 1:
             dist.destroy_process_group()
+
+    def _check_what_follows_training(self) -> None:
+        """What would stop the test must stop the run now, not after hours of training."""
+        args = self.args
+        data_provider(args, "test")
+        if args.compare and args.model != "timer_xl":
+            raise UserError(COMPARE_A_DRAFT.format(args.model))
+        if args.use_speculative or args.compare:
+            self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
 
     def train(self, setting: str) -> Path:
         """Trains one model; returns the folder that holds its best checkpoint."""
@@ -99,7 +112,11 @@ class Exp_Forecast(Exp_Basic):
         return model, self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
 
     def _results_folder(self, setting: str, mode: str) -> Path:
-        return inside(RESULTS, f"{setting}_pl{self.args.test_pred_len}{mode}", "--model_id/--des/--test_dir")
+        args = self.args
+        mode += f"_{args.des}" if args.test_dir and "des" in args.explicit else ""
+        folder = inside(RESULTS, f"{setting}_pl{args.test_pred_len}{mode}", "--model_id/--des/--test_dir")
+        inside(folder, args.spec_debug_out, "--spec_debug_out")
+        return folder
 
     def test(self, setting: str, checkpoint: Path) -> dict:
         """Rolling forecast of every test window; writes metrics.json and what the report flags ask for."""
@@ -152,8 +169,7 @@ class Exp_Forecast(Exp_Basic):
         """The table of --compare, on the terminal, as csv and as a picture."""
         args = self.args
         if args.model != "timer_xl":
-            raise UserError(f"--compare needs the target as --model, not {args.model}: name the draft by "
-                            "--spec_draft_ckpt")
+            raise UserError(COMPARE_A_DRAFT.format(args.model))
         target, draft = self._load_pair(checkpoint)
         folder = self._results_folder(setting, "_compare")
         dataset, loader = data_provider(args, "test")

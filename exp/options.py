@@ -1,5 +1,6 @@
 """Flags: their names, defaults, limits, and how they agree with the args.json of a checkpoint."""
 import argparse
+import math
 
 from data_provider.data_factory import DATASETS
 from layers.transformer import ACTIVATIONS
@@ -7,7 +8,9 @@ from utils.acceptance import RULES
 from utils.errors import UserError
 from utils.schedules import LRADJ
 
+# a flag of these without a rule means the published rule; all of OTHERS_TOO have a meaning there only
 SIMPLIFIED_ONLY = ("spec_sigma", "spec_accept_bias", "spec_sigma_mode")
+OTHERS_TOO = ("spec_sigma_adapt_c", "spec_accept_mse_tol", "spec_temp")
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +29,7 @@ def between(low=None, high=None, kind=float, open_low=False):
             wanted = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
         too_low = low is not None and (value <= low if open_low else value < low)
-        if value != value or too_low or (high is not None and value > high):
+        if not math.isfinite(value) or too_low or (high is not None and value > high):
             bounds = f"{'above' if open_low else 'at least'} {low}"
             bounds += f" and at most {high}" if high is not None else ""
             raise argparse.ArgumentTypeError(f"{text} is out of range: must be {bounds}")
@@ -54,7 +57,7 @@ def _basic(parser):
     add("--is_training", type=int, default=1, choices=[0, 1], help="1: train, then test; 0: test a checkpoint")
     add("--model_id", default="test", help="names the run; with --model, --des and --itr it makes the folder name")
     add("--model", default="timer_xl", choices=["timer_xl", "timer_xl_draft"])
-    add("--des", default="test", help="a word of description, part of the folder name")
+    add("--des", default="test", help="a word of description, in the name of a run (of the results, with --test_dir)")
     add("--itr", type=count, default=1, help="how many times to train, with seeds seed, seed + 1, ...")
     add("--seed", type=natural, default=2021)
     add("--checkpoints", default="./checkpoints/", help="where checkpoints are written and found")
@@ -187,17 +190,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _settle(args) -> None:
     """Fills defaults that depend on other flags and refuses flags that contradict each other."""
-    args.test_seq_len = args.test_seq_len or args.seq_len
-    if args.output_token_len not in (None, args.input_token_len):
-        raise UserError(f"--output_token_len {args.output_token_len} differs from --input_token_len "
-                        f"{args.input_token_len}: a token predicts the next patch, make them equal")
-    args.output_token_len = args.input_token_len
-    for flag in ("seq_len", "test_seq_len"):
-        length = getattr(args, flag)
-        if length % args.input_token_len:
-            below = length // args.input_token_len * args.input_token_len
-            raise UserError(f"--{flag} {length} is not a multiple of the patch (--input_token_len "
-                            f"{args.input_token_len}): use {below or args.input_token_len}")
+    settle_lengths(args)
     if args.nonautoregressive:
         args.last_token = args.valid_last = True
     if args.dp:
@@ -216,17 +209,53 @@ def _settle(args) -> None:
     _settle_rule(args)
 
 
+def settle_lengths(args) -> None:
+    """Context and patch: defaults that depend on each other, and what must divide what."""
+    if "test_seq_len" not in args.explicit:
+        args.test_seq_len = args.seq_len
+    if "output_token_len" not in args.explicit:
+        args.output_token_len = args.input_token_len
+    if args.output_token_len != args.input_token_len:
+        raise UserError(f"--output_token_len {args.output_token_len} differs from --input_token_len "
+                        f"{args.input_token_len}: a token predicts the next patch, make them equal")
+    for flag in ("seq_len", "test_seq_len"):
+        length = getattr(args, flag)
+        if length % args.input_token_len:
+            below = length // args.input_token_len * args.input_token_len
+            raise UserError(f"--{flag} {length} is not a multiple of the patch (--input_token_len "
+                            f"{args.input_token_len}): use {below or args.input_token_len}")
+
+
+def adopt(args, settings: dict, names) -> None:
+    """Takes from a checkpoint's settings what no flag has said, so that a test needs only the checkpoint."""
+    for name in names:
+        if name in settings and name not in args.explicit:
+            setattr(args, name, settings[name])
+    settle_lengths(args)
+
+
 def _refuse_without_effect(args) -> None:
     """A flag that would change nothing is refused, not ignored."""
     conditions = (("spec_", args.use_speculative or args.compare, "--use_speculative or --compare"),
                   ("distill_target_", args.distill, "--distill"), ("draft_teacher_", args.distill, "--distill"),
-                  ("season", args.compare, "--compare"), ("pretrain_model_path", args.adaptation, "--adaptation"))
+                  ("season", args.compare, "--compare"), ("pretrain_model_path", args.adaptation, "--adaptation"),
+                  ("tmax", args.cosine, "--cosine"), ("devices", args.ddp, "--ddp"),
+                  ("spec_debug_n", args.spec_debug_accept, "--spec_debug_accept"),
+                  ("spec_debug_out", args.spec_debug_accept, "--spec_debug_accept"),
+                  ("test_dir", not args.is_training, "--is_training 0"),
+                  ("test_file_name", not args.is_training, "--is_training 0"),
+                  ("adaptation", args.is_training, "--is_training 1"), ("distill", args.is_training, "--is_training 1"),
+                  ("resume", args.is_training, "--is_training 1"))
     for start, met, wanted in conditions:
         idle = sorted(name for name in args.explicit if name.startswith(start))
         if idle and not met:
             raise UserError(f"--{idle[0]} has no effect without {wanted}: add that flag, or leave this one out")
-    if args.spec_debug_accept and args.compare:
-        raise UserError("--spec_debug_accept logs one rule: use it with --use_speculative, not with --compare")
+    single = ("spec_debug_accept", "spec_accept_rule", "spec_emit", "output_attention", "trace_inference_breakdown")
+    for name in single:
+        if args.compare and name in args.explicit:
+            raise UserError(f"--{name} concerns one way to forecast, --compare runs them all: leave one of them out")
+    if args.draft_nll_var_reg > 0 and not args.draft_stochastic:
+        raise UserError("--draft_nll_var_reg has no effect without --draft_stochastic: only that draft has a variance")
 
 
 def _settle_rule(args) -> None:
@@ -236,8 +265,13 @@ def _settle_rule(args) -> None:
         if args.spec_accept_rule == "simplified":
             print(f"note: --{named[0]} has a meaning for the rule 'simplified' only, so that rule is used "
                   "(name another with --spec_accept_rule)")
-    elif args.spec_accept_rule == "tolerance" and named:
-        raise UserError(f"--{named[0]} has no meaning for --spec_accept_rule tolerance: use simplified")
+    idle = ()
+    if args.use_speculative:  # --compare runs both rules
+        idle = {"spec_tol"} if args.spec_accept_rule == "simplified" else {*SIMPLIFIED_ONLY, *OTHERS_TOO}
+    for name in sorted(args.explicit.intersection(idle)):
+        other = "tolerance" if args.spec_accept_rule == "simplified" else "simplified"
+        raise UserError(f"--{name} has no meaning for --spec_accept_rule {args.spec_accept_rule}: use {other}, or "
+                        "leave it out")
     if args.spec_accept_rule == "tolerance" and args.spec_emit == "sample":
         raise UserError("--spec_emit sample has no meaning for --spec_accept_rule tolerance, which emits means")
     if args.spec_emit is None:

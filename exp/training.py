@@ -85,7 +85,8 @@ class Trainer:
             last = self.batch == sampler.batches_per_epoch
             if last:
                 self.epoch, self.batch = self.epoch + 1, 0
-            if self.step % self.args.val_every == 0 if self.args.val_every else last:
+            over = last and self.epoch == self.args.train_epochs  # the last weights are always a candidate
+            if over or (self.step % self.args.val_every == 0 if self.args.val_every else last):
                 self._validate_and_save()
                 if self.finished:
                     return

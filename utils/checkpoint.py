@@ -1,5 +1,6 @@
 """Checkpoints: checkpoint.pth (a bare state dict) with args.json beside it, written whole and read without pickles."""
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -29,7 +30,9 @@ def read_tensors(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist: train it first or correct the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign pickles; the error below says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated, not a checkpoint, or holding code: torch raises many kinds
         reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) \
             or "Unsupported" in str(error) else "it is damaged, cut short or not a checkpoint"

@@ -41,6 +41,6 @@ def inside(folder: str | Path, name: str, flag: str) -> Path:
     """folder / name, refused where `name` (taken from `flag`) would leave the folder."""
     root = Path(folder).resolve()
     path = (root / name).resolve()
-    if path != root and root not in path.parents:
+    if ".." in Path(name).parts or (path != root and root not in path.parents):
         raise UserError(f"{flag} {name!r} leaves the folder {folder}: give a name inside it")
     return Path(folder) / path.relative_to(root)

@@ -1,0 +1,331 @@
+"""Windows: OpenLTM's splits and pairs, compared with a loop that cuts one window at a time."""
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data_provider.data_factory import EpochSampler, data_file, data_provider
+from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark, split_borders
+from utils.errors import UserError
+
+CONTEXT, PATCH, HORIZON, ROWS = 24, 8, 20, 300
+
+
+def series(rows=ROWS, variables=3, seed=0):
+    return np.random.default_rng(seed).normal(loc=5, scale=3, size=(rows, variables)).round(4)
+
+
+def write(path, values):
+    frame = pd.DataFrame(values, columns=[f"v{i}" for i in range(values.shape[1])])
+    frame.insert(0, "date", pd.date_range("2020-01-01", periods=len(values), freq="h"))
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write(tmp_path / "tiny.csv", series())
+
+
+@pytest.fixture(scope="module")
+def etth(tmp_path_factory):
+    """A file of ETTh1's length and name; one variable keeps it small."""
+    values = series(17420, variables=1)
+    path = tmp_path_factory.mktemp("ett") / "ETTh1.npy"
+    np.save(path, values)
+    return path
+
+
+def naive_windows(values, split, context, patch, horizon, stride=1):
+    """(x, y) of every window, cut one at a time from the 70/10/20 split of a standardised series [T, C]."""
+    n = len(values)
+    train, test = int(n * 0.7), int(n * 0.2)
+    mean, std = values[:train].mean(axis=0), values[:train].std(axis=0)
+    scaled = (values - mean) / std
+    first, last = {"train": (0, train), "val": (train - context, n - test), "test": (n - test - context, n)}[split]
+    ahead = horizon if split == "test" else patch
+    pairs = []
+    for start in range(first, last - context - ahead + 1, stride if split == "train" else 1):
+        x = scaled[start:start + context]
+        y = scaled[start + context:start + context + horizon] if split == "test" \
+            else scaled[start + patch:start + patch + context]
+        pairs.append((x, y))
+    return pairs
+
+
+def flags(path, **changes):
+    values = dict(data="MultivariateDatasetBenchmark", root_path=str(path.parent), data_path=path.name, seq_len=CONTEXT,
+                  test_seq_len=CONTEXT, input_token_len=PATCH, test_pred_len=HORIZON, subset_rand_ratio=1.0,
+                  num_workers=0, batch_size=16, seed=1)
+    return SimpleNamespace(**(values | changes))
+
+
+def batches(loader):
+    return [(x.clone(), y.clone()) for x, y in loader]
+
+
+# --- splits
+
+@pytest.mark.parametrize("name, quarter", [("ETTh1.csv", 1), ("ETTh2.csv", 1), ("ETTm1.csv", 4), ("ETTm2.npy", 4)])
+def test_ett_files_are_split_at_twelve_four_and_four_months(name, quarter):
+    month = 30 * 24 * quarter
+    starts, ends = split_borders(name, rows=70_000)
+    assert starts == [0, 12 * month, 16 * month] and ends == [12 * month, 16 * month, 20 * month]
+
+
+def test_other_files_are_split_at_70_10_and_20_percent():
+    # 52696 rows is weather: 36887 / 5270 / 10539, the rounding of OpenLTM
+    assert split_borders("weather.csv", 52696) == ([0, 36887, 42157], [36887, 42157, 52696])
+
+
+@pytest.mark.parametrize("horizon, windows", [(96, 2785), (192, 2689), (336, 2545), (720, 2161)])
+def test_etth_has_the_published_number_of_test_windows(etth, horizon, windows):
+    dataset = MultivariateDatasetBenchmark(etth, "test", 672, 96, horizon)
+    assert len(dataset) == windows
+
+
+def test_etth_train_and_val_windows_follow_from_the_borders(etth):
+    assert len(MultivariateDatasetBenchmark(etth, "train", 672, 96)) == 8640 - 672 - 96 + 1
+    assert len(MultivariateDatasetBenchmark(etth, "val", 672, 96)) == 2880 - 96 + 1
+
+
+def test_the_first_test_step_to_forecast_is_the_first_row_of_the_test_part(etth):
+    # with any context the same steps are forecast, so that figures of different contexts compare
+    values = np.load(etth)
+    scale = (values - values[:8640].mean(axis=0)) / values[:8640].std(axis=0)
+    for context in (96, 672):
+        y = MultivariateDatasetBenchmark(etth, "test", context, 96, 96)[0][1]
+        np.testing.assert_allclose(y, scale[11520:11616], atol=1e-5)
+
+
+def test_an_ett_file_that_was_cut_is_refused_with_the_rows_it_needs(tmp_path):
+    path = tmp_path / "ETTh1.npy"
+    np.save(path, series(14000))
+    with pytest.raises(UserError, match=r"14000.*14400"):
+        MultivariateDatasetBenchmark(path, "test", CONTEXT, PATCH, HORIZON)
+
+
+# --- scaling
+
+def test_the_scaler_sees_training_rows_only(tmp_path):
+    values = series()
+    changed = values.copy()
+    changed[int(ROWS * 0.7):] *= 50
+    before, after = write(tmp_path / "before.csv", values), write(tmp_path / "after.csv", changed)
+    first, second = (MultivariateDatasetBenchmark(p, "train", CONTEXT, PATCH) for p in (before, after))
+    torch.testing.assert_close(first.values, second.values, rtol=0, atol=0)
+    np.testing.assert_allclose(first.scaler.mean_, values[:210].mean(axis=0))
+    np.testing.assert_allclose(first.scaler.scale_, values[:210].std(axis=0))
+
+
+def test_the_last_training_row_counts_for_the_scaler(tmp_path):
+    values = series()
+    values[209] += 1000
+    dataset = MultivariateDatasetBenchmark(write(tmp_path / "t.csv", values), "train", CONTEXT, PATCH)
+    np.testing.assert_allclose(dataset.scaler.mean_, values[:210].mean(axis=0))
+
+
+def test_a_constant_variable_does_not_become_nan(tmp_path):
+    values = series()
+    values[:, 1] = 4.0
+    dataset = MultivariateDatasetBenchmark(write(tmp_path / "flat.csv", values), "test", CONTEXT, PATCH, HORIZON)
+    assert torch.isfinite(dataset.values).all()
+
+
+# --- items
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_multivariate_items_equal_a_naive_loop_over_windows(tiny, split):
+    dataset = MultivariateDatasetBenchmark(tiny, split, CONTEXT, PATCH, HORIZON)
+    expected = naive_windows(series(), split, CONTEXT, PATCH, HORIZON)
+    assert len(dataset) == len(expected)
+    for index, (x, y) in enumerate(expected):
+        got_x, got_y = dataset[index]
+        np.testing.assert_allclose(got_x, x, atol=1e-5)
+        np.testing.assert_allclose(got_y, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_univariate_items_are_the_variables_one_by_one(tiny, split):
+    dataset = UnivariateDatasetBenchmark(tiny, split, CONTEXT, PATCH, HORIZON)
+    expected = naive_windows(series(), split, CONTEXT, PATCH, HORIZON)
+    assert len(dataset) == 3 * len(expected)
+    for variable in range(3):
+        for window in (0, 1, len(expected) - 1):
+            x, y = dataset[variable * len(expected) + window]
+            np.testing.assert_allclose(x, expected[window][0][:, [variable]], atol=1e-5)
+            np.testing.assert_allclose(y, expected[window][1][:, [variable]], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MultivariateDatasetBenchmark, UnivariateDatasetBenchmark])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_batch_equals_its_items_one_by_one(tiny, kind, split):
+    dataset = kind(tiny, split, CONTEXT, PATCH, HORIZON, subset_ratio=0.5)
+    indices = [len(dataset) - 1, 0, 3, 3]
+    x, y = dataset.__getitems__(indices)
+    for row, index in enumerate(indices):
+        one_x, one_y = dataset[index]
+        assert torch.equal(x[row], one_x) and torch.equal(y[row], one_y)
+
+
+def test_every_token_of_a_training_pair_is_followed_by_its_next_patch(tiny):
+    x, y = MultivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH)[5]
+    assert torch.equal(y[:-PATCH], x[PATCH:])
+    longer = MultivariateDatasetBenchmark(tiny, "train", CONTEXT + PATCH, PATCH)[5][0]
+    assert torch.equal(y[-PATCH:], longer[-PATCH:])
+
+
+def test_few_shot_training_keeps_every_strideth_window_and_all_of_val_and_test(tiny):
+    expected = naive_windows(series(), "train", CONTEXT, PATCH, HORIZON, stride=4)
+    few = MultivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH, subset_ratio=0.25)
+    assert len(few) == len(expected)
+    for index, (x, y) in enumerate(expected):
+        np.testing.assert_allclose(few[index][0], x, atol=1e-5)
+        np.testing.assert_allclose(few[index][1], y, atol=1e-5)
+    last_x, _ = UnivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH, subset_ratio=0.25)[3 * len(few) - 1]
+    np.testing.assert_allclose(last_x, expected[-1][0][:, [2]], atol=1e-5)
+    for split in ("val", "test"):
+        assert len(MultivariateDatasetBenchmark(tiny, split, CONTEXT, PATCH, HORIZON, subset_ratio=0.25)) \
+            == len(naive_windows(series(), split, CONTEXT, PATCH, HORIZON))
+
+
+def test_an_unknown_split_is_a_programming_error(tiny):
+    with pytest.raises(ValueError, match="split"):
+        MultivariateDatasetBenchmark(tiny, "vali", CONTEXT, PATCH)
+
+
+# --- too short
+
+@pytest.mark.parametrize("split, context, horizon", [("train", 240, 8), ("val", 216, 8), ("test", 24, 96)])
+def test_a_split_without_a_single_window_tells_how_many_rows_are_needed(tmp_path, split, context, horizon):
+    path = write(tmp_path / "short.csv", series(ROWS if split != "val" else 60))
+    with pytest.raises(UserError, match=rf"{split} split.*context of {context}.*rows are needed") as caught:
+        MultivariateDatasetBenchmark(path, split, context, PATCH, horizon)
+    assert "short.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("split, context, horizon", [("train", 240, 8), ("val", 24, 8), ("test", 24, 96)])
+def test_the_rows_that_are_asked_for_are_enough_and_hardly_more_than_needed(tmp_path, split, context, horizon):
+    def attempt(rows):
+        return MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(rows)), split, context, PATCH, horizon)
+
+    with pytest.raises(UserError) as caught:
+        attempt(50)
+    wanted = int(str(caught.value).split("about ")[1].split()[0])
+    assert len(attempt(wanted)) > 0
+    with pytest.raises(UserError):
+        attempt(int(wanted * 0.8))
+
+
+# --- loaders
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 1000])
+def test_no_window_is_dropped_with_the_last_batch(tiny, split, batch_size):
+    dataset, loader = data_provider(flags(tiny, batch_size=batch_size), split)
+    seen = batches(loader)
+    assert len(dataset) == len(naive_windows(series(), split, CONTEXT, PATCH, HORIZON))
+    assert sum(len(x) for x, _ in seen) == len(dataset)
+    assert [len(x) for x, _ in seen[:-1]] == [batch_size] * (len(seen) - 1)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_val_and_test_windows_stay_in_order(tiny, split):
+    dataset, loader = data_provider(flags(tiny), split)
+    joined = torch.cat([x for x, _ in batches(loader)])
+    assert torch.equal(joined, dataset.__getitems__(list(range(len(dataset))))[0])
+
+
+def test_training_windows_come_once_each_and_shuffled(tiny):
+    dataset, loader = data_provider(flags(tiny), "train")
+    joined = torch.cat([x for x, _ in batches(loader)])
+    ordered = dataset.__getitems__(list(range(len(dataset))))[0]
+    assert not torch.equal(joined, ordered)
+    assert torch.equal(joined[:, 0].sort(dim=0).values, ordered[:, 0].sort(dim=0).values)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_workers_do_not_change_the_batches(tiny, split):
+    alone, helped = (batches(data_provider(flags(tiny, num_workers=n), split)[1]) for n in (0, 2))
+    assert len(alone) == len(helped)
+    for (x, y), (other_x, other_y) in zip(alone, helped):
+        assert torch.equal(x, other_x) and torch.equal(y, other_y)
+
+
+def test_walking_through_a_loader_leaves_the_random_numbers_of_training_alone(tiny):
+    # else a resumed run, which opens its loader once more, would draw other dropout masks than an uninterrupted one
+    for split in ("train", "val"):
+        loader = data_provider(flags(tiny), split)[1]
+        before = torch.get_rng_state()
+        next(iter(loader))
+        assert torch.equal(before, torch.get_rng_state()), split
+
+
+def test_testing_may_use_another_context_than_training(tiny):
+    args = flags(tiny, test_seq_len=CONTEXT * 2)
+    assert data_provider(args, "test")[0][0][0].shape == (CONTEXT * 2, 3)
+    assert data_provider(args, "train")[0][0][0].shape == (CONTEXT, 3)
+
+
+def test_the_data_folder_is_root_path_else_dataset_root_else_dataset(monkeypatch):
+    monkeypatch.delenv("DATASET_ROOT", raising=False)
+    args = SimpleNamespace(root_path=None, data_path="a.csv")
+    assert data_file(args).as_posix() == "dataset/a.csv"
+    monkeypatch.setenv("DATASET_ROOT", "/elsewhere")
+    assert data_file(args).as_posix() == "/elsewhere/a.csv"
+    assert data_file(SimpleNamespace(root_path="/given", data_path="a.csv")).as_posix() == "/given/a.csv"
+
+
+# --- the order of training
+
+def order(sampler, epoch, batch=0):
+    sampler.start_at(epoch, batch)
+    return list(sampler)
+
+
+def test_an_epoch_is_a_permutation():
+    flat = sum(order(EpochSampler(103, 10, seed=1), 0), [])
+    assert sorted(flat) == list(range(103)) and flat != list(range(103))
+
+
+def test_epochs_and_seeds_differ_and_repeat_themselves():
+    sampler = EpochSampler(103, 10, seed=1)
+    first = order(sampler, 0)
+    assert order(sampler, 1) != first
+    assert order(sampler, 0) == first
+    assert order(EpochSampler(103, 10, seed=2), 0) != first
+
+
+def test_the_order_does_not_depend_on_the_global_random_state():
+    sampler = EpochSampler(103, 10, seed=1)
+    torch.manual_seed(0)
+    first = order(sampler, 3)
+    torch.manual_seed(99)
+    assert order(sampler, 3) == first
+
+
+def test_a_start_in_the_middle_continues_the_same_order():
+    sampler = EpochSampler(103, 10, seed=1)
+    whole = order(sampler, 2)
+    assert order(sampler, 2, batch=4) == whole[4:]
+    assert len(sampler) == len(whole) - 4 == 7
+    assert sampler.batches_per_epoch == 11
+
+
+@pytest.mark.parametrize("size, world", [(103, 2), (103, 4), (8, 3)])
+def test_processes_get_equal_disjoint_shares(size, world):
+    shares = [order(EpochSampler(size, 5, seed=1, rank=rank, world_size=world), 0) for rank in range(world)]
+    assert len({tuple(map(len, share)) for share in shares}) == 1
+    flat = [i for share in shares for batch in share for i in batch]
+    assert len(flat) == len(set(flat)) == size // world * world
+    assert len(shares[0]) == EpochSampler(size, 5, 1, 0, world).batches_per_epoch
+
+
+def test_the_joint_batches_of_all_processes_are_those_of_one_process_with_a_larger_batch():
+    # so that a distributed run is comparable with a run on one device
+    one = order(EpochSampler(96, 16, seed=1), 0)
+    two = [order(EpochSampler(96, 8, seed=1, rank=rank, world_size=2), 0) for rank in range(2)]
+    for whole, a, b in zip(one, *two):
+        assert sorted(whole) == sorted(a + b)

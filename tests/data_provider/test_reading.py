@@ -1,0 +1,147 @@
+"""Reading: what users have in their files is read as it is, or refused with a line that leads to the cell."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_provider.reading import read_series
+from utils.errors import UserError
+
+VALUES = np.array([[1.5, -2.0, 3.25], [4.0, 5.5, -6.125], [7.0, 0.0, 9.75]])
+# Max Planck's weather file as it is passed around: CRLF, a header that lost its degree signs and superscripts,
+# the sensor's error code -9999 and a clock change
+WEATHER = ("date,p (mbar),PAR (\ufffdmol/m\ufffd/s),OT\r\n"
+           "2020-01-01 00:10:00,1008.89,-9999.0,0.5\r\n"
+           "2020-01-01 00:20:00,1008.76,0.0,-9999\r\n"
+           "2020-01-01 00:20:00,1008.66,1.25,0.75\r\n")
+
+
+def in_every_format(folder):
+    """The same numbers as csv, txt (both separators), npz and npy (also with PEMS' third axis)."""
+    frame = pd.DataFrame(VALUES, columns=["a", "b", "c"])
+    frame.to_csv(folder / "plain.csv", index=False)
+    frame.insert(0, "date", pd.date_range("2020-01-01", periods=3, freq="h"))
+    frame.to_csv(folder / "dated.csv", index=False)
+    np.savetxt(folder / "comma.txt", VALUES, delimiter=",")
+    np.savetxt(folder / "space.txt", VALUES)
+    np.savez(folder / "two.npz", data=VALUES)
+    np.savez(folder / "pems.npz", data=np.stack([VALUES, VALUES + 100], axis=2))
+    np.save(folder / "two.npy", VALUES)
+    return sorted(folder.iterdir())
+
+
+def message(path):
+    with pytest.raises(UserError) as caught:
+        read_series(path)
+    return str(caught.value)
+
+
+def test_csv_txt_npz_and_npy_of_the_same_numbers_read_the_same(tmp_path):
+    paths = in_every_format(tmp_path)
+    assert len(paths) == 7
+    for path in paths:
+        series = read_series(path)
+        np.testing.assert_array_equal(series.values, VALUES, err_msg=path.name)
+        assert series.values.dtype == np.float64
+        assert len(series.names) == 3
+
+
+def test_a_csv_keeps_its_names_and_its_dates_and_other_files_get_numbered_names(tmp_path):
+    in_every_format(tmp_path)
+    dated, bare = read_series(tmp_path / "dated.csv"), read_series(tmp_path / "two.npy")
+    assert dated.names == ["a", "b", "c"]
+    assert list(dated.dates)[0].startswith("2020-01-01")
+    assert bare.names == ["var0", "var1", "var2"] and bare.dates is None
+    assert read_series(tmp_path / "plain.csv").dates is None
+
+
+def test_a_one_dimensional_array_is_one_variable(tmp_path):
+    np.save(tmp_path / "one.npy", np.arange(5))
+    assert read_series(tmp_path / "one.npy").values.shape == (5, 1)
+
+
+def test_a_weather_file_is_read_as_it_is(tmp_path):
+    path = tmp_path / "weather.csv"
+    path.write_bytes(WEATHER.encode())
+    series = read_series(path)
+    np.testing.assert_array_equal(series.values, [[1008.89, -9999, 0.5], [1008.76, 0, -9999], [1008.66, 1.25, 0.75]])
+    assert series.names == ["p (mbar)", "PAR (\ufffdmol/m\ufffd/s)", "OT"]
+    assert series.dates[1] == series.dates[2] == "2020-01-01 00:20:00"  # nothing is merged or dropped
+
+
+def test_a_header_in_another_encoding_does_not_stop_the_reading(tmp_path):
+    path = tmp_path / "latin.csv"
+    path.write_bytes("date,T (°C)\n2020-01-01,1.0\n2020-01-02,2.0\n".encode("latin-1"))
+    series = read_series(path)
+    np.testing.assert_array_equal(series.values, [[1.0], [2.0]])
+    assert series.names[0].startswith("T (") and series.names[0].endswith("C)")
+
+
+def test_columns_named_by_numbers_as_in_electricity_are_names(tmp_path):
+    path = tmp_path / "electricity.csv"
+    path.write_text("date,0,1,OT\n2016-07-01 02:00:00,14,69,5\n2016-07-01 03:00:00,18,92,6\n")
+    assert read_series(path).names == ["0", "1", "OT"]
+
+
+def test_dates_are_recognised_under_any_column_name(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("when,x\n2016-07-01 02:00,1\n2016-07-01 03:00,2\n")
+    assert read_series(path).names == ["x"]
+
+
+def test_text_in_a_numeric_cell_is_named_by_file_line_and_column(tmp_path):
+    path = tmp_path / "typo.csv"
+    path.write_text("date,a,b\n2020-01-01,1,2\n2020-01-02,3,4,\n2020-01-03,5,6o\n".replace("4,\n", "4\n"))
+    said = message(path)
+    assert "typo.csv" in said and "line 4" in said and "'b'" in said and "6o" in said
+
+
+def test_the_line_of_a_bad_cell_counts_blank_lines_too(tmp_path):
+    # an editor that jumps to the named line must land on the bad cell
+    path = tmp_path / "blank.csv"
+    path.write_text("date,a\n2020-01-01,1\n\n2020-01-02,oops\n")
+    assert "line 4" in message(path)
+
+
+def test_a_gap_is_named_with_its_first_row_its_column_and_its_length(tmp_path):
+    path = tmp_path / "gap.csv"
+    path.write_text("date,a,b\nd1,1,2\nd2,3,\nd3,5,NaN\nd4,7,\nd5,9,10\nd6,9,\n")
+    said = message(path)
+    assert "gap.csv" in said and "row 2" in said and "'b'" in said and "run of 3" in said and "4 such cells" in said
+
+
+def test_a_gap_that_reaches_the_end_of_the_file_has_its_full_length(tmp_path):
+    path = tmp_path / "tail.npy"
+    np.save(path, np.array([1.0, 2.0, np.nan, np.nan]))
+    assert "row 3" in message(path) and "run of 2" in message(path)
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("absent.csv", None, ["absent.csv", "does not exist", "data_provider.download"]),
+    ("data.parquet", b"PAR1", ["data.parquet", ".parquet", ".csv"]),
+    ("dates.csv", b"date\n2020-01-01\n2020-01-02\n", ["dates.csv", "no numeric column"]),
+    ("header.csv", b"date,a\n", ["header.csv", "no rows"]),
+    ("nothing.csv", b"", ["nothing.csv", "cannot be read"]),
+    ("headless.csv", b"1.5,2.5\n3.5,4.5\n", ["headless.csv", "header"]),
+    ("typo.txt", b"1 2\n3 x4\n", ["typo.txt", "line 2", "column 2", "x4"]),
+    ("ragged.txt", b"1 2\n3\n", ["ragged.txt", "line 2", "1 cells", "2"]),
+    ("empty.txt", b"\n", ["empty.txt", "empty"]),
+    ("cut.npz", b"PK\x03\x04half", ["cut.npz", "damaged"]),
+    ("cut.npy", b"\x93NUMPY", ["cut.npy", "damaged"]),
+])
+def test_an_unusable_file_is_refused_with_a_reason(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    said = message(tmp_path / name)
+    assert "\n" not in said
+    for word in words:
+        assert word in said
+
+
+def test_an_array_that_needs_a_pickle_is_refused(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([[1, "a"]], dtype=object))
+    assert "objects.npy" in message(tmp_path / "objects.npy")
+
+
+def test_an_npz_without_the_array_data_tells_what_it_found(tmp_path):
+    np.savez(tmp_path / "other.npz", values=VALUES)
+    assert "values" in message(tmp_path / "other.npz")

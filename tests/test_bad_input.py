@@ -1,0 +1,284 @@
+"""Bad input: exit code 2, one line on stderr that says what, where and what to do, and nothing written."""
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import run
+from models import timer_xl, timer_xl_draft
+from models.config import ModelConfig
+from utils.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ("--quiet --root_path . --data_path good.csv --seq_len 48 --input_token_len 12 --test_pred_len 36 "
+         "--d_model 16 --n_heads 2 --d_ff 32 --train_epochs 1")
+TEST = "--is_training 0 --checkpoints given --test_dir target"
+DRAFT = "given/draft/checkpoint.pth"
+
+
+class Payload:
+    """Unpickling an object of this class would run a command."""
+
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def save_model(folder, name="timer_xl", **changes):
+    """An untrained model of the size that SMALL asks for, with its args.json."""
+    config = ModelConfig(**({"input_token_len": 12, "d_model": 16, "n_heads": 2, "d_ff": 32, "e_layers": 1,
+                             "use_norm": False} | changes))
+    model = (timer_xl if name == "timer_xl" else timer_xl_draft).Model(config)
+    save_checkpoint(Path(folder), model.state_dict(), config.as_dict() | {"model": name})
+
+
+def write_rows(name, rows, edit=None, header="date,HUFL,OT"):
+    values = np.random.default_rng(0).normal(size=(rows, 2)).round(4)
+    lines = [f"2020-01-01 {i:05d},{a},{b}" for i, (a, b) in enumerate(values)]
+    for row, text in (edit or {}).items():
+        lines[row] = text
+    Path(name).write_text("\n".join([header, *lines]) + "\n")
+
+
+def date_only():
+    Path("dates.csv").write_text("date\n" + "".join(f"2020-01-{day:02d}\n" for day in range(1, 29)))
+
+
+def typo():
+    write_rows("typo.csv", 600, {7: "2020-01-01,1.5,12o.4"})
+
+
+def nan_run():
+    write_rows("gap.csv", 600, dict.fromkeys(range(99, 104), "2020-01-01,1.5,"))
+
+
+def truncated():
+    save_model("given/target")
+    content = Path("given/target/checkpoint.pth").read_bytes()
+    Path("given/target/checkpoint.pth").write_bytes(content[:len(content) // 2])
+
+
+def malicious():
+    save_model("given/target")
+    with open("given/target/checkpoint.pth", "wb") as handle:
+        pickle.dump({"head.weight": Payload()}, handle)
+
+
+def malicious_archive():
+    save_model("given/target")
+    torch.save({"head.weight": Payload()}, "given/target/checkpoint.pth")
+
+
+def list_of_tensors():
+    save_model("given/target")
+    torch.save([torch.zeros(3)], "given/target/checkpoint.pth")
+
+
+def settings_of_another_shape():
+    save_model("given/other", d_model=24)
+    save_model("given/target")
+    Path("given/other/checkpoint.pth").replace("given/target/checkpoint.pth")
+
+
+def args_json(content):
+    def prepare():
+        save_model("given/target")
+        Path("given/target/args.json").write_text(content)
+    return prepare
+
+
+def pair(**draft_changes):
+    def prepare():
+        save_model("given/target")
+        save_model("given/draft", "timer_xl_draft", draft_stochastic=True, **draft_changes)
+    return prepare
+
+
+def target_of_patch_24():
+    save_model("given/target", input_token_len=24)
+
+
+def just_target():
+    save_model("given/target")
+
+
+def nothing():
+    pass
+
+
+@dataclass
+class Case:
+    """flags are added to SMALL and win over it; words must all stand in the one line on stderr."""
+
+    name: str
+    flags: str
+    words: list
+    prepare: Callable = nothing
+
+
+SPECULATIVE = f"{TEST} --use_speculative --spec_draft_ckpt {DRAFT}"
+CASES = [
+    # data
+    Case("missing data file", "--data_path nowhere.csv", ["nowhere.csv", "does not exist", "--data_path"]),
+    Case("date-only csv", "--data_path dates.csv", ["dates.csv", "no numeric column"], date_only),
+    Case("text in a numeric cell", "--data_path typo.csv", ["typo.csv", "line 9", "'OT'", "12o.4"], typo),
+    Case("run of missing values", "--data_path gap.csv", ["gap.csv", "row 100", "'OT'", "run of 5"], nan_run),
+    Case("too few rows to train", "--data_path short.csv", ["short.csv", "60 rows", "rows are needed"],
+         lambda: write_rows("short.csv", 60)),
+    Case("too few rows to test", f"{TEST} --data_path short.csv --test_pred_len 96",
+         ["short.csv", "200 rows", "test split", "rows are needed"],
+         lambda: (just_target(), write_rows("short.csv", 200))),
+    # found before the training, not hours later
+    Case("horizon longer than the test part, in training", "--test_pred_len 240", ["good.csv", "600 rows", "240"]),
+    Case("cut ETT file", "--data_path ETTh1.csv", ["ETTh1.csv", "600", "14400"], lambda: write_rows("ETTh1.csv", 600)),
+    # lengths
+    Case("seq_len not a multiple of the patch", "--seq_len 50", ["--seq_len 50", "--input_token_len 12", "48"]),
+    Case("test_seq_len not a multiple of the patch", "--test_seq_len 53", ["--test_seq_len 53", "12", "48"]),
+    Case("seq_len below the patch", "--seq_len 5", ["--seq_len 5", "use 12"]),
+    Case("output_token_len different", "--output_token_len 24",
+         ["--output_token_len 24", "--input_token_len 12", "equal"]),
+    Case("d_model and n_heads that do not fit", "--d_model 10 --n_heads 3",
+         ["--d_model 10", "--n_heads 3", "multiple of 4"]),
+    Case("odd head width", "--d_model 12 --n_heads 2", ["--d_model 12", "--n_heads 2", "multiple of 4"]),
+    # checkpoints
+    Case("checkpoint missing", TEST, ["target/checkpoint.pth", "does not exist"]),
+    Case("checkpoint cut short", TEST, ["target/checkpoint.pth", "damaged"], truncated),
+    Case("checkpoint that runs code, plain pickle", TEST, ["target/checkpoint.pth", "could run code"], malicious),
+    Case("checkpoint that runs code, torch archive", TEST, ["target/checkpoint.pth", "could run code"],
+         malicious_archive),
+    Case("checkpoint of a wrong type", TEST, ["target/checkpoint.pth", "list"], list_of_tensors),
+    Case("checkpoint of another shape", TEST,
+         ["target/checkpoint.pth", "embedding.weight", "[24, 12]", "[16, 12]"], settings_of_another_shape),
+    Case("checkpoint of a draft tested as a target", f"{TEST} --test_dir draft",
+         ["draft/checkpoint.pth", "timer_xl_draft", "not a timer_xl"], pair()),
+    Case("checkpoint of a draft as the distillation target",
+         f"--model timer_xl_draft --distill --distill_target_ckpt {DRAFT}", ["draft/checkpoint.pth", "timer_xl_draft"],
+         pair()),
+    Case("args.json cut short", TEST, ["target/args.json", "not valid JSON"], args_json('{"model": "timer_')),
+    Case("args.json is a list", TEST, ["target/args.json", "JSON object"], args_json("[1]")),
+    Case("args.json without the architecture", TEST, ["args.json", "d_model"],
+         args_json('{"model": "timer_xl", "input_token_len": 12}')),
+    Case("args.json without the patch length", TEST, ["args.json", "input_token_len"],
+         args_json('{"model": "timer_xl", "d_model": 16, "n_heads": 2, "d_ff": 32, "e_layers": 1}')),
+    Case("flag contradicting args.json", f"{TEST} --d_model 32",
+         ["--d_model 32", "16", "target/checkpoint.pth", "leave the flag out"], just_target),
+    Case("switch contradicting args.json", f"{TEST} --use_norm", ["--use_norm True", "False"], just_target),
+    Case("target of another patch length", TEST, ["target/checkpoint.pth", "24", "--input_token_len 12", "patch"],
+         target_of_patch_24),
+    Case("draft of another patch length", SPECULATIVE,
+         ["draft/checkpoint.pth", "24", "--input_token_len 12", "patch"], pair(input_token_len=24)),
+    Case("draft missing", SPECULATIVE, [DRAFT, "does not exist"], just_target),
+    Case("draft missing, found before the training", f"--use_speculative --spec_draft_ckpt {DRAFT}",
+         [DRAFT, "does not exist"]),
+    Case("pretrained weights missing", "--adaptation --pretrain_model_path given/none.pth", ["given/none.pth"]),
+    # flags out of range
+    Case("negative spec_tol", f"{SPECULATIVE} --spec_tol -0.1", ["--spec_tol", "-0.1", "at least 0"]),
+    Case("dropout above one", "--dropout 1.5", ["--dropout", "1.5", "at most 0.999"]),
+    Case("spec_k 0", f"{SPECULATIVE} --spec_k 0", ["--spec_k", "0", "at least 1"]),
+    Case("subset ratio 0", "--subset_rand_ratio 0", ["--subset_rand_ratio", "above 0"]),
+    Case("not a number", "--learning_rate fast", ["--learning_rate", "'fast'", "not a number"]),
+    Case("not finite", "--learning_rate nan", ["--learning_rate", "nan", "above 0"]),
+    Case("infinite", "--learning_rate inf", ["--learning_rate", "inf"]),
+    Case("half a batch", "--batch_size 1.5", ["--batch_size", "1.5", "whole number"]),
+    Case("unknown rule", f"{SPECULATIVE} --spec_accept_rule hope",
+         ["--spec_accept_rule", "hope", "simplified", "tolerance"]),
+    Case("unknown flag", "--spec_tolerance 1", ["--spec_tolerance", "--help"]),
+    # paths that leave their folder
+    Case("model_id leaving its folder", "--model_id ../../x", ["--model_id", "../../x", "leaves the folder"]),
+    Case("des leaving its folder", "--des /../../../x", ["--des", "leaves the folder"]),
+    Case("test_dir leaving its folder", f"{TEST} --test_dir ../target", ["--test_dir", "../target"], just_target),
+    Case("test_file_name leaving its folder", f"{TEST} --test_file_name ../../secret.pth",
+         ["--test_file_name", "../../secret.pth"], just_target),
+    Case("spec_debug_out leaving its folder", f"{SPECULATIVE} --spec_debug_accept --spec_debug_out ../../x.csv",
+         ["--spec_debug_out", "../../x.csv"], pair()),
+    Case("checkpoints is a file", "--checkpoints good.csv", ["good.csv"]),
+    # flags without what they need, or without effect
+    Case("spec_k without speculation", f"{TEST} --spec_k 2", ["--spec_k", "no effect", "--use_speculative"],
+         just_target),
+    Case("distill_target_d_model without distill", "--distill_target_d_model 16", ["--distill_target_d_model",
+                                                                                  "no effect", "--distill"]),
+    Case("draft_teacher_noise without distill", "--draft_teacher_noise 0.1", ["--draft_teacher_noise", "--distill"]),
+    Case("season without compare", "--season 12", ["--season", "--compare"]),
+    Case("pretrain_model_path without adaptation", "--pretrain_model_path x.pth", ["--pretrain_model_path",
+                                                                                   "--adaptation"]),
+    Case("draft_stochastic for a target", "--draft_stochastic", ["--draft_stochastic", "timer_xl_draft"]),
+    Case("adaptation without weights", "--adaptation", ["--adaptation", "--pretrain_model_path"]),
+    Case("distill without a target", "--model timer_xl_draft --distill", ["--distill", "--distill_target_ckpt"]),
+    Case("use_speculative without a draft", f"{TEST} --use_speculative", ["--use_speculative", "--spec_draft_ckpt"]),
+    Case("compare without a draft", f"{TEST} --compare", ["--compare", "--spec_draft_ckpt"]),
+    Case("compare together with use_speculative", f"{SPECULATIVE} --compare", ["--compare", "--use_speculative"]),
+    Case("compare of a draft", f"{TEST} --compare --spec_draft_ckpt {DRAFT} --model timer_xl_draft",
+         ["--compare", "timer_xl_draft"], pair()),
+    Case("spec_sigma together with tolerance", f"{SPECULATIVE} --spec_accept_rule tolerance --spec_sigma 0.2",
+         ["--spec_sigma", "tolerance", "simplified"]),
+    Case("spec_temp together with tolerance", f"{SPECULATIVE} --spec_accept_rule tolerance --spec_temp 2",
+         ["--spec_temp", "tolerance"]),
+    Case("spec_tol together with simplified", f"{SPECULATIVE} --spec_accept_rule simplified --spec_tol 0.2",
+         ["--spec_tol", "simplified"]),
+    Case("sampled emission together with tolerance", f"{SPECULATIVE} --spec_emit sample", ["--spec_emit", "tolerance"]),
+    Case("spec_debug_accept together with compare",
+         f"{TEST} --compare --spec_draft_ckpt {DRAFT} --spec_debug_accept", ["--spec_debug_accept", "--compare"]),
+    Case("dp", "--dp", ["--dp", "--ddp", "torchrun"]),
+    Case("ddp without torchrun", "--ddp", ["--ddp", "torchrun"]),
+]
+
+
+def tree(folder):
+    """Every file and folder below, with content."""
+    return {path: path.read_bytes() if path.is_file() else None for path in Path(folder).rglob("*")}
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    # one level down, so that names with '..' would land inside tmp_path and be seen
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    monkeypatch.delenv("RANK", raising=False)
+    write_rows("good.csv", 600)
+    return tmp_path
+
+
+def assert_one_error_line(text, words):
+    assert re.fullmatch(r"error: [^\n]+\n", text), text
+    missing = [word for word in words if word not in text]
+    assert not missing, f"{missing} not in: {text}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_is_one_line_with_exit_code_2_and_writes_nothing(workplace, capsys, recwarn, case):
+    case.prepare()
+    before = tree(workplace)
+    code = run.main(f"{SMALL} {case.flags}".split())
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert_one_error_line(said, case.words)
+    assert not [str(warning.message) for warning in recwarn]  # outside of pytest it would be another line on stderr
+    assert tree(workplace) == before  # no folder either; a payload would have left 'executed'
+
+
+def test_the_payload_of_these_tests_would_really_run(workplace):
+    # else the test of malicious checkpoints could not fail
+    pickle.loads(pickle.dumps(Payload()))
+    assert Path("executed").exists()
+
+
+def test_the_base_flags_of_these_tests_are_good(workplace, capsys):
+    # else every case could fail for another reason than its own
+    just_target()
+    assert run.main(f"{SMALL} {TEST}".split()) == 0, capsys.readouterr().err
+
+
+def test_the_program_ends_with_code_2_and_without_a_traceback(workplace):
+    command = [sys.executable, str(ROOT / "run.py"), *SMALL.split(), "--data_path", "nowhere.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert_one_error_line(done.stderr, ["nowhere.csv"])
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not Path("checkpoints").exists() and not Path("test_results").exists()
