@@ -16,6 +16,10 @@ from dataclasses import dataclass
 
 import torch
 
+# On a CPU a pass over many windows is cut so that its activations stay in the cache: 512 windows of 49 tokens at
+# d_model 256 take 370 to 480 ms in parts of 64 and 520 ms at once (2 cores). It also bounds the memory of a pass.
+CPU_TOKENS = 3136
+
 
 @dataclass
 class Prediction:
@@ -77,7 +81,12 @@ class WindowDecoding:
         k = 0 if patches is None else patches.shape[1]
         for i in range(k):
             state.append(patches[:, i])
-        mean, logvar, scale = self.predict_next(state.windows(k + 1))
-        split = (-1, k + 1)
-        return Prediction(mean.unflatten(0, split), None if logvar is None else logvar.unflatten(0, split),
-                          scale.unflatten(0, split))
+        windows = state.windows(k + 1)
+        tokens = windows.shape[1] * windows.shape[2] // self.patch_len
+        part = max(1, CPU_TOKENS // tokens) if windows.device.type == "cpu" else len(windows)
+        mean, logvar, scale = zip(*(self.predict_next(some) for some in windows.split(part)))
+
+        def joined(parts):
+            return None if parts[0] is None else torch.cat(parts).unflatten(0, (-1, k + 1))
+
+        return Prediction(joined(mean), joined(logvar), joined(scale))

@@ -50,3 +50,14 @@ def test_extending_by_k_patches_is_k_plus_one_single_predictions(series):
 def test_a_context_that_is_no_multiple_of_the_patch_is_refused():
     with pytest.raises(ValueError, match="not a multiple of the patch"):
         tiny_target().start(torch.zeros(1, 3 * PATCH + 1, 2), room=1)
+
+
+def test_a_pass_cut_into_parts_gives_what_one_pass_gives(series, monkeypatch):
+    model, context = tiny_target(), series(rows=6)
+    patches = series(rows=6, length=2 * PATCH, seed=4).unflatten(1, (2, PATCH))
+    with torch.inference_mode():
+        whole = model.extend(model.start(context, room=2), patches)
+        monkeypatch.setattr("models.decoding.CPU_TOKENS", 4 * 15)  # 18 windows of 15 tokens: parts of 4, 4, 4, 4, 2
+        parts = model.extend(model.start(context, room=2), patches)
+    torch.testing.assert_close(parts.mean, whole.mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.scale, whole.scale)
