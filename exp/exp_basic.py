@@ -121,7 +121,11 @@ class Exp_Basic:
     def tested_checkpoint(self, setting: str) -> Path:
         """The checkpoint that a test names; patch, context and data class come from it where no flag says otherwise."""
         path = inside(self.checkpoint_folder(setting), self.args.test_file_name, "--test_file_name")
-        adopt(self.args, read_settings(path) or {}, ("input_token_len", "seq_len", "data", "covariate"))
+        settings = read_settings(path) or {}
+        adopt(self.args, settings, ("input_token_len", "seq_len", "data", "covariate"))
+        trained_on, tested_on = Path(settings.get("data_path", "")).name, Path(self.args.data_path).name
+        if settings and trained_on != tested_on:
+            self.say(f"note: {path} was trained on {trained_on} and is tested on {tested_on}")
         return path
 
     def adopt_target(self) -> None:

@@ -14,6 +14,7 @@ from utils.checkpoint import CHECKPOINT, load_into, read_state
 from utils.errors import UserError
 from utils.files import inside
 from utils.losses import DistillationLoss, SupervisedLoss, SupervisedNLL
+from utils.precision import autocast
 from utils.results import (
     breakdown_line,
     inference_line,
@@ -129,7 +130,8 @@ class Exp_Forecast(Exp_Basic):
                   for m in (model, draft)]
         method = AloneMethod(traced[0], args.test_pred_len) if draft is None else make_speculative(*traced, args)
         observer = AcceptanceLog(args.spec_debug_n) if args.spec_debug_accept else None
-        out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
+        with autocast(args, self.device):
+            out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
         metrics = self._metrics(out, setting, checkpoint, draft is not None)
         self.say(f"{setting}{mode}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, mae:{metrics['mae']:.4f}")
         self.say(inference_line(metrics))
@@ -173,7 +175,8 @@ class Exp_Forecast(Exp_Basic):
         target, draft = self._load_pair(checkpoint)
         folder = self._results_folder(setting, "_compare")
         dataset, loader = data_provider(args, "test")
-        rows = compare(target, draft, dataset, loader, args, self.device, folder)
+        with autocast(args, self.device):
+            rows = compare(target, draft, dataset, loader, args, self.device, folder)
         self.say(describe(rows))
         write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": args.spec_draft_ckpt,
                                "settings": {name: value for name, value in vars(args).items() if name != "explicit"}})

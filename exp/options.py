@@ -127,7 +127,7 @@ def _device(parser):
     add("--devices", default=None, help="GPUs of --ddp, one a process: 0,1,2,3 (default: in order)")
     add("--ddp", action="store_true", help="distributed training; start with torchrun")
     add("--dp", action="store_true", help="refused: --ddp does the same and better")
-    add("--amp", action="store_true", help="automatic mixed precision")
+    add("--amp", action="store_true", help="automatic mixed precision, in training and testing")
     add("--amp_dtype", default="bf16", choices=["bf16", "fp16"])
 
 

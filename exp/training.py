@@ -1,5 +1,4 @@
 """One training run: steps, validation, early stopping, and a state from which a killed run goes on unchanged."""
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from utils.checkpoint import CHECKPOINT, read_tensors, save_checkpoint, save_tensors
 from utils.errors import UserError
+from utils.precision import autocast
 from utils.schedules import learning_rate
 
 RESUME = "resume.pth"
@@ -94,7 +94,7 @@ class Trainer:
     def _step(self, x, y) -> float:
         self.wrapped.train()
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-        with self._precision():
+        with autocast(self.args, self.device):
             loss = self.loss_fn(self.wrapped, x, y)
         value = loss.item()
         if value != value or value in (float("inf"), float("-inf")):
@@ -112,18 +112,13 @@ class Trainer:
             self.average.update_parameters(self.model)
         return value
 
-    def _precision(self):
-        if not self.args.amp:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16 if self.args.amp_dtype == "bf16" else torch.float16)
-
     @torch.no_grad()
     def validate(self) -> float:
         """Mean validation loss over all windows, every window counted once."""
         self.candidate.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for x, y in self.val_loader:
-            with self._precision():
+            with autocast(self.args, self.device):
                 loss = self.loss_fn(self.candidate, x.to(self.device), y.to(self.device))
             total += loss.double() * len(x)
         return (total / len(self.val_loader.dataset)).item()
