@@ -53,6 +53,16 @@ class Trainer:
         else:
             # what an older run of the same name left must not be taken for this run's
             (self.folder / RESUME).unlink(missing_ok=True)
+        try:
+            self._run_epochs()
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+        if self.best == float("inf"):
+            raise UserError(f"no validation was finite: no checkpoint in {self.folder}; lower --learning_rate")
+        return self.best
+
+    def _run_epochs(self) -> None:
         total = self.args.train_epochs * self.train_loader.batch_sampler.batches_per_epoch
         with tqdm(total=total, initial=self.step, desc="train", unit="step",
                   disable=self.args.quiet or not self.is_main) as bar:
@@ -61,11 +71,6 @@ class Trainer:
         if not self.finished:
             self.finished = True
             self._save_resume()
-        if self.writer is not None:
-            self.writer.close()
-        if self.best == float("inf"):
-            raise UserError(f"no validation was finite: no checkpoint in {self.folder}; lower --learning_rate")
-        return self.best
 
     def _run_epoch(self, bar) -> None:
         rate = learning_rate(self.epoch, self.args.learning_rate, self.args.lradj, self.args.cosine, self.args.tmax)

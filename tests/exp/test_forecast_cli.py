@@ -148,6 +148,13 @@ def test_the_metrics_equal_an_independent_rolling_forecast(lab, place, setting, 
     assert got["horizon"] == options["horizon"] and got["context"] == options.get("context", CONTEXT)
 
 
+def test_mixed_precision_changes_the_forecast_a_little_and_only_a_little(lab, place):
+    assert command(lab, "--test_pred_len 24 --amp") == 0
+    exact = np.mean(rolling_errors(load(lab, TARGET), 24) ** 2)
+    assert metrics()["mse"] == pytest.approx(exact, rel=0.02)
+    assert metrics()["mse"] != pytest.approx(exact, rel=1e-6)
+
+
 def test_the_published_text_files_are_appended_to(lab, place):
     for horizon in (12, 24):
         assert command(lab, f"--test_pred_len {horizon} --trace_inference_breakdown") == 0
