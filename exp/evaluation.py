@@ -37,10 +37,11 @@ class SpeculativeMethod:
     adaptive: K follows the acceptance seen in earlier batches, one step at a time, between 1 and max_proposals.
     """
 
-    def __init__(self, target, draft, horizon: int, rule, max_proposals: int | None, seed: int, adaptive: bool = False):
+    def __init__(self, target, draft, horizon: int, rule, max_proposals: int | None, seed: int, adaptive: bool = False,
+                 repropose: str = "draft"):
         self.target, self.draft, self.horizon, self.rule = target, draft, horizon, rule
         self.generator = torch.Generator().manual_seed(seed)
-        self.adaptive = adaptive
+        self.adaptive, self.repropose = adaptive, repropose
         most = max(1, patches_in(horizon, target.patch_len) - 1)
         self.most = most if max_proposals is None else min(max_proposals, most)
         self.max_proposals = self.most
@@ -51,7 +52,7 @@ class SpeculativeMethod:
             patches = patches_in(self.horizon, self.target.patch_len)
             noise = Noise.draw(context, patches, self.target.patch_len, self.generator)
         decoded = decode_speculative(self.target, self.draft, context, self.horizon, self.rule, self.max_proposals,
-                                     noise, observer)
+                                     noise, observer, self.repropose)
         if self.adaptive:
             self._adapt(decoded)
         return decoded
@@ -70,7 +71,7 @@ def make_speculative(target, draft, args, rule_name: str | None = None, emit: st
     name = rule_name or args.spec_accept_rule
     proposals = args.spec_k or (3 if name == "simplified" else None)
     return SpeculativeMethod(target, draft, args.test_pred_len, make_rule(name, args, emit), proposals, args.seed,
-                             args.spec_adaptive)
+                             args.spec_adaptive, args.spec_repropose if name == "tolerance" else "draft")
 
 
 @dataclass

@@ -18,7 +18,9 @@ from utils.files import inside
 MODELS = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model}
 SIZES = ("d_model", "n_heads", "d_ff", "e_layers")
 SCALES = tuple(f"draft_scale_{size}" for size in SIZES)
-ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "input_token_len")
+DRAFT_ONLY = {"draft_stochastic": False, "draft_patches": 1} | dict.fromkeys(SCALES, 1.0)
+ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "norm_mode", "norm_window",
+                "input_token_len")
 
 
 def seed_everything(seed: int) -> None:
@@ -80,7 +82,7 @@ class Exp_Basic:
         for size in SIZES:
             settings[size] = getattr(self.args, prefix + size) or getattr(self.args, size)
         if model != "timer_xl_draft":
-            settings |= dict.fromkeys(SCALES, 1.0) | {"draft_stochastic": False}
+            settings |= DRAFT_ONLY
         return ModelConfig.from_mapping(settings)
 
     def new_model(self, name: str, config: ModelConfig) -> torch.nn.Module:
@@ -111,12 +113,26 @@ class Exp_Basic:
                 raise UserError(f"checkpoint {path} has a patch of {settings['input_token_len']} steps, this run has "
                                 f"--input_token_len {self.args.input_token_len}: they must be equal, for target and "
                                 "draft alike")
-            names = SIZES if prefix else ARCHITECTURE + (SCALES if name == "timer_xl_draft" else ())
+            names = SIZES if prefix else ARCHITECTURE + ((*SCALES, "draft_patches") if name == "timer_xl_draft" else ())
             check_against_checkpoint(settings, self.args.explicit, self.args, names, path, prefix)
             config = ModelConfig.from_mapping(settings | {"flash_attention": self.args.flash_attention})
         model = self.new_model(name, config)
         load_into(model, read_state(path), path)
+        self._choose_rolling(model, path)
         return model.eval()
+
+    def _choose_rolling(self, model: torch.nn.Module, path: str | Path) -> None:
+        """--rolling, where it is given; says so where it is an approximation, refuses it where it would be wrong."""
+        rolling = self.args.rolling
+        if rolling is None:
+            return
+        if rolling == "cache" and model.config.covariate:
+            raise UserError(f"--rolling cache: {path} was trained with --covariate, where the last variable looks "
+                            "ahead in the others, so that nothing can be kept; use --rolling window")
+        if rolling == "cache" and model.config.use_norm and not model.config.causal:
+            self.say(f"note: --rolling cache is an APPROXIMATION for {path}: it normalises whole windows, so the "
+                     "statistics of the context are frozen (exact: --rolling window, or train with --norm_mode causal)")
+        model.rolling = rolling
 
     def tested_checkpoint(self, setting: str) -> Path:
         """The checkpoint that a test names; patch, context and data class come from it where no flag says otherwise."""

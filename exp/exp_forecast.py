@@ -13,7 +13,7 @@ from exp.training import Trainer
 from utils.checkpoint import CHECKPOINT, load_into, read_state
 from utils.errors import UserError
 from utils.files import inside
-from utils.losses import DistillationLoss, SupervisedLoss, SupervisedNLL
+from utils.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
 from utils.precision import autocast
 from utils.results import (
     breakdown_line,
@@ -95,6 +95,9 @@ class Exp_Forecast(Exp_Basic):
                          valid_last=args.valid_last)
         if args.distill:
             teacher = self.load_model(args.distill_target_model, args.distill_target_ckpt, "distill_target_")
+            if args.draft_rollout:
+                return RolloutLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise,
+                                   args.draft_teacher_dropout, args.draft_rollout, args.covariate)
             return DistillationLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise,
                                     args.draft_teacher_dropout, SupervisedLoss(**selection))
         if args.draft_stochastic and args.model == "timer_xl_draft":

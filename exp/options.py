@@ -92,9 +92,13 @@ def _model(parser):
     add("--dropout", type=rate, default=0.1)
     add("--activation", default="relu", choices=sorted(ACTIVATIONS))
     add("--covariate", action="store_true", help="forecast the last variable, the others serve as covariates")
-    add("--use_norm", action="store_true", help="normalise every window by its own statistics")
+    add("--use_norm", action="store_true", help="normalise by the series' own statistics")
+    add("--norm_mode", default="window", choices=["window", "causal"],
+        help="statistics of the whole window, or of every patch's own trailing window (makes --rolling cache exact)")
+    add("--norm_window", type=natural, default=0, help="causal: patches of that trailing window (0: the test context)")
     add("--flash_attention", action=argparse.BooleanOptionalAction, default=True, help="fused attention kernel")
     add("--draft_stochastic", action="store_true", help="draft with mean and log-variance heads")
+    add("--draft_patches", type=count, default=1, help="patches that one pass of the draft proposes")
     for part in ("d_model", "n_heads", "d_ff", "e_layers"):
         add(f"--draft_scale_{part}", type=between(0.0, 1.0, open_low=True), default=1.0)
 
@@ -141,6 +145,8 @@ def _distillation(parser):
     add("--draft_nll_var_reg", type=non_negative, default=0.0, help="weight of the variance regularisation")
     add("--draft_teacher_noise", type=non_negative, default=0.0, help="noise on its output, standardised units")
     add("--draft_teacher_dropout", type=rate, default=0.0)
+    add("--draft_rollout", type=natural, default=0, help="on-policy: learn the target's own forecasts of so many "
+        "patches after each window (0: its answers to real windows, as published)")
 
 
 def _speculation(parser):
@@ -151,6 +157,8 @@ def _speculation(parser):
     add("--spec_accept_rule", default=None, choices=sorted(RULES), help="default: tolerance")
     add("--spec_k", type=count, default=None,
         help="most proposals a round (default: 3 for simplified, all remaining patches for tolerance)")
+    add("--spec_repropose", default="draft", choices=["draft", "target"], help="tolerance: proposals after a rejection "
+        "come from the draft, or from what the target's last pass said of later patches")
     add("--spec_tol", type=non_negative, default=0.3, help="tolerance: largest rms gap, in window standard deviations")
     add("--spec_emit", default=None, choices=["sample", "mean"], help="what leaves the decoder (default: sample for "
         "simplified, mean for tolerance, which has no other)")
@@ -163,6 +171,8 @@ def _speculation(parser):
         help="simplified: also accept where the mean squared gap to the target's mean is at most this (<= 0: off)")
     add("--spec_temp", type=positive, default=1.0, help="simplified: factor on both sigmas")
     add("--spec_adaptive", action="store_true", help="adapt K between batches to the acceptance seen, up to --spec_k")
+    add("--rolling", default=None, choices=["window", "cache"], help="re-encode windows, or keep keys and values "
+        "(default: cache for --norm_mode causal, where it is exact, else window)")
     add("--season", type=count, default=24, help="steps in a season, for the seasonal-naive row of --compare")
     add("--compare", action="store_true", help="one table: target, draft, seasonal-naive and the speculative rules")
 
@@ -210,7 +220,7 @@ def _settle(args) -> None:
 
 
 def settle_lengths(args) -> None:
-    """Context and patch: defaults that depend on each other, and what must divide what."""
+    """Context, patch and trailing window: defaults that depend on each other, and what must divide what."""
     if "test_seq_len" not in args.explicit:
         args.test_seq_len = args.seq_len
     if "output_token_len" not in args.explicit:
@@ -224,6 +234,8 @@ def settle_lengths(args) -> None:
             below = length // args.input_token_len * args.input_token_len
             raise UserError(f"--{flag} {length} is not a multiple of the patch (--input_token_len "
                             f"{args.input_token_len}): use {below or args.input_token_len}")
+    if args.norm_mode == "causal" and args.norm_window == 0:
+        args.norm_window = args.test_seq_len // args.input_token_len
 
 
 def adopt(args, settings: dict, names) -> None:
@@ -238,6 +250,7 @@ def _refuse_without_effect(args) -> None:
     """A flag that would change nothing is refused, not ignored."""
     conditions = (("spec_", args.use_speculative or args.compare, "--use_speculative or --compare"),
                   ("distill_target_", args.distill, "--distill"), ("draft_teacher_", args.distill, "--distill"),
+                  ("draft_rollout", args.distill, "--distill"),
                   ("season", args.compare, "--compare"), ("pretrain_model_path", args.adaptation, "--adaptation"),
                   ("tmax", args.cosine, "--cosine"), ("devices", args.ddp, "--ddp"),
                   ("spec_debug_n", args.spec_debug_accept, "--spec_debug_accept"),
@@ -254,6 +267,13 @@ def _refuse_without_effect(args) -> None:
     for name in single:
         if args.compare and name in args.explicit:
             raise UserError(f"--{name} concerns one way to forecast, --compare runs them all: leave one of them out")
+    if args.norm_mode == "causal" and not args.use_norm:
+        raise UserError("--norm_mode causal has no effect without --use_norm: add that flag, or leave this one out")
+    if args.norm_window and args.norm_mode != "causal":
+        raise UserError("--norm_window has no effect without --norm_mode causal: a window is normalised as a whole")
+    if args.draft_patches > 1 and args.is_training and args.draft_rollout < args.draft_patches:
+        raise UserError(f"--draft_patches {args.draft_patches} needs --draft_rollout {args.draft_patches} or more: a "
+                        "draft that speaks of several patches learns them from the target's own forecasts")
     if args.draft_nll_var_reg > 0 and not args.draft_stochastic:
         raise UserError("--draft_nll_var_reg has no effect without --draft_stochastic: only that draft has a variance")
 

@@ -1,6 +1,8 @@
 """Timer-XL's time attention: rotary positions, a binary variable bias and the multivariate causal mask.
 
-Tokens are laid out variable by variable: token c*N + t is patch t of variable c.
+Inside the transformer, tokens are laid out patch by patch: token t*C + c is patch t of variable c. So the newest
+patches are the last tokens, and a cache grows at its end. What the public checkpoints fix is the rotary POSITION
+c*N + t; the order of tokens changes nothing else.
 """
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,35 +16,47 @@ from layers.rotary import apply_rotary, rotary_tables
 
 @dataclass
 class TokenLayout:
-    """What attention must know about the C*N tokens of a window; built once a shape, shared by all layers.
+    """What attention must know about m new patches of C variables that look at T patches; shared by all layers.
 
-    rotary: tables of `rotary_tables` for positions c*N + t.
-    same_variable: [C*N, C*N] long, 1 where query and key belong to one variable.
-    visible: [C*N, C*N] bool, True where the query (row) may look at the key (column).
-    last: [C] indices of the newest token of every variable.
+    times [R, m]: time index of the new patches; R is 1 where all rows of the batch agree, else the batch.
+    rotary: tables for the new tokens, [R, 1, m*C, head_dim // 2].
+    same_variable: [m*C, T*C] long, 1 where query and key belong to one variable.
+    visible: [R, 1, m*C, T*C] bool, True where the query (row) may look at the key (column).
     """
 
+    times: torch.Tensor
     rotary: tuple
     same_variable: torch.Tensor
     visible: torch.Tensor
-    last: torch.Tensor
+
+    @classmethod
+    def build(cls, times: torch.Tensor, keys: int, variables: int, stride: int, head_dim: int,
+              covariate: bool = False) -> "TokenLayout":
+        """keys: T; stride: N of the position c*N + t."""
+        variable = torch.arange(variables, device=times.device)
+        position = (variable * stride + times[..., None]).flatten(1)  # [R, m*C]
+        rotary = tuple(table[:, None] for table in rotary_tables(position, head_dim))
+        query_variable = variable.repeat(times.shape[1])
+        key_variable = variable.repeat(keys)
+        same = query_variable[:, None] == key_variable
+        query_time = times.repeat_interleave(variables, dim=1)
+        key_time = torch.arange(keys, device=times.device).repeat_interleave(variables)
+        past = key_time <= query_time[..., None]  # [R, m*C, T*C]
+        if covariate:
+            # a variable sees itself causally; the last one also sees every token of the others
+            last = variables - 1
+            visible = (same & past) | ((query_variable == last)[:, None] & (key_variable != last))
+        else:
+            visible = past
+        return cls(times, rotary, same.long(), visible[:, None])
 
     @classmethod
     @lru_cache(maxsize=32)  # noqa: B019 (keeps classes alive, of which there is one)
     @torch.inference_mode(False)  # kept between calls: made while testing, it must serve a later training too
-    def build(cls, variables: int, patches: int, head_dim: int, covariate: bool, device) -> "TokenLayout":
-        token = torch.arange(variables * patches, device=device)
-        variable, time = token // patches, token % patches
-        same = variable[:, None] == variable[None, :]
-        past = time[None, :] <= time[:, None]
-        if covariate:
-            # a variable sees itself causally; the last one also sees every token of the others
-            is_last = variable == variables - 1
-            visible = (same & past) | (is_last[:, None] & ~is_last[None, :])
-        else:
-            visible = past
-        last = torch.arange(1, variables + 1, device=device) * patches - 1
-        return cls(rotary_tables(token, head_dim), same.long(), visible, last)
+    def of_window(cls, patches: int, variables: int, stride: int, head_dim: int, covariate: bool, device):
+        """The layout of a pass over a whole series: every patch is new and nothing is cached."""
+        times = torch.arange(patches, device=device)[None]
+        return cls.build(times, patches, variables, stride, head_dim, covariate)
 
 
 class VariableBias(nn.Module):
@@ -65,21 +79,16 @@ class TimeAttention(nn.Module):
         self.dropout = dropout
         self.fused = fused
 
-    def forward(self, q, k, v, layout: TokenLayout, queries=None, want_weights: bool = False):
-        """q [B, heads, Tq, E], k and v [B, heads, C*N, E] -> ([B, heads, Tq, E], weights or None).
-
-        queries: indices of the tokens that q holds, None for all of them.
-        """
-        same, visible, rotary_q = layout.same_variable, layout.visible, layout.rotary
-        if queries is not None:
-            same, visible = same[queries], visible[queries]
-            rotary_q = tuple(table[queries] for table in rotary_q)
-        q, k = apply_rotary(q, rotary_q), apply_rotary(k, layout.rotary)
+    def forward(self, q, k, v, layout: TokenLayout, want_weights: bool = False):
+        """q [B, heads, Tq, E] of the newest tokens, k and v [B, heads, T*C, E], already rotated
+        -> ([B, heads, Tq, E], weights or None)."""
+        asked = slice(-q.shape[2], None)
         scale = q.shape[-1] ** -0.5
-        bias = (self.attn_bias(same) * scale).masked_fill(~visible, float("-inf")).to(q.dtype)
+        bias = self.attn_bias(layout.same_variable[asked]) * scale
+        bias = bias.masked_fill(~layout.visible[:, :, asked], float("-inf")).to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         if self.fused and not want_weights:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout), None
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout), None
         weights = torch.softmax(q @ k.transpose(-1, -2) * scale + bias, dim=-1)
         mixed = F.dropout(weights, dropout, self.training) @ v
         return mixed, weights if want_weights else None
@@ -100,10 +109,18 @@ class AttentionLayer(nn.Module):
     def _heads(self, x):
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
-    def forward(self, x, layout: TokenLayout, queries=None, want_weights: bool = False):
-        """x [B, C*N, D] -> ([B, Tq, D], weights or None); `queries` picks the tokens that are answered."""
-        asked = x if queries is None else x[:, queries]
+    def forward(self, x, layout: TokenLayout, newest: int | None = None, cache=None, want_weights: bool = False):
+        """x [B, m*C, D] -> ([B, Tq, D], weights or None).
+
+        newest: answer for so many of the last tokens only (None: all). cache: a `layers.cache.LayerCache` that keeps
+        the keys and values of these tokens and gives back those of all T patches.
+        """
+        asked = x if newest is None else x[:, -newest:]
         q = self._heads(self.query_projection(asked))
         k, v = self._heads(self.key_projection(x)), self._heads(self.value_projection(x))
-        mixed, weights = self.inner_attention(q, k, v, layout, queries, want_weights)
+        q = apply_rotary(q, tuple(table[:, :, -q.shape[2]:] for table in layout.rotary))
+        k = apply_rotary(k, layout.rotary)
+        if cache is not None:
+            k, v = cache.store(k, v, layout)
+        mixed, weights = self.inner_attention(q, k, v, layout, want_weights)
         return self.out_projection(mixed.transpose(1, 2).flatten(-2)), weights

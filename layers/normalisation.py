@@ -1,36 +1,87 @@
-"""Window normalisation: statistics of a window, and the way there and back."""
+"""Normalisation of patches: statistics of a window or of every patch's own trailing window, and the way back.
+
+Patches are [B, T, P, C]; statistics are [B, T, 1, C], or [B, 1, 1, C] where one pair serves the whole window.
+"""
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 VARIANCE_FLOOR = 1e-5
+JUMP_LIMIT = 5.0
 
 
 @dataclass
-class WindowStats:
-    """mean, stdev: [B, 1, C] in data units; `stdev` is the unit of window-normalised quantities."""
+class PatchStats:
+    """mean, stdev in data units; `stdev` is the unit of window-normalised quantities.
+
+    features [B, T, C, 2], or None: how level and scale moved since the patch before (causal normalisation only).
+    """
 
     mean: torch.Tensor
     stdev: torch.Tensor
+    features: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, window: torch.Tensor) -> "WindowStats":
-        """Statistics over time of window [B, L, C]: mean and sqrt(biased variance + 1e-5)."""
-        mean = window.mean(dim=1, keepdim=True)
-        variance = window.var(dim=1, keepdim=True, unbiased=False)
+    def of_window(cls, patches: torch.Tensor) -> "PatchStats":
+        """One mean and sqrt(biased variance + 1e-5) over all steps of patches [B, T, P, C], a variable."""
+        mean = patches.mean(dim=(1, 2), keepdim=True)
+        variance = patches.var(dim=(1, 2), keepdim=True, unbiased=False)
         return cls(mean.detach(), torch.sqrt(variance + VARIANCE_FLOOR).detach())
 
     @classmethod
-    def identity(cls, window: torch.Tensor) -> "WindowStats":
+    def identity(cls, patches: torch.Tensor) -> "PatchStats":
         """Statistics that change nothing, for models without `use_norm`."""
-        zero = window.new_zeros(window.shape[0], 1, window.shape[2])
+        zero = patches.new_zeros(patches.shape[0], 1, 1, patches.shape[3])
         return cls(zero, torch.ones_like(zero))
 
-    def normalise(self, window: torch.Tensor) -> torch.Tensor:
-        return (window - self.mean) / self.stdev
+    @classmethod
+    def causal(cls, moments: torch.Tensor, present: torch.Tensor, window: int) -> "PatchStats":
+        """Statistics of each patch's own trailing window, from the moments of single patches.
+
+        moments [2, B, window + T, C]: mean and biased variance of consecutive patches, the last T of which are asked
+        for; present [B or 1, window + T] bool, False before the series begins, where windows are cut short.
+        The window of patch t is patches t - window + 1 .. t. Features: (m[t-1] - m[t]) / s[t], clamped to +-5, and
+        log(s[t-1] / s[t]); zero for the first patch of a series.
+        """
+        mean, variance = moments.unfold(2, window, 1)  # each [B, T + 1, C, window]
+        weight = present.to(mean.dtype).unfold(1, window, 1)[:, :, None]
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
+        level = (mean * weight).sum(-1)
+        # law of total variance: nothing cancels, also far from zero
+        spread = ((variance + (mean - level[..., None]).square()) * weight).sum(-1)
+        stdev = torch.sqrt(spread + VARIANCE_FLOOR)
+        jump = ((level[:, :-1] - level[:, 1:]) / stdev[:, 1:]).clamp(-JUMP_LIMIT, JUMP_LIMIT)
+        growth = torch.log(stdev[:, :-1] / stdev[:, 1:])
+        has_previous = present[:, window - 1:-1, None, None]
+        features = torch.stack([jump, growth], dim=-1) * has_previous
+        return cls(level[:, 1:, None].detach(), stdev[:, 1:, None].detach(), features.detach())
+
+    @classmethod
+    def causal_of(cls, patches: torch.Tensor, window: int) -> "PatchStats":
+        """`causal` for all patches [B, T, P, C] of a series from its beginning."""
+        moments = F.pad(patch_moments(patches), (0, 0, window, 0))
+        present = torch.arange(-window, patches.shape[1], device=patches.device)[None] >= 0
+        return cls.causal(moments, present, window)
+
+    def newest(self, count: int) -> "PatchStats":
+        """The statistics of the last `count` patches; what serves the whole window serves them too."""
+        if self.mean.shape[1] == 1:
+            return self
+        features = None if self.features is None else self.features[:, -count:]
+        return PatchStats(self.mean[:, -count:], self.stdev[:, -count:], features)
+
+    def normalise(self, patches: torch.Tensor) -> torch.Tensor:
+        return (patches - self.mean) / self.stdev
 
     def denormalise(self, mean: torch.Tensor) -> torch.Tensor:
-        return mean * self.stdev + self.mean
+        """mean [B, T, J, P, C], normalised, -> data units."""
+        return mean * self.stdev[:, :, None] + self.mean[:, :, None]
 
     def denormalise_logvar(self, logvar: torch.Tensor) -> torch.Tensor:
-        return logvar + 2 * torch.log(self.stdev)
+        return logvar + 2 * torch.log(self.stdev[:, :, None])
+
+
+def patch_moments(patches: torch.Tensor) -> torch.Tensor:
+    """Mean and biased variance of every patch: [B, T, P, C] -> [2, B, T, C]."""
+    return torch.stack([patches.mean(dim=2), patches.var(dim=2, unbiased=False)])

@@ -5,8 +5,8 @@ import torch
 def rotary_tables(positions: torch.Tensor, head_dim: int, base: float = 10000.0):
     """Cosines and sines for `apply_rotary`.
 
-    positions: [T] integer token positions (c*N + t in Timer-XL).
-    Returns two [T, head_dim // 2] tables. Only the first half of a head is rotated, in interleaved pairs
+    positions: [..., T] integer token positions (c*N + t in Timer-XL).
+    Returns two [..., T, head_dim // 2] tables. Only the first half of a head is rotated, in interleaved pairs
     (2i, 2i+1), pair i by the angle position * base^(-2i / (head_dim/2)).
     Raises ValueError where the first half of a head cannot be cut into pairs.
     """
@@ -14,7 +14,7 @@ def rotary_tables(positions: torch.Tensor, head_dim: int, base: float = 10000.0)
         raise ValueError(f"rotary embedding needs a head width divisible by 4, got {head_dim}")
     width = head_dim // 2
     frequency = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
-    angle = positions.float()[:, None] * frequency
+    angle = positions.float()[..., None] * frequency
     angle = angle.repeat_interleave(2, dim=-1)
     return angle.cos(), angle.sin()
 

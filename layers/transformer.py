@@ -22,9 +22,9 @@ class TimerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x, layout: TokenLayout, queries=None, want_weights: bool = False):
-        mixed, weights = self.attention(x, layout, queries, want_weights)
-        x = self.norm1((x if queries is None else x[:, queries]) + self.dropout(mixed))
+    def forward(self, x, layout: TokenLayout, newest: int | None = None, cache=None, want_weights: bool = False):
+        mixed, weights = self.attention(x, layout, newest, cache, want_weights)
+        x = self.norm1((x if newest is None else x[:, -newest:]) + self.dropout(mixed))
         hidden = self.dropout(self.activation(F.linear(x, self.conv1.weight[..., 0], self.conv1.bias)))
         hidden = self.dropout(F.linear(hidden, self.conv2.weight[..., 0], self.conv2.bias))
         return self.norm2(x + hidden), weights
@@ -40,16 +40,15 @@ class TimerBlock(nn.Module):
             TimerLayer(d_model, n_heads, d_ff, dropout, activation, fused) for _ in range(e_layers))
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, x: torch.Tensor, layout: TokenLayout, last_only: bool = False, want_weights: bool = False):
-        """x [B, C*N, D] -> ([B, C*N, D] or, with `last_only`, [B, C, D] of every variable's newest token, weights).
+    def forward(self, x: torch.Tensor, layout: TokenLayout, newest: int | None = None, caches=None,
+                want_weights: bool = False):
+        """x [B, m*C, D], m new patches -> ([B, m*C, D], attention weights of every layer).
 
-        `last_only` lets the last layer answer for C tokens only: its keys need all tokens, its queries and its
-        feed-forward do not.
+        newest: the last layer answers for so many of the last tokens only, [B, newest, D]: its keys need all tokens,
+        its queries and its feed-forward do not. caches: one `LayerCache` a layer, or None for a pass without past.
         """
-        kept = []
-        for layer in self.attn_layers[:-1]:
-            x, weights = layer(x, layout, None, want_weights)
+        kept, last = [], len(self.attn_layers) - 1
+        for i, layer in enumerate(self.attn_layers):
+            x, weights = layer(x, layout, newest if i == last else None, caches[i] if caches else None, want_weights)
             kept.append(weights)
-        x, weights = self.attn_layers[-1](x, layout, layout.last if last_only else None, want_weights)
-        kept.append(weights)
         return self.norm(x), kept

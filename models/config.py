@@ -7,7 +7,9 @@ class ModelConfig:
     """Architecture of a target or a draft.
 
     The scales shrink a draft (`scaled`); at 1.0 they change nothing. `flash_attention` picks the fused attention
-    kernel and does not change what is computed.
+    kernel and does not change what is computed. norm_mode 'causal' normalises every patch by its own trailing window
+    of `norm_window` patches, which is also the stride of rotary positions. draft_patches: patches a draft's heads
+    speak of.
     """
 
     input_token_len: int
@@ -19,8 +21,11 @@ class ModelConfig:
     activation: str = "relu"
     covariate: bool = False
     use_norm: bool = True
+    norm_mode: str = "window"
+    norm_window: int = 0
     flash_attention: bool = True
     draft_stochastic: bool = False
+    draft_patches: int = 1
     draft_scale_d_model: float = 1.0
     draft_scale_n_heads: float = 1.0
     draft_scale_d_ff: float = 1.0
@@ -31,6 +36,10 @@ class ModelConfig:
         """Picks the architecture out of any mapping of settings (args.json, vars(args), a parity file)."""
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in settings.items() if key in known})
+
+    @property
+    def causal(self) -> bool:
+        return self.use_norm and self.norm_mode == "causal"
 
     def as_dict(self) -> dict:
         return asdict(self)

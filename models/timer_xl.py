@@ -3,59 +3,90 @@ import torch
 from torch import nn
 
 from layers.attention import TokenLayout
-from layers.normalisation import WindowStats
+from layers.normalisation import PatchStats
 from layers.transformer import TimerBlock
 from models.config import ModelConfig
-from models.decoding import WindowDecoding
+from models.decoding import Decodable
+
+MOVE_FEATURES = 2  # how level and scale moved: inputs of a causally normalised model beside the patch
 
 
-class TimerBackbone(nn.Module):
-    """Everything below the head: normalisation, patch embedding, transformer."""
+class TimerBackbone(Decodable, nn.Module):
+    """Everything below the heads: normalisation, patch embedding, transformer."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.patch_len = config.input_token_len
-        self.embedding = nn.Linear(self.patch_len, config.d_model)
+        # with covariates the last variable looks ahead in the others: what it has seen changes with every patch
+        self.rolling = "cache" if config.causal and not config.covariate else "window"
+        inputs = self.patch_len + (MOVE_FEATURES if config.causal else 0)
+        self.embedding = nn.Linear(inputs, config.d_model)
         self.blocks = TimerBlock(config.e_layers, config.d_model, config.n_heads, config.d_ff, config.dropout,
                                  config.activation, config.flash_attention)
 
-    def encode(self, x: torch.Tensor, last_only: bool = False, want_weights: bool = False):
-        """x [B, L, C] in data units -> hidden [B, C, N, D] (N = 1 with `last_only`), WindowStats, attention weights."""
-        B, L, C = x.shape
-        if L % self.patch_len:
-            raise ValueError(f"a window of {L} steps is not a multiple of the patch ({self.patch_len})")
-        N = L // self.patch_len
-        stats = WindowStats.of(x) if self.config.use_norm else WindowStats.identity(x)
-        tokens = stats.normalise(x).transpose(1, 2).reshape(B, C * N, self.patch_len)
-        head_dim = self.config.d_model // self.config.n_heads
-        layout = TokenLayout.build(C, N, head_dim, self.config.covariate, x.device)
-        hidden, weights = self.blocks(self.embedding(tokens), layout, last_only, want_weights)
-        return hidden.unflatten(1, (C, -1)), stats, weights
+    @property
+    def head_dim(self) -> int:
+        return self.config.d_model // self.config.n_heads
 
-    @staticmethod
-    def to_series(patches: torch.Tensor) -> torch.Tensor:
-        """[B, C, N, P] -> [B, N*P, C]"""
-        return patches.flatten(2).transpose(1, 2).float()
+    def stride(self, context_patches: int) -> int:
+        """N of the rotary position c*N + t: fixed in training for a causal model, else the length of the context."""
+        return self.config.norm_window if self.config.causal else context_patches
+
+    def to_patches(self, series: torch.Tensor) -> torch.Tensor:
+        """[B, T*P, C] -> [B, T, P, C]"""
+        if series.shape[1] % self.patch_len:
+            raise ValueError(f"a series of {series.shape[1]} steps is not a multiple of the patch ({self.patch_len})")
+        return series.unflatten(1, (-1, self.patch_len))
+
+    def stats_of(self, patches: torch.Tensor) -> PatchStats:
+        """What patches [B, T, P, C], a series from its beginning, are normalised by."""
+        if not self.config.use_norm:
+            return PatchStats.identity(patches)
+        if self.config.causal:
+            return PatchStats.causal_of(patches, self.config.norm_window)
+        return PatchStats.of_window(patches)
+
+    def embed(self, patches: torch.Tensor, stats: PatchStats) -> torch.Tensor:
+        """[B, T, P, C] in data units -> tokens [B, T*C, D]"""
+        inputs = stats.normalise(patches).transpose(2, 3)
+        if stats.features is not None:
+            inputs = torch.cat([inputs, stats.features], dim=-1)
+        return self.embedding(inputs.flatten(1, 2))
+
+    def encode(self, patches: torch.Tensor, newest: int | None = None, want_weights: bool = False):
+        """patches [B, T, P, C], a series from its beginning -> hidden [B, T or newest, C, D], their PatchStats,
+        attention weights."""
+        B, T, _, C = patches.shape
+        stats = self.stats_of(patches)
+        layout = TokenLayout.of_window(T, C, self.stride(T), self.head_dim, self.config.covariate, patches.device)
+        hidden, weights = self.blocks(self.embed(patches, stats), layout, newest and newest * C,
+                                      want_weights=want_weights)
+        return hidden.unflatten(1, (-1, C)), stats if newest is None else stats.newest(newest), weights
+
+    def head_patches(self, head: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+        """A head's output for hidden [B, T, C, D], normalised: [B, T, J, P, C], J patches ahead."""
+        return head(hidden).unflatten(-1, (-1, self.patch_len)).permute(0, 1, 3, 4, 2).float()
+
+    def attention(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Attention weights of every layer, each [B, heads, C*N, C*N], tokens variable by variable."""
+        _, _, N, C = self.to_patches(x).permute(0, 2, 1, 3).shape
+        order = torch.arange(N * C, device=x.device).unflatten(0, (N, C)).T.flatten()
+        return [weights[..., order, :][..., order] for weights in self.encode(self.to_patches(x), None, True)[2]]
 
 
-class Model(WindowDecoding, TimerBackbone):
+class Model(TimerBackbone):
     """The target. Also the deterministic form of any Timer-XL-shaped model."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.head = nn.Linear(config.d_model, config.input_token_len)
 
+    def predict(self, hidden: torch.Tensor, stats: PatchStats):
+        """hidden [B, T, C, D] -> mean [B, T, 1, P, C] in data units, None (no variance head)."""
+        return stats.denormalise(self.head_patches(self.head, hidden)), None
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, L, C] -> [B, L, C], data units: patch t of the output is the prediction of patch t + 1."""
-        hidden, stats, _ = self.encode(x)
-        return stats.denormalise(self.to_series(self.head(hidden)))
-
-    def predict_next(self, windows: torch.Tensor):
-        """windows [B, L, C] -> mean [B, P, C], None (no variance head), scale [B, 1, C]."""
-        hidden, stats, _ = self.encode(windows, last_only=True)
-        return stats.denormalise(self.to_series(self.head(hidden))), None, stats.stdev
-
-    def attention(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Attention weights of every layer, each [B, heads, C*N, C*N]."""
-        return self.encode(x, want_weights=True)[2]
+        hidden, stats, _ = self.encode(self.to_patches(x))
+        return self.predict(hidden, stats)[0].flatten(1, 3)

@@ -3,43 +3,41 @@ import torch
 from torch import nn
 
 from models.config import ModelConfig
-from models.decoding import WindowDecoding
 from models.timer_xl import TimerBackbone
 
 LOGVAR_START = -2.0
 LOGVAR_LIMIT = 10.0
 
 
-class Model(WindowDecoding, TimerBackbone):
-    """`config` holds the target's dimensions and the scales; the model is built at `config.scaled()`."""
+class Model(TimerBackbone):
+    """`config` holds the target's dimensions and the scales; the model is built at `config.scaled()`.
+
+    With draft_patches = J > 1 the heads speak of the next J patches at once: one pass proposes J patches.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__(config.scaled())
-        width = self.config.d_model
-        self.head_mean = nn.Linear(width, self.patch_len)
+        width, outputs = self.config.d_model, self.config.draft_patches * self.patch_len
+        self.head_mean = nn.Linear(width, outputs)
         self.head_logvar = None
         if config.draft_stochastic:
-            self.head_logvar = nn.Linear(width, self.patch_len)
+            self.head_logvar = nn.Linear(width, outputs)
             nn.init.constant_(self.head_logvar.bias, LOGVAR_START)
 
-    def _heads(self, hidden, stats):
-        mean = stats.denormalise(self.to_series(self.head_mean(hidden)))
+    def predict(self, hidden: torch.Tensor, stats):
+        """hidden [B, T, C, D] -> mean, logvar (or None), each [B, T, J, P, C] in data units."""
+        mean = stats.denormalise(self.head_patches(self.head_mean, hidden))
         if self.head_logvar is None:
             return mean, None
-        logvar = self.to_series(self.head_logvar(hidden)).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        logvar = self.head_patches(self.head_logvar, hidden).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
         return mean, stats.denormalise_logvar(logvar)
 
     def forward(self, x: torch.Tensor):
-        """x [B, L, C] -> (mean, logvar) each [B, L, C] in data units; the mean alone for a deterministic draft."""
-        hidden, stats, _ = self.encode(x)
-        mean, logvar = self._heads(hidden, stats)
-        return mean if logvar is None else (mean, logvar)
+        """x [B, L, C] -> (mean, logvar) in data units; the mean alone for a deterministic draft.
 
-    def predict_next(self, windows: torch.Tensor):
-        """windows [B, L, C] -> mean [B, P, C], logvar [B, P, C] or None, scale [B, 1, C]."""
-        hidden, stats, _ = self.encode(windows, last_only=True)
-        return *self._heads(hidden, stats), stats.stdev
-
-    def attention(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Attention weights of every layer, each [B, heads, C*N, C*N]."""
-        return self.encode(x, want_weights=True)[2]
+        Each is [B, L, C], patch t the prediction of patch t + 1; with J > 1 patches ahead it is [B, T, J, P, C].
+        """
+        hidden, stats, _ = self.encode(self.to_patches(x))
+        several = self.config.draft_patches > 1
+        parts = [part if several or part is None else part.flatten(1, 3) for part in self.predict(hidden, stats)]
+        return parts[0] if parts[1] is None else tuple(parts)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.decoding import Prediction
+from models.prediction import Prediction
 
 
 @dataclass
@@ -62,6 +62,18 @@ class Proposals:
             values = [getattr(part, name) for part in parts]
             return None if values[0] is None else torch.cat(values, dim=1)
         return cls(cat("patches"), cat("judged"), cat("mean"), cat("logvar"))
+
+    @classmethod
+    def of_mean(cls, mean: torch.Tensor) -> "Proposals":
+        """Proposals [b, k, P, C] that come without a law."""
+        return cls(mean, mean, mean, None)
+
+    def where(self, rows: torch.Tensor, other: "Proposals") -> "Proposals":
+        """These for `rows` [b] bool, the other ones, which come without a law, elsewhere."""
+        rows = rows[:, None, None, None]
+        mean = torch.where(rows, self.mean, other.mean)
+        unknown = torch.full_like(mean, float("nan"))
+        return Proposals(mean, mean, mean, None if self.logvar is None else torch.where(rows, self.logvar, unknown))
 
 
 @dataclass

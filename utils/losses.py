@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from utils.speculative_decoder import decode_alone
+
 LOGVAR_FLOOR = -5.0
 
 
@@ -80,6 +82,69 @@ class DistillationLoss:
         return gaussian_nll(mean, logvar, taught, self.var_reg, 0.0 if training else self.noise)
 
 
+class RolloutLoss:
+    """On-policy distillation: the draft learns the target's own forecast, from the places it will propose at.
+
+    Each window is continued by `rollout` patches of the target alone. At the end of the context and after each of these
+    patches the draft predicts the next ones (as many as its heads speak of); Gaussian NLL, or MSE without a variance.
+    A draft with window normalisation sees one such place a window, drawn at random; a causal one sees all of them.
+    """
+
+    def __init__(self, teacher: nn.Module, var_reg: float, noise: float, teacher_dropout: float, rollout: int,
+                 covariate: bool = False):
+        self.teacher, self.var_reg, self.noise = teacher.eval().requires_grad_(False), var_reg, noise
+        self.teacher_dropout, self.rollout, self.covariate = teacher_dropout, rollout, covariate
+
+    def _continued(self, x: torch.Tensor, training: bool) -> torch.Tensor:
+        """x [B, L, C] and the target's forecast after it, as patches [B, N + rollout, P, C]."""
+        with dropout_rate(self.teacher, self.teacher_dropout if training else 0.0):
+            rolled = decode_alone(self.teacher, x, self.rollout * self.teacher.patch_len)
+        return self.teacher.to_patches(torch.cat([x, rolled.clone()], dim=1))  # out of inference mode
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        training = model.training
+        patches = self._continued(x, training)
+        context = patches.shape[1] - self.rollout
+        plain = getattr(model, "module", model)  # without the wrapper of distributed training
+        ahead = plain.config.draft_patches
+        # what follows position t: patches t + 1 .. t + J, as far as the rollout goes
+        padded = F.pad(patches[:, context:], (0, 0, 0, 0, 0, ahead - 1))
+        future = padded.unfold(1, ahead, 1).movedim(-1, 2)  # [B, rollout, J, P, C]
+        step = torch.arange(self.rollout, device=x.device)
+        known = step[:, None] + torch.arange(ahead, device=x.device) < self.rollout  # [rollout, J]
+        if plain.config.causal:
+            output = self._predictions(model, patches[:, :-1], ahead, self.rollout)
+        else:
+            place = torch.randint(self.rollout, (len(x),), device=x.device) if training \
+                else torch.arange(len(x), device=x.device) % self.rollout
+            rows = torch.arange(len(x), device=x.device)
+            windows = patches.unfold(1, context, 1)[rows, place].movedim(-1, 1)
+            output = self._predictions(model, windows, ahead, 1)
+            future, known = future[rows, place][:, None], known[place][:, None]
+        return self._loss(output, future, known, training)
+
+    def _predictions(self, model, patches, ahead: int, newest: int):
+        """The model's mean (and logvar), each [B, newest, J, P, C], at the last `newest` positions."""
+        output = model(patches.flatten(1, 2))
+        parts = output if isinstance(output, tuple) else (output,)
+        if ahead == 1:
+            parts = [part.unflatten(1, (patches.shape[1], 1, patches.shape[2])) for part in parts]
+        return [part[:, -newest:] for part in parts]
+
+    def _loss(self, output, future, known, training: bool) -> torch.Tensor:
+        if training and self.noise > 0:
+            future = future + self.noise * torch.randn_like(future)
+        kept = known.expand(future.shape[:3])
+        values = [(part[kept], future[kept]) for part in output]
+        mean, taught = values[0]
+        if self.covariate:
+            mean, taught = mean[..., -1:], taught[..., -1:]
+        if len(values) == 1:
+            return F.mse_loss(mean, taught)
+        logvar = values[1][0][..., -1:] if self.covariate else values[1][0]
+        return gaussian_nll(mean, logvar, taught, self.var_reg, 0.0 if training else self.noise)
+
+
 def gaussian_nll(mean, logvar, y, var_reg: float = 0.0, expected_noise: float = 0.0) -> torch.Tensor:
     """mean(0.5 * (logvar + (mean - y)^2 / exp(logvar))) + var_reg * mean(relu(-logvar - 5)).
 
@@ -93,6 +158,9 @@ def gaussian_nll(mean, logvar, y, var_reg: float = 0.0, expected_noise: float = 
 @contextmanager
 def dropout_rate(model: nn.Module, rate: float):
     """Runs `model` in training mode with every dropout set to `rate`; restores all on leaving."""
+    if rate == 0.0 and not model.training:
+        yield
+        return
     touched = [m for m in model.modules()
                if isinstance(m, nn.Dropout) or isinstance(getattr(m, "dropout", None), float)]
     before = [m.p if isinstance(m, nn.Dropout) else m.dropout for m in touched]

@@ -43,49 +43,60 @@ def patches_in(horizon: int, patch_len: int) -> int:
 
 @torch.inference_mode()
 def decode_alone(model, context: torch.Tensor, horizon: int) -> torch.Tensor:
-    """Plain autoregression with one model's mean: context [B, L, C] -> forecast [B, H, C], ceil(H / P) passes."""
+    """Plain autoregression with one model's mean: context [B, L, C] -> forecast [B, H, C].
+
+    ceil(H / P) passes; a draft that speaks of J patches ahead needs a J-th of them.
+    """
     n = patches_in(horizon, model.patch_len)
     state = model.start(context, room=n)
-    patches = []
-    for _ in range(n):
-        patches.append(model.extend(state).mean[:, 0])
-        state.append(patches[-1])
-    return torch.cat(patches, dim=1)[:, :horizon]
+    parts, left = [], n
+    while left:
+        if parts:
+            state.append(parts[-1])
+        parts.append(model.extend(state).first(left).mean)
+        left -= parts[-1].shape[1]
+    return torch.cat(parts, dim=1).flatten(1, 2)[:, :horizon]
 
 
 @torch.inference_mode()
 def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule, max_proposals: int | None = None,
-                       noise: Noise | None = None, observer=None) -> Decoded:
+                       noise: Noise | None = None, observer=None, repropose: str = "draft") -> Decoded:
     """Speculative decoding of context [B, L, C] over `horizon` steps.
 
-    A round costs at most `max_proposals` draft passes and ONE target pass, which verifies the proposals and gives
-    one more patch: the replacement of the first rejected proposal or, all accepted, the bonus. The last patch of a
-    row is always the target's own, so a row with r patches left needs r - 1 proposals. None: all of them.
+    A round costs the draft passes for at most `max_proposals` proposals and ONE target pass, which verifies them and
+    gives one more patch: the replacement of the first rejected proposal or, all accepted, the bonus. The first round
+    verifies inside the pass over the context. The last patch of a row is always the target's own, so a row with r
+    patches left needs r - 1 proposals; max_proposals None: all of them.
     noise: required by random rules. observer(rows, first, judgement, looked_at) is called once a round.
+    repropose 'target': after a rejection the proposals are what the target's last pass said of later patches.
     """
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
     out = _Ledger(context, n, target.patch_len, limit)
-    states = target.start(context, room=n + limit), draft.start(context, room=n + limit)
+    state = target.start(context, room=n + limit)
+    proposer = _Proposer(draft, draft.start(context, room=n + limit), rule, repropose)
     rows = torch.arange(context.shape[0], device=context.device)
     done = torch.zeros_like(rows)
     while True:
-        left = (n - done).cpu()  # the one host synchronisation of a round: who is finished?
+        # the one host synchronisation of a round: who is finished, and who has nothing left to propose again?
+        left, stock = torch.stack([n - done, proposer.stock_of(done)]).cpu()
         if not left.any():
             return out.finish(horizon)
         if not left.all():  # a finished row leaves the batch
             going = left.nonzero()[:, 0].to(rows.device)
             rows, done = rows[going], done[going]
-            for state in states:
-                state.select(going)
+            state.select(going)
+            proposer.select(going)
         k = min(limit, int(left.max()) - 1)
         eps = noise.at(rows, done, k + 1) if rule.random else None
-        proposals = _propose(draft, states[1], rule, k, eps)
-        prediction = target.extend(states[0], proposals.patches if k else None)
+        ask_draft = bool(((left > 1) & (stock == 0)).any())
+        proposals, available = proposer.propose(k, done, eps, ask_draft) if k else (None, None)
+        prediction = target.extend(state, proposals.patches if k else None)
         own = rule.own_patches(prediction, eps.target if eps else None)
         if k:
             judgement = rule.judge(proposals, prediction, eps.uniform[:, :k] if eps else None)
-            needed = torch.arange(k, device=rows.device) < (n - done - 1)[:, None]
+            counted = torch.minimum(n - done - 1, available)
+            needed = torch.arange(k, device=rows.device) < counted[:, None]
             run = (judgement.accepted & needed).long().cumprod(dim=1)  # 1 up to the first rejection
             length = run.sum(dim=1)
             patches = torch.where(run[..., None, None].bool(), rule.accepted_patches(proposals, prediction), own[:, :k])
@@ -95,23 +106,77 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
                 observer(rows, done, judgement, looked_at)
         else:
             needed = looked_at = torch.zeros(len(rows), 0, dtype=torch.bool, device=rows.device)
-            length, patches = torch.zeros_like(done), own
-        out.write(rows, done, patches, proposals, length, needed, looked_at)
+            counted = length = torch.zeros_like(done)
+            patches = own
+        out.write(rows, done, patches, proposals, length, needed, looked_at, proposer.passes if k else 0)
         # commit: what was accepted stays in both contexts, the target's own patch follows it
-        next_patch = own[torch.arange(len(rows), device=rows.device), length]
-        for state in states:
-            state.rollback(done + length)
-            state.append(next_patch)
+        next_patch = own[torch.arange(len(rows), device=rows.device), length][:, None]
+        state.rollback(done + length)
+        state.append(next_patch)
+        proposer.commit(done, length, next_patch, prediction, counted)
         done = done + length + 1
 
 
-def _propose(draft, state, rule, k: int, eps: Noise | None) -> Proposals | None:
-    """k draft passes, each on what the one before proposed."""
-    parts = []
-    for i in range(k):
-        parts.append(rule.propose(draft.extend(state), eps.proposal[:, i:i + 1] if eps else None))
-        state.append(parts[-1].patches[:, 0])
-    return Proposals.join(parts) if k else None
+class _Proposer:
+    """Where proposals come from: the draft, or what the target's last pass said of the patches after a rejection.
+
+    `passes` counts the draft passes of the round.
+    """
+
+    def __init__(self, draft, state, rule, repropose: str):
+        if repropose == "target" and rule.random:
+            raise ValueError("repropose 'target' has no law to sample from: it needs a deterministic rule")
+        self.draft, self.state, self.rule, self.reuses = draft, state, rule, repropose == "target"
+        self.left_over, self.stock, self.passes = None, None, 0
+
+    def stock_of(self, done: torch.Tensor) -> torch.Tensor:
+        """How many proposals [b] each row has left over."""
+        return torch.zeros_like(done) if self.stock is None else self.stock
+
+    def propose(self, k: int, done: torch.Tensor, eps: Noise | None, ask_draft: bool):
+        """k proposals a row, and how many of them count [b]."""
+        self.passes = 0
+        everything = torch.full_like(done, k)
+        drafted = self._ask_draft(k, eps) if ask_draft else None
+        if self.stock is None:
+            return drafted, everything
+        again = Proposals.of_mean(self.left_over[:, :k])
+        if drafted is None:
+            proposals, available = again, self.stock
+        else:
+            fresh = self.stock == 0
+            proposals, available = drafted.where(fresh, again), torch.where(fresh, everything, self.stock)
+        self.state.rollback(done)
+        self.state.append(proposals.patches)
+        return proposals, available
+
+    def _ask_draft(self, k: int, eps: Noise | None) -> Proposals:
+        """As many draft passes as k proposals need, each on what the one before proposed."""
+        parts, made = [], 0
+        while made < k:
+            prediction = self.draft.extend(self.state).first(k - made)
+            count = prediction.mean.shape[1]
+            parts.append(self.rule.propose(prediction, eps.proposal[:, made:made + count] if eps else None))
+            self.state.append(parts[-1].patches)
+            made += count
+            self.passes += 1
+        return Proposals.join(parts)
+
+    def commit(self, done: torch.Tensor, length: torch.Tensor, next_patch: torch.Tensor, prediction, counted) -> None:
+        """`counted` [b] proposals were verified, `length` of them accepted, `next_patch` follows these."""
+        self.state.rollback(done + length)
+        self.state.append(next_patch)
+        k = prediction.mean.shape[1] - 1
+        if self.reuses and k:
+            # position `length` went to the target's own patch; what it said of the later ones is left over
+            rows = torch.arange(len(done), device=done.device)[:, None]
+            later = length[:, None] + torch.arange(1, k + 1, device=done.device)
+            self.left_over, self.stock = prediction.mean[rows, later.clamp(max=k)], counted - length
+
+    def select(self, rows: torch.Tensor) -> None:
+        self.state.select(rows)
+        if self.stock is not None:
+            self.left_over, self.stock = self.left_over[rows], self.stock[rows]
 
 
 class _Ledger:
@@ -129,7 +194,7 @@ class _Ledger:
         self.target_passes, self.draft_passes = counts.clone(), counts.clone()
         self.lengths = torch.zeros(limit + 1, dtype=torch.long, device=context.device)
 
-    def write(self, rows, done, patches, proposals, length, needed, looked_at) -> None:
+    def write(self, rows, done, patches, proposals, length, needed, looked_at, draft_passes: int) -> None:
         k = needed.shape[1]
         step = torch.arange(k + 1, device=rows.device)
         at = rows[:, None], done[:, None] + step
@@ -139,19 +204,22 @@ class _Ledger:
         self.origin[at] = torch.where(step < length[:, None], ACCEPTED, own)
         if k:
             self._write_draft(rows, done, proposals, looked_at)
+        one = torch.ones_like(length)
         for name, value in (("accepted", length), ("judged", judged), ("proposed", needed.sum(dim=1)),
-                            ("target_passes", torch.ones_like(length)), ("draft_passes", torch.full_like(length, k))):
+                            ("target_passes", one), ("draft_passes", draft_passes * one)):
             getattr(self, name).index_add_(0, rows, value)
-        self.lengths.index_add_(0, length, torch.ones_like(length))
+        self.lengths.index_add_(0, length, one)
 
     def _write_draft(self, rows, done, proposals, looked_at) -> None:
         at = rows[:, None], done[:, None] + torch.arange(looked_at.shape[1], device=rows.device)
         unseen = ~looked_at[..., None, None]
         self.draft_mean[at] = proposals.mean.masked_fill(unseen, float("nan"))
-        if proposals.logvar is not None:
-            if self.draft_sigma is None:
-                self.draft_sigma = torch.full_like(self.patches, float("nan"))
-            self.draft_sigma[at] = torch.exp(0.5 * proposals.logvar).masked_fill(unseen, float("nan"))
+        if self.draft_sigma is None and proposals.logvar is not None:
+            self.draft_sigma = torch.full_like(self.patches, float("nan"))
+        if self.draft_sigma is not None:
+            unknown = torch.full_like(proposals.mean, float("nan"))
+            sigma = unknown if proposals.logvar is None else torch.exp(0.5 * proposals.logvar)
+            self.draft_sigma[at] = sigma.masked_fill(unseen, float("nan"))
 
     def finish(self, horizon: int) -> Decoded:
         def steps(patches):

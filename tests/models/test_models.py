@@ -10,6 +10,7 @@ import torch
 from conftest import PATCH, TINY, tiny_draft, tiny_target
 from reference_timer_xl import reference_forward
 
+from layers.normalisation import PatchStats
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
 
@@ -27,12 +28,14 @@ def excite(model):
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_norm": False, "activation": "gelu"}, {"covariate": True},
-                                     {"n_heads": 4}])
+                                     {"n_heads": 4}, {"norm_mode": "causal", "norm_window": 5},
+                                     {"norm_mode": "causal", "norm_window": 2},
+                                     {"norm_mode": "causal", "norm_window": 7, "covariate": True}])
 def test_target_agrees_with_the_slow_reference(series, changes):
     model, x = excite(tiny_target(**changes)), series(rows=2)
     with torch.no_grad():
         fast = model(x)
-    slow = np.stack([reference_forward(model, window)[0] for window in x.double().numpy()])
+    slow = np.stack([reference_forward(model, window)[0].reshape(window.shape) for window in x.double().numpy()])
     np.testing.assert_allclose(fast.numpy(), slow, atol=1e-5)
 
 
@@ -42,7 +45,30 @@ def test_stochastic_draft_agrees_with_the_slow_reference(series):
         fast = draft(x)
     slow = [reference_forward(draft, window, ("head_mean", "head_logvar")) for window in x.double().numpy()]
     for part in (0, 1):
-        np.testing.assert_allclose(fast[part].numpy(), np.stack([s[part] for s in slow]), atol=1e-5)
+        np.testing.assert_allclose(fast[part].numpy(), np.stack([s[part] for s in slow]).reshape(x.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm_mode": "causal", "norm_window": 3}])
+def test_heads_that_speak_of_several_patches_agree_with_the_slow_reference(series, changes):
+    draft, x = excite(tiny_draft(tiny_target(**changes), patches=3)), series(rows=2)
+    with torch.no_grad():
+        fast = draft(x)
+    for part, head in enumerate(("head_mean", "head_logvar")):
+        slow = np.stack([reference_forward(draft, window, (head,))[0] for window in x.double().numpy()])
+        assert fast[part].shape == (2, 5, 3, PATCH, 3)
+        np.testing.assert_allclose(fast[part].flatten(2, 3).numpy(), slow, atol=1e-5)
+
+
+def test_causal_statistics_stay_exact_far_from_zero(series):
+    """Level 1000 beside a spread of 0.1: sums of squares would lose the spread in float32."""
+    x = 1000 + 0.1 * series(rows=2)
+    patches = x.unflatten(1, (-1, PATCH))
+    stats = PatchStats.causal_of(patches, window=3)
+    for t in range(5):
+        part = x[:, max(0, t - 2) * PATCH:(t + 1) * PATCH].double()
+        torch.testing.assert_close(stats.mean[:, t, 0].double(), part.mean(1), rtol=1e-6, atol=0)
+        expected = torch.sqrt(part.var(1, unbiased=False) + 1e-5)
+        torch.testing.assert_close(stats.stdev[:, t, 0].double(), expected, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("name", ["timer_xl_multivariate", "timer_xl_no_norm", "timer_xl_draft_stochastic"])
@@ -62,17 +88,17 @@ def test_public_outputs_are_reproduced(name):
 
 
 @pytest.mark.parametrize("covariate", [False, True])
-def test_predict_next_is_the_last_patch_of_forward(series, covariate):
+def test_the_newest_patch_alone_is_the_last_of_forward(series, covariate):
     target, x = excite(tiny_target(covariate=covariate)), series()
     draft = excite(tiny_draft(target))
     with torch.no_grad():
-        mean, logvar, scale = target.predict_next(x)
-        torch.testing.assert_close(mean, target(x)[:, -PATCH:], atol=1e-5, rtol=0)
-        assert logvar is None
-        torch.testing.assert_close(scale, torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5))
-        mean, logvar, _ = draft.predict_next(x)
-        torch.testing.assert_close(mean, draft(x)[0][:, -PATCH:], atol=1e-5, rtol=0)
-        torch.testing.assert_close(logvar, draft(x)[1][:, -PATCH:], atol=1e-5, rtol=0)
+        got = target.extend(target.start(x, room=0))
+        torch.testing.assert_close(got.mean[:, 0], target(x)[:, -PATCH:], atol=1e-5, rtol=0)
+        assert got.logvar is None
+        torch.testing.assert_close(got.scale[:, 0], torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5))
+        got = draft.extend(draft.start(x, room=0))
+        torch.testing.assert_close(got.mean[:, 0], draft(x)[0][:, -PATCH:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(got.logvar[:, 0], draft(x)[1][:, -PATCH:], atol=1e-5, rtol=0)
 
 
 def test_fused_and_explicit_attention_agree(series):
@@ -86,8 +112,9 @@ def test_fused_and_explicit_attention_agree(series):
     torch.testing.assert_close(weights[0].sum(-1), torch.ones(weights[0].shape[:-1]))
 
 
-def test_a_later_patch_changes_no_earlier_output(series):
-    model, x = excite(tiny_target(use_norm=False)), series()
+@pytest.mark.parametrize("changes", [{"use_norm": False}, {"norm_mode": "causal", "norm_window": 2}])
+def test_a_later_patch_changes_no_earlier_output(series, changes):
+    model, x = excite(tiny_target(**changes)), series()
     changed = x.clone()
     changed[:, 3 * PATCH:] += 1
     with torch.no_grad():
@@ -100,7 +127,7 @@ def test_training_works_after_a_forecast_in_inference_mode(series):
     """Token layouts are kept between calls: one made in inference mode must not poison a later training."""
     model, x = tiny_target(), series(variables=4)
     with torch.inference_mode():
-        model.predict_next(x)
+        model.extend(model.start(x, room=0))
     model(x).sum().backward()
 
 

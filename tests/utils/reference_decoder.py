@@ -5,16 +5,21 @@ import torch
 
 
 def predict(model, history, context_len):
-    """(mean, sigma or None) of the patch after history [T, C], from its last context_len steps."""
+    """[(mean, sigma or None), ...] of the patches after history [T, C]: one, or as many as the heads speak of.
+
+    A model that rolls by windows sees the last context_len steps, one that keeps a cache all of history.
+    """
     P = model.patch_len
     with torch.no_grad():
-        out = model(history[-context_len:][None])
-    if isinstance(out, tuple):
-        return out[0][0, -P:], torch.exp(0.5 * out[1][0, -P:])
-    return out[0, -P:], None
+        out = model((history[-context_len:] if model.rolling == "window" else history)[None])
+    parts = out if isinstance(out, tuple) else (out,)
+    # [L, C], or [T, J, P, C] from heads that speak of J patches
+    last = [part[0, -1] if part.dim() == 5 else part[0, -P:][None] for part in parts]
+    sigmas = torch.exp(0.5 * last[1]) if len(last) > 1 else [None] * len(last[0])
+    return list(zip(last[0], sigmas))
 
 
-def reference_speculation(target, draft, context, horizon, settings, max_proposals, noise=None):
+def reference_speculation(target, draft, context, horizon, settings, max_proposals, noise=None, repropose="draft"):
     """One window [L, C]. settings: {"rule": "tolerance", "tol"} or {"rule": "simplified", "emit", "sigma", ...}.
 
     noise: (proposal [n, P, C], target [n, P, C], uniform [n]).
@@ -24,34 +29,54 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
     K = n - 1 if max_proposals is None else max_proposals
     history, forecast, origin = context, [], []
     counts = {"accepted": 0, "judged": 0, "proposed": 0, "target_passes": 0}
+    left_over = []
     while len(forecast) < n:
         k = min(K, n - len(forecast) - 1)
-        proposals, ahead = [], history
-        for j in range(k):
-            mean, sigma = predict(draft, ahead, L)
-            proposals.append(propose(mean, sigma, settings, noise, len(forecast) + j))
-            ahead = torch.cat([ahead, proposals[-1]["patch"]])
-        counts["proposed"] += k
+        if repropose == "target" and left_over:
+            proposals = [{"patch": mean, "mean": mean} for mean in left_over[:k]]
+        else:
+            proposals = ask_draft(draft, history, L, k, settings, noise, len(forecast))
+        counts["proposed"] += len(proposals)
         counts["target_passes"] += 1
+        seen = [predict(target, torch.cat([history] + [p["patch"] for p in proposals[:j]]), L)[0][0]
+                for j in range(len(proposals) + 1)]
         rejected = False
-        for proposal in proposals:
+        for j, proposal in enumerate(proposals):
             position = len(forecast)
-            mean, _ = predict(target, history, L)
+            mean, _ = predict(target, history, L)[0]
             counts["judged"] += 1
-            if not accept(proposal, mean, history[-L:], settings, noise, position):
+            if not accept(proposal, mean, seen_by(target, history, L), settings, noise, position):
                 rejected = True
+                left_over = seen[j + 1:]
                 break
             counts["accepted"] += 1
             forecast.append(mean if settings["rule"] == "tolerance" else proposal["patch"])
             origin.append("accepted")
             history = torch.cat([history, proposal["patch"]])
-        own, _ = predict(target, history, L)
+        if not rejected:
+            left_over = []
+        own, _ = predict(target, history, L)[0]
         if settings["rule"] == "simplified" and settings["emit"] == "sample":
             own = own + settings["sigma"] * settings.get("temp", 1.0) * noise[1][len(forecast)]
         forecast.append(own)
         origin.append("rejected" if rejected else "bonus")
         history = torch.cat([history, own])
     return torch.cat(forecast)[:horizon], origin, counts
+
+
+def ask_draft(draft, history, context_len, k, settings, noise, position):
+    proposals = []
+    while len(proposals) < k:
+        for mean, sigma in predict(draft, history, context_len)[:k - len(proposals)]:
+            proposals.append(propose(mean, sigma, settings, noise, position + len(proposals)))
+            history = torch.cat([history, proposals[-1]["patch"]])
+    return proposals
+
+
+def seen_by(model, history, context_len):
+    """The steps whose standard deviation is the model's unit."""
+    window = model.config.norm_window * model.patch_len if model.config.causal else context_len
+    return history[-window:]
 
 
 def propose(mean, sigma, settings, noise, position):

@@ -41,27 +41,34 @@ class Watched:
         return self.model.extend(state, patches)
 
 
+CAUSAL = {"norm_mode": "causal", "norm_window": 4}
+
+
 @pytest.fixture(scope="module")
 def pair():
     target = tiny_target()
     return target, {kind: tiny_draft(target, kind) for kind in (True, False)}
 
 
+@pytest.fixture(scope="module")
+def cached_pair():
+    """A causal target, for which the cache is exact, with drafts that speak of 1 and of 3 patches."""
+    target = tiny_target(**CAUSAL)
+    return target, {patches: tiny_draft(target, patches=patches) for patches in (1, 3)}
+
+
 def draw(context, n, seed=7):
     return Noise.draw(context, n, PATCH, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("K", [1, 2, 3, None])
-@pytest.mark.parametrize("case", CASES)
-def test_fast_decoder_agrees_with_the_slow_one(pair, series, case, K):
-    rule, plain, stochastic = CASES[case]
-    target, draft = pair[0], pair[1][stochastic]
-    context = series(rows=8)
+def assert_agrees_with_the_slow_one(target, draft, context, rule, plain, K, repropose="draft"):
     noise = draw(context, patches_in(HORIZON, PATCH))
-    fast = decode_speculative(target, draft, context, HORIZON, rule, K, noise if rule.random else None)
+    fast = decode_speculative(target, draft, context, HORIZON, rule, K, noise if rule.random else None,
+                              repropose=repropose)
     for row in range(len(context)):
         own_noise = noise.proposal[row], noise.target[row], noise.uniform[row]
-        slow, origin, counts = reference_speculation(target, draft, context[row], HORIZON, plain, K, own_noise)
+        slow, origin, counts = reference_speculation(target, draft, context[row], HORIZON, plain, K, own_noise,
+                                                     repropose)
         torch.testing.assert_close(fast.forecast[row], slow, atol=2e-5, rtol=0)
         assert [NAMES[kind] for kind in fast.origin[row].tolist()] == origin
         assert {name: int(getattr(fast, name)[row]) for name in counts} == counts
@@ -70,20 +77,73 @@ def test_fast_decoder_agrees_with_the_slow_one(pair, series, case, K):
     assert REJECTED in fast.origin and ACCEPTED in fast.origin
 
 
-def test_tolerance_zero_is_the_target_alone(pair, series):
+@pytest.mark.parametrize("K", [1, 2, 3, None])
+@pytest.mark.parametrize("case", CASES)
+def test_fast_decoder_agrees_with_the_slow_one(pair, series, case, K):
+    rule, plain, stochastic = CASES[case]
+    assert_agrees_with_the_slow_one(pair[0], pair[1][stochastic], series(rows=8), rule, plain, K)
+
+
+@pytest.mark.parametrize("K", [1, 2, 4, None])
+@pytest.mark.parametrize("patches", [1, 3])
+@pytest.mark.parametrize("case", ["tolerance", "sampled", "mean"])
+def test_cached_decoding_agrees_with_the_slow_one(cached_pair, series, case, patches, K):
+    assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), *CASES[case][:2], K)
+
+
+@pytest.mark.parametrize("K", [2, 3, None])
+@pytest.mark.parametrize("patches", [1, 3])
+def test_reproposing_what_the_target_said_agrees_with_the_slow_one(cached_pair, series, patches, K):
+    tol = {1: 0.15, 3: 0.5}[patches]  # heads that say the same of three patches are far off
+    assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), Tolerance(tol),
+                                    {"rule": "tolerance", "tol": tol}, K, "target")
+
+
+def test_reproposing_asks_the_draft_once_where_everything_left_is_proposed(cached_pair, series):
+    draft = Watched(cached_pair[1][1])
+    decoded = decode_speculative(cached_pair[0], draft, series(rows=8), HORIZON, Tolerance(0.05), repropose="target")
+    assert decoded.target_passes.max() > 2
+    assert set(decoded.draft_passes.tolist()) == {patches_in(HORIZON, PATCH) - 1}
+    assert len(draft.rows) == patches_in(HORIZON, PATCH) - 1
+
+
+def test_what_the_target_said_has_no_law_to_sample_from(cached_pair, series):
     context = series()
-    decoded = decode_speculative(pair[0], pair[1][True], context, HORIZON, Tolerance(0.0))
-    torch.testing.assert_close(decoded.forecast, decode_alone(pair[0], context, HORIZON), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="law"):
+        decode_speculative(cached_pair[0], cached_pair[1][1], context, HORIZON, Simplified(0.3), 2,
+                           draw(context, 6), repropose="target")
+
+
+def test_a_draft_of_three_patches_is_asked_a_third_as_often(cached_pair, series):
+    draft = Watched(cached_pair[1][3])
+    decoded = decode_speculative(cached_pair[0], draft, series(), HORIZON, Tolerance(float("inf")))
+    assert len(draft.rows) == 2 and set(decoded.draft_passes.tolist()) == {2}  # 5 proposals
+    alone = decode_alone(cached_pair[1][3], series(), HORIZON)
+    assert alone.shape == (6, HORIZON, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(alone[:, :3 * PATCH], cached_pair[1][3](series())[0][:, -1].flatten(1, 2),
+                                   atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["pair", "cached_pair"])
+def test_tolerance_zero_is_the_target_alone(request, series, kind):
+    target, drafts = request.getfixturevalue(kind)
+    context = series()
+    decoded = decode_speculative(target, drafts[True], context, HORIZON, Tolerance(0.0))
+    torch.testing.assert_close(decoded.forecast, decode_alone(target, context, HORIZON), atol=1e-5, rtol=0)
     assert decoded.target_passes.tolist() == [patches_in(HORIZON, PATCH)] * len(context)
 
 
-def test_decode_alone_rolls_the_plain_forward(pair, series):
+@pytest.mark.parametrize("kind", ["pair", "cached_pair"])
+def test_decode_alone_rolls_the_plain_forward(request, series, kind):
+    target, _ = request.getfixturevalue(kind)
     context = history = series()
     for _ in range(3):
+        seen = history if kind == "cached_pair" else history[:, -context.shape[1]:]
         with torch.no_grad():
-            history = torch.cat([history, pair[0](history[:, -context.shape[1]:])[:, -PATCH:]], dim=1)
+            history = torch.cat([history, target(seen)[:, -PATCH:]], dim=1)
     rolled = history[:, context.shape[1]:]
-    torch.testing.assert_close(decode_alone(pair[0], context, 3 * PATCH), rolled, atol=1e-5, rtol=0)
+    torch.testing.assert_close(decode_alone(target, context, 3 * PATCH), rolled, atol=1e-5, rtol=0)
 
 
 def test_an_all_accepted_forecast_costs_one_target_pass(pair, series):
@@ -132,16 +192,19 @@ rules = st.one_of(st.floats(0, 0.6).map(Tolerance),
                   st.tuples(st.floats(0.1, 0.8), st.sampled_from(["sample", "mean"])).map(lambda a: Simplified(*a)))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(rule=rules, K=st.one_of(st.none(), st.integers(1, 6)), horizon=st.integers(1, 6 * PATCH),
-       rows=st.integers(1, 5), variables=st.integers(1, 3), seed=st.integers(0, 99))
-def test_counts_add_up_and_rows_do_not_depend_on_each_other(rule, K, horizon, rows, variables, seed):
-    target = tiny_target()
-    draft = tiny_draft(target)
+       rows=st.integers(1, 5), variables=st.integers(1, 3), seed=st.integers(0, 99), causal=st.booleans(),
+       patches=st.integers(1, 3), repropose=st.sampled_from(["draft", "target"]))
+def test_counts_add_up_and_rows_do_not_depend_on_each_other(rule, K, horizon, rows, variables, seed, causal, patches,
+                                                            repropose):
+    target = tiny_target(**CAUSAL) if causal else tiny_target()
+    draft = tiny_draft(target, patches=patches)
+    repropose = "draft" if rule.random else repropose
     context = torch.randn(rows, 4 * PATCH, variables, generator=torch.Generator().manual_seed(seed))
     n = patches_in(horizon, PATCH)
     noise = draw(context, n, seed)
-    out = decode_speculative(target, draft, context, horizon, rule, K, noise)
+    out = decode_speculative(target, draft, context, horizon, rule, K, noise, repropose=repropose)
     assert out.forecast.shape == (rows, horizon, variables) and out.forecast.isfinite().all()
     assert (out.accepted <= out.judged).all() and (out.judged <= out.proposed).all()
     assert (out.accepted + out.target_passes == n).all()
@@ -152,6 +215,6 @@ def test_counts_add_up_and_rows_do_not_depend_on_each_other(rule, K, horizon, ro
     for row in range(rows):
         one = slice(row, row + 1)
         own = Noise(noise.proposal[one], noise.target[one], noise.uniform[one])
-        alone = decode_speculative(target, draft, context[one], horizon, rule, K, own)
+        alone = decode_speculative(target, draft, context[one], horizon, rule, K, own, repropose=repropose)
         torch.testing.assert_close(alone.forecast[0], out.forecast[row], atol=1e-4, rtol=1e-4)
         assert int(alone.accepted) == int(out.accepted[row])

@@ -1,0 +1,88 @@
+"""The *cache* implementation of the decoding interface: keys and values are kept, k new patches cost k tokens.
+
+Exact where a token does not depend on what comes after it: with `norm_mode causal`, or without normalisation. For a
+model that normalises whole windows it freezes the statistics of the context: an approximation, used only if asked for.
+"""
+import torch
+
+from layers.attention import TokenLayout
+from layers.cache import LayerCache
+from layers.normalisation import PatchStats, patch_moments
+from models.prediction import Prediction, read_at, write_after
+
+
+class CacheState:
+    """Decode state with a key-value cache. Rows may differ in length; all buffers are static.
+
+    `pending` tokens, the newest ones, still have to be encoded. It is one number for the whole batch, known to the
+    host: a row that has fewer encodes some a second time, to the same values.
+    """
+
+    def __init__(self, model, context: torch.Tensor, room: int):
+        """context [B, N, P, C]"""
+        B, N, P, C = context.shape
+        self.model, self.context_patches, self.pending = model, N, N
+        self.stride = model.stride(N)
+        self.series = context.new_zeros(B, N + room, P, C)
+        self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
+        self.level = 0  # the common length of all rows, None once they may differ
+        self.longest = 0  # no row is longer
+        self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
+        self.series[:, :N] = context
+        self.moments = self.frozen = None
+        if not model.config.causal:
+            self.frozen = model.stats_of(context)
+        else:
+            self.moments = context.new_zeros(2, B, N + room, C)
+            self.moments[:, :, :N] = patch_moments(context)
+
+    def append(self, patches: torch.Tensor) -> None:
+        """Takes note of patches [B, k, P, C]; the next `predict` encodes them."""
+        k, times = patches.shape[1], self.context_patches + self.lengths
+        write_after(self.series, times, patches)
+        if self.moments is not None:
+            for buffer, values in zip(self.moments, patch_moments(patches)):
+                write_after(buffer, times, values)
+        self.lengths = self.lengths + k
+        self.level = None if self.level is None else self.level + k
+        self.pending, self.longest = self.pending + k, self.longest + k
+
+    def rollback(self, lengths: torch.Tensor) -> None:
+        self.lengths, self.level = lengths, None
+
+    def select(self, rows: torch.Tensor) -> None:
+        self.series, self.lengths = self.series[rows], self.lengths[rows]
+        if self.moments is not None:
+            self.moments = self.moments[:, rows]
+        if self.frozen is not None:
+            self.frozen = PatchStats(self.frozen.mean[rows], self.frozen.stdev[rows])
+        for cache in self.caches:
+            cache.select(rows)
+
+    def predict(self, newest: int) -> Prediction:
+        """Encodes what is pending, at least the `newest` tokens, and predicts after each of these."""
+        m, model, C = max(self.pending, newest), self.model, self.series.shape[3]
+        times, keys = self._newest_times(m)
+        stats = self.frozen if self.frozen is not None else self._causal_stats(times)
+        layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim)
+        tokens = model.embed(read_at(self.series, times), stats)
+        hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
+        self.pending = 0
+        stats = stats.newest(newest)
+        return Prediction.of_heads(*model.predict(hidden.unflatten(1, (newest, C)), stats), stats.stdev)
+
+    def _newest_times(self, m: int):
+        """Time indices [R, m] of each row's m newest patches, and how many patches a query may have to look at."""
+        back = torch.arange(1 - m, 1, device=self.lengths.device) + self.context_patches - 1
+        if self.level is not None:
+            return back[None] + self.level, self.context_patches + self.level
+        self.longest = min(self.longest, self.series.shape[1] - self.context_patches)
+        return back + self.lengths[:, None], self.context_patches + self.longest
+
+    def _causal_stats(self, times: torch.Tensor) -> PatchStats:
+        window = self.model.config.norm_window
+        before = times[:, :1] - torch.arange(window, 0, -1, device=times.device)
+        needed = torch.cat([before, times], dim=1)  # [R, window + m]
+        present = needed >= 0
+        moments = torch.stack([read_at(buffer, needed.clamp(min=0)) for buffer in self.moments])
+        return PatchStats.causal(moments, present, window)
