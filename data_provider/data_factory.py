@@ -55,16 +55,19 @@ def batch_as_is(batch):
     return batch
 
 
-def data_provider(args, split: str, batch_size: int | None = None, rank: int = 0, world_size: int = 1):
-    """(data set, loader) of one split. Training batches are shuffled by an `EpochSampler`, others stay in order."""
+def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context: int | None = None):
+    """(data set, loader) of one split. Training batches are shuffled by an `EpochSampler`, others stay in order.
+
+    context: steps before the forecast, where they are not those of the flags for this split.
+    """
     test = split == "test"
     dataset = DATASETS[args.data](
-        data_file(args), split, args.test_seq_len if test else args.seq_len, args.input_token_len,
+        data_file(args), split, context or (args.test_seq_len if test else args.seq_len), args.input_token_len,
         horizon=args.test_pred_len, subset_ratio=args.subset_rand_ratio)
     # a generator of its own: opening a loader draws a seed, from the global one it would shift every later dropout
     # mask, and a resumed run opens one loader more than an uninterrupted one
     common = dict(num_workers=args.num_workers, collate_fn=batch_as_is, generator=torch.Generator())
-    size = batch_size or args.batch_size
+    size = args.batch_size
     if split == "train":
         sampler = EpochSampler(len(dataset), size, args.seed, rank, world_size)
         return dataset, DataLoader(dataset, batch_sampler=sampler, **common)

@@ -33,9 +33,8 @@ def compared_methods(target, draft, args) -> dict:
     }
 
 
-def compare(target, draft, dataset, loader, args, device: torch.device, folder) -> list[dict]:
+def compare(methods: dict, dataset, loader, args, device: torch.device, folder) -> list[dict]:
     """Measures every method on every test window, then their times side by side; writes compare.csv, compare.png."""
-    methods = compared_methods(target, draft, args)
     accuracy, deviation = _accuracy(methods, loader, args, device)
     times = _times(methods, dataset, args, device)
     machine = hardware(device)
@@ -47,8 +46,7 @@ def compare(target, draft, dataset, loader, args, device: torch.device, folder) 
                 "speedup_batch_1": times[TARGET]["ms_batch_1"] / row["ms_batch_1"],
                 "speedup_batch_n": times[TARGET]["ms_batch_n"] / row["ms_batch_n"]}
         if name in (TARGET, DRAFT):
-            passes = "target_passes" if name == TARGET else "draft_passes"
-            row[passes] = float(-(-args.test_pred_len // target.patch_len))
+            row["target_passes" if name == TARGET else "draft_passes"] = float(methods[name].passes)
         rows.append(row)
     write_csv(folder / "compare.csv", [{key: row.get(key) for key in CSV_COLUMNS} for row in rows], CSV_COLUMNS)
     title = f"horizon {args.test_pred_len}, context {args.test_seq_len}, {len(dataset)} windows, {machine['device']}"

@@ -6,15 +6,21 @@ from tqdm import tqdm
 
 from utils.acceptance import Noise, make_rule
 from utils.metrics import PointMetrics, SpeculationMetrics
+from utils.planner import Plan, make_plan
 from utils.speculative_decoder import Decoded, decode_alone, decode_speculative, patches_in
 from utils.timing import Stopwatch
 
 
 class AloneMethod:
-    """One model by itself: every patch costs one pass. A `forecast` call maps context [B, L, C] to [B, H, C]."""
+    """One model by itself. A `forecast` call maps context [B, L, C] to [B, H, C]."""
 
     def __init__(self, model, horizon: int):
         self.model, self.horizon = model, horizon
+
+    @property
+    def passes(self) -> int:
+        """Each gives one patch, or as many as the model's heads speak of."""
+        return -(-patches_in(self.horizon, self.model.patch_len) // self.model.patches_ahead)
 
     def forecast(self, context: torch.Tensor) -> torch.Tensor:
         return decode_alone(self.model, context, self.horizon)
@@ -35,29 +41,44 @@ class SpeculativeMethod:
     """Draft and target together; `decode` also tells what it cost.
 
     adaptive: K follows the acceptance seen in earlier batches, one step at a time, between 1 and max_proposals.
+    plans: batch size -> utils.planner.Plan; a batch takes the K of the plan nearest to its size.
     """
 
     def __init__(self, target, draft, horizon: int, rule, max_proposals: int | None, seed: int, adaptive: bool = False,
                  repropose: str = "draft"):
         self.target, self.draft, self.horizon, self.rule = target, draft, horizon, rule
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         self.adaptive, self.repropose = adaptive, repropose
         most = max(1, patches_in(horizon, target.patch_len) - 1)
         self.most = most if max_proposals is None else min(max_proposals, most)
         self.max_proposals = self.most
+        self.plans = {}
+
+    def plan(self, context: torch.Tensor) -> Plan:
+        """Decides K for batches of this size (--spec_k auto) by measurement on context [B, L, C]."""
+        plan = make_plan(self.target, self.draft, context, self.horizon, self.rule, self.seed, self.repropose)
+        self.plans[len(context)] = plan
+        return plan
+
+    def proposals_for(self, batch: int) -> int:
+        if not self.plans:
+            return self.max_proposals
+        return self.plans[min(self.plans, key=lambda size: abs(size - batch))].proposals
 
     def decode(self, context: torch.Tensor, observer=None) -> Decoded:
         noise = None
         if self.rule.random:
             patches = patches_in(self.horizon, self.target.patch_len)
             noise = Noise.draw(context, patches, self.target.patch_len, self.generator)
-        decoded = decode_speculative(self.target, self.draft, context, self.horizon, self.rule, self.max_proposals,
-                                     noise, observer, self.repropose)
+        decoded = decode_speculative(self.target, self.draft, context, self.horizon, self.rule,
+                                     self.proposals_for(len(context)), noise, observer, self.repropose)
         if self.adaptive:
             self._adapt(decoded)
         return decoded
 
     def forecast(self, context: torch.Tensor) -> torch.Tensor:
+        if self.proposals_for(len(context)) == 0:
+            return decode_alone(self.target, context, self.horizon)
         return self.decode(context).forecast
 
     def _adapt(self, decoded: Decoded) -> None:
@@ -69,7 +90,8 @@ class SpeculativeMethod:
 def make_speculative(target, draft, args, rule_name: str | None = None, emit: str | None = None) -> SpeculativeMethod:
     """The speculative method of the flags, or with another rule or emission (for the rows of --compare)."""
     name = rule_name or args.spec_accept_rule
-    proposals = args.spec_k or (3 if name == "simplified" else None)
+    default = 3 if name == "simplified" else None
+    proposals = default if args.spec_k is None else None if args.spec_k == "auto" else args.spec_k
     return SpeculativeMethod(target, draft, args.test_pred_len, make_rule(name, args, emit), proposals, args.seed,
                              args.spec_adaptive, args.spec_repropose if name == "tolerance" else "draft")
 

@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 
 from data_provider.data_factory import data_provider
-from exp.comparison import compare, describe
-from exp.evaluation import AcceptanceLog, AloneMethod, evaluate, make_speculative
+from exp.comparison import compare, compared_methods, describe
+from exp.evaluation import AcceptanceLog, AloneMethod, SpeculativeMethod, evaluate, make_speculative
 from exp.exp_basic import Exp_Basic, seed_everything
 from exp.reporting import breakdown, draw_attention, draw_forecasts
 from exp.training import Trainer
@@ -134,6 +134,8 @@ class Exp_Forecast(Exp_Basic):
         method = AloneMethod(traced[0], args.test_pred_len) if draft is None else make_speculative(*traced, args)
         observer = AcceptanceLog(args.spec_debug_n) if args.spec_debug_accept else None
         with autocast(args, self.device):
+            if args.spec_k == "auto" and draft is not None:
+                self._plan([method], [min(args.batch_size, len(dataset))])
             out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
         metrics = self._metrics(out, setting, checkpoint, draft is not None)
         self.say(f"{setting}{mode}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, mae:{metrics['mae']:.4f}")
@@ -159,6 +161,15 @@ class Exp_Forecast(Exp_Basic):
             metrics["speculation"] = {name: getattr(args, name) for name in names}
         return metrics
 
+    def _plan(self, methods, batch_sizes) -> None:
+        """--spec_k auto: chooses K for each method and batch size, on validation windows spread over their split."""
+        dataset, _ = data_provider(self.args, "val", context=self.args.test_seq_len)
+        for size in batch_sizes:
+            windows = torch.linspace(0, len(dataset) - 1, size).long().tolist()
+            context = dataset.__getitems__(windows)[0].to(self.device)
+            for method in methods:
+                self.say(f"{method.rule.name}: {method.plan(context).describe()}")
+
     def _write_extras(self, folder: Path, model, draft, dataset, observer) -> None:
         args = self.args
         if observer is not None:
@@ -178,8 +189,12 @@ class Exp_Forecast(Exp_Basic):
         target, draft = self._load_pair(checkpoint)
         folder = self._results_folder(setting, "_compare")
         dataset, loader = data_provider(args, "test")
+        methods = compared_methods(target, draft, args)
         with autocast(args, self.device):
-            rows = compare(target, draft, dataset, loader, args, self.device, folder)
+            if args.spec_k == "auto":
+                speculative = [method for method in methods.values() if isinstance(method, SpeculativeMethod)]
+                self._plan(speculative, [1, min(args.batch_size, len(dataset))])
+            rows = compare(methods, dataset, loader, args, self.device, folder)
         self.say(describe(rows))
         write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": args.spec_draft_ckpt,
                                "settings": {name: value for name, value in vars(args).items() if name != "explicit"}})

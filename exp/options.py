@@ -10,6 +10,7 @@ from utils.schedules import LRADJ
 
 # a flag of these without a rule means the published rule; all of OTHERS_TOO have a meaning there only
 SIMPLIFIED_ONLY = ("spec_sigma", "spec_accept_bias", "spec_sigma_mode")
+TOLERANCE_ONLY = ("spec_tol", "spec_repropose")
 OTHERS_TOO = ("spec_sigma_adapt_c", "spec_accept_mse_tol", "spec_temp")
 
 
@@ -35,6 +36,11 @@ def between(low=None, high=None, kind=float, open_low=False):
             raise argparse.ArgumentTypeError(f"{text} is out of range: must be {bounds}")
         return value
     return parse
+
+
+def count_or_auto(text):
+    """An argparse type: a whole number from 1, or 'auto'."""
+    return text if text == "auto" else count(text)
 
 
 count = between(1, kind=int)
@@ -155,8 +161,8 @@ def _speculation(parser):
     add("--spec_draft_model", default="timer_xl_draft", choices=["timer_xl", "timer_xl_draft"])
     add("--spec_draft_ckpt", default=None)
     add("--spec_accept_rule", default=None, choices=sorted(RULES), help="default: tolerance")
-    add("--spec_k", type=count, default=None,
-        help="most proposals a round (default: 3 for simplified, all remaining patches for tolerance)")
+    add("--spec_k", type=count_or_auto, default=None, help="most proposals a round, or 'auto': chosen by measurement, "
+        "plain decoding where nothing is faster (default: 3 for simplified, all remaining patches for tolerance)")
     add("--spec_repropose", default="draft", choices=["draft", "target"], help="tolerance: proposals after a rejection "
         "come from the draft, or from what the target's last pass said of later patches")
     add("--spec_tol", type=non_negative, default=0.3, help="tolerance: largest rms gap, in window standard deviations")
@@ -215,6 +221,8 @@ def _settle(args) -> None:
         raise UserError(f"--{'compare' if args.compare else 'use_speculative'} needs --spec_draft_ckpt, the draft")
     if args.draft_stochastic and args.model != "timer_xl_draft" and not (args.use_speculative or args.compare):
         raise UserError("--draft_stochastic needs --model timer_xl_draft: only the draft has a log-variance head")
+    if args.spec_k == "auto" and args.spec_adaptive:
+        raise UserError("--spec_k auto chooses K by measurement, --spec_adaptive changes it: leave one of them out")
     _refuse_without_effect(args)
     _settle_rule(args)
 
@@ -287,7 +295,7 @@ def _settle_rule(args) -> None:
                   "(name another with --spec_accept_rule)")
     idle = ()
     if args.use_speculative:  # --compare runs both rules
-        idle = {"spec_tol"} if args.spec_accept_rule == "simplified" else {*SIMPLIFIED_ONLY, *OTHERS_TOO}
+        idle = TOLERANCE_ONLY if args.spec_accept_rule == "simplified" else SIMPLIFIED_ONLY + OTHERS_TOO
     for name in sorted(args.explicit.intersection(idle)):
         other = "tolerance" if args.spec_accept_rule == "simplified" else "simplified"
         raise UserError(f"--{name} has no meaning for --spec_accept_rule {args.spec_accept_rule}: use {other}, or "

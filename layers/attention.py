@@ -32,14 +32,15 @@ class TokenLayout:
     @classmethod
     def build(cls, times: torch.Tensor, keys: int, variables: int, stride: int, head_dim: int,
               covariate: bool = False) -> "TokenLayout":
-        """keys: T; stride: N of the position c*N + t."""
+        """keys: T; stride: N of the position c*N + t. A time below zero stands for no patch at all: its token sees the
+        first patch, so that everything stays finite."""
         variable = torch.arange(variables, device=times.device)
         position = (variable * stride + times[..., None]).flatten(1)  # [R, m*C]
         rotary = tuple(table[:, None] for table in rotary_tables(position, head_dim))
         query_variable = variable.repeat(times.shape[1])
         key_variable = variable.repeat(keys)
         same = query_variable[:, None] == key_variable
-        query_time = times.repeat_interleave(variables, dim=1)
+        query_time = times.clamp(min=0).repeat_interleave(variables, dim=1)
         key_time = torch.arange(keys, device=times.device).repeat_interleave(variables)
         past = key_time <= query_time[..., None]  # [R, m*C, T*C]
         if covariate:

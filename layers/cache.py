@@ -5,9 +5,10 @@ from layers.attention import TokenLayout
 
 
 class LayerCache:
-    """Keys and values of one layer for up to `room` patches: two buffers [B, room, C, heads, E].
+    """Keys and values of one layer for up to `room` patches: two buffers [B, room + 1, C, heads, E].
 
     Rolling back needs no work here: what lies at or after a row's length is overwritten before it becomes visible.
+    The last place takes what is written at times below zero, and is never looked at.
     """
 
     def __init__(self, rows: int, room: int, variables: int):
@@ -17,17 +18,18 @@ class LayerCache:
     def store(self, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout):
         """Writes k, v [B, heads, m*C, E] at layout.times; returns both of all patches the layout looks at."""
         if self.keys is None:
-            shape = (self.rows, self.room, self.variables, k.shape[1], k.shape[3])
+            shape = (self.rows, self.room + 1, self.variables, k.shape[1], k.shape[3])
             self.keys, self.values = k.new_zeros(shape), v.new_zeros(shape)
         looked_at = layout.visible.shape[-1] // self.variables
         return tuple(self._write(*pair, layout.times, looked_at) for pair in ((self.keys, k), (self.values, v)))
 
     def _write(self, buffer: torch.Tensor, new: torch.Tensor, times: torch.Tensor, looked_at: int) -> torch.Tensor:
         new = new.transpose(1, 2).unflatten(1, (-1, self.variables))  # [B, m, C, heads, E]
+        places = torch.where(times < 0, self.room, times)
         if times.shape[0] == 1:
-            buffer.index_copy_(1, times[0], new)
+            buffer.index_copy_(1, places[0], new)
         else:
-            buffer[torch.arange(self.rows, device=times.device)[:, None], times] = new
+            buffer[torch.arange(self.rows, device=times.device)[:, None], places] = new
         return buffer[:, :looked_at].flatten(1, 2).transpose(1, 2)
 
     def select(self, rows: torch.Tensor) -> None:

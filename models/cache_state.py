@@ -65,7 +65,7 @@ class CacheState:
         times, keys = self._newest_times(m)
         stats = self.frozen if self.frozen is not None else self._causal_stats(times)
         layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim)
-        tokens = model.embed(read_at(self.series, times), stats)
+        tokens = model.embed(read_at(self.series, times.clamp(min=0)), stats)
         hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
         self.pending = 0
         stats = stats.newest(newest)
@@ -73,11 +73,12 @@ class CacheState:
 
     def _newest_times(self, m: int):
         """Time indices [R, m] of each row's m newest patches, and how many patches a query may have to look at."""
-        back = torch.arange(1 - m, 1, device=self.lengths.device) + self.context_patches - 1
-        if self.level is not None:
-            return back[None] + self.level, self.context_patches + self.level
         self.longest = min(self.longest, self.series.shape[1] - self.context_patches)
-        return back + self.lengths[:, None], self.context_patches + self.longest
+        most = self.context_patches + (self.longest if self.level is None else self.level)
+        back = torch.arange(1 - min(m, most), 1, device=self.lengths.device) + self.context_patches - 1
+        if self.level is not None:
+            return back[None] + self.level, most
+        return back + self.lengths[:, None], most  # below zero where a row has fewer than m patches
 
     def _causal_stats(self, times: torch.Tensor) -> PatchStats:
         window = self.model.config.norm_window

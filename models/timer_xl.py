@@ -17,7 +17,7 @@ class TimerBackbone(Decodable, nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.patch_len = config.input_token_len
+        self.patch_len, self.patches_ahead = config.input_token_len, config.draft_patches
         # with covariates the last variable looks ahead in the others: what it has seen changes with every patch
         self.rolling = "cache" if config.causal and not config.covariate else "window"
         inputs = self.patch_len + (MOVE_FEATURES if config.causal else 0)

@@ -4,7 +4,7 @@ mu_p, sigma_p: target; mu_q, sigma_q: draft; x: proposal; everything in the unit
 series). The unit judged is one row of the batch: the P * C elements of a patch together.
 
 A rule offers
-    random                                       does it need `Noise`?
+    name, random                                 as in --spec_accept_rule; does it need `Noise`?
     propose(prediction, eps) -> Proposals        from the draft's prediction at one position
     judge(proposals, prediction, uniform)        -> Judgement of k proposals by the target's k + 1 predictions
     accepted_patches(proposals, prediction)      what an accepted proposal puts into the forecast [b, k, P, C]
@@ -96,7 +96,7 @@ class Tolerance:
     later patches were verified against. tol = 0 is target-only decoding.
     """
 
-    random = False
+    name, random = "tolerance", False
 
     def __init__(self, tol: float):
         self.tol = tol
@@ -131,7 +131,7 @@ class Simplified:
     temp multiplies both sigmas. A draft without a variance head samples with `sigma`.
     """
 
-    random = True
+    name, random = "simplified", True
 
     def __init__(self, sigma: float, emit: str = "sample", bias: float = 1.0, sigma_mode: str = "fixed",
                  adapt_c: float = 4.0, mse_tol: float = -1.0, temp: float = 1.0):
@@ -171,7 +171,7 @@ class Simplified:
         return prediction.mean + self.sigma * eps if self.emit == "sample" else prediction.mean
 
 
-RULES = {"simplified": Simplified, "tolerance": Tolerance}
+RULES = {rule.name: rule for rule in (Simplified, Tolerance)}
 
 
 def make_rule(name: str, args, emit: str | None = None):

@@ -91,6 +91,28 @@ def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) ->
     save_figure(figure, path)
 
 
+def decode_speed_figure(path: Path, rows: list[dict]) -> None:
+    """Milliseconds per batch by mode (bars, logarithmic), one group a cell of scripts/benchmark/decode_speed.py."""
+    cells = list(dict.fromkeys((row["config"], row["context"], row["horizon"], row["batch"]) for row in rows))
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    figure, axis = plt.subplots(figsize=(max(6.5, 1.3 * len(cells)), 4.6))
+    width = 0.8 / len(modes)
+    for i, (mode, colour, hatch) in enumerate(zip(modes, (BLACK, ORANGE, SKY, BLUE, "#BBBBBB"),
+                                                  ("", "//", "..", "", "xx"))):
+        values = [row["ms_median"] for row in rows if row["mode"] == mode]
+        axis.bar(np.arange(len(values)) + (i - len(modes) / 2 + 0.5) * width, values, width, label=mode, color=colour,
+                 hatch=hatch, edgecolor="white")
+    axis.set_yscale("log")
+    axis.set_ylabel("time of a batch of forecasts (ms)")
+    axis.set_xticks(np.arange(len(cells)), [f"{name}\nL {context}\nH {horizon}\nbatch {batch}"
+                                            for name, context, horizon, batch in cells], fontsize=8)
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.legend(ncol=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
 def attention_figure(path: Path, weights: list[np.ndarray]) -> None:
     """weights: a layer each, [heads, T, T]; shown as the mean over heads."""
     figure, axes = plt.subplots(1, len(weights), figsize=(4.6 * len(weights), 4.4), squeeze=False)

@@ -48,6 +48,20 @@ def lab(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def causal(lab):
+    """Settings of a causally normalised target and of an on-policy draft that speaks of two patches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(lab)
+        train = f"{BASE} {SIZES} --root_path ."
+        assert run.main(f"{train} --model_id tc --norm_mode causal --test_pred_len 24".split()) == 0
+        target = "forecast_tc_timer_xl_test_0"
+        distil = (f"--distill --distill_target_ckpt checkpoints/{target}/checkpoint.pth --draft_stochastic "
+                  "--draft_patches 2 --draft_rollout 4")
+        assert run.main(f"{train} --model_id dc --model timer_xl_draft {distil}".split()) == 0
+    return target, "forecast_dc_timer_xl_draft_test_0"
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -85,9 +99,9 @@ def load(lab, setting):
     return model.eval()
 
 
-def rolling_errors(model, horizon, context=CONTEXT, univariate=False):
+def rolling_errors(model, horizon, context=CONTEXT, univariate=False, growing=False):
     """forecast - truth of every test window [windows, horizon, C], by a loop that knows nothing of the program's
-    loaders, decoder and metrics: it re-encodes the last `context` steps for every patch."""
+    loaders, decoder and metrics: it re-encodes the last `context` steps (or, growing, all of them) for every patch."""
     values = tiny_series().round(5)
     rows, test = int(ROWS * 0.7), int(ROWS * 0.2)
     values = (values - values[:rows].mean(axis=0)) / values[:rows].std(axis=0)
@@ -98,7 +112,7 @@ def rolling_errors(model, horizon, context=CONTEXT, univariate=False):
             series = part[start:start + context].astype(np.float32)
             while len(series) < context + horizon:
                 with torch.no_grad():
-                    out = model(torch.from_numpy(series[None, -context:].copy()))
+                    out = model(torch.from_numpy(series[None, 0 if growing else -context:].copy()))
                 out = out[0] if isinstance(out, tuple) else out
                 series = np.concatenate([series, out[0, -PATCH:].numpy()])
             errors.append(series[context:context + horizon] - part[start + context:start + context + horizon])
@@ -300,6 +314,45 @@ def test_every_setting_of_the_speculation_is_on_record(lab, place):
     got = speculate(lab, "--spec_tol 0.2 --spec_k 2")
     assert got["speculation"]["spec_tol"] == 0.2 and got["speculation"]["spec_k"] == 2
     assert got["speculation"]["spec_draft_ckpt"].endswith("checkpoint.pth")
+
+
+# --- cached decoding
+
+def test_a_causal_target_decodes_from_its_cache_and_equals_growing_passes(lab, causal, place):
+    assert command(lab, "--test_pred_len 60", causal[0]) == 0
+    model = load(lab, causal[0])
+    assert metrics()["mse"] == pytest.approx(np.mean(rolling_errors(model, 60, growing=True) ** 2), rel=1e-4)
+    shutil.rmtree("test_results")
+    assert command(lab, "--test_pred_len 60 --rolling window", causal[0]) == 0
+    assert metrics()["mse"] == pytest.approx(np.mean(rolling_errors(model, 60) ** 2), rel=1e-4)
+
+
+def test_the_cache_of_a_window_model_is_used_only_if_asked_for_and_says_so(lab, place, capsys):
+    assert command(lab, "--test_pred_len 60") == 0
+    exact = metrics()["mse"]
+    assert "APPROXIMATION" not in capsys.readouterr().out
+    shutil.rmtree("test_results")
+    assert command(lab, "--test_pred_len 60 --rolling cache") == 0
+    assert "APPROXIMATION" in capsys.readouterr().out
+    assert metrics()["mse"] != pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("flags", ["", "--spec_repropose target", "--spec_k auto"])
+def test_a_causal_pair_at_tolerance_zero_is_its_target(lab, causal, place, flags):
+    draft = f"--use_speculative --spec_draft_ckpt {lab}/checkpoints/{causal[1]}/checkpoint.pth"
+    assert command(lab, f"--test_pred_len 60 {draft} --spec_tol 0 {flags}", causal[0]) == 0
+    got = metrics()
+    assert got["mse"] == pytest.approx(np.mean(rolling_errors(load(lab, causal[0]), 60, growing=True) ** 2), rel=1e-4)
+    # two patches a draft pass: 4, 3, 2, 1, 0 proposals; what the target left over needs no draft; auto asks none
+    assert got["draft_passes"] == {"": 2 + 2 + 1 + 1, "--spec_repropose target": 2, "--spec_k auto": 0}[flags]
+
+
+def test_the_planner_says_what_it_predicts_and_measures(lab, causal, place, capsys):
+    draft = f"--use_speculative --spec_draft_ckpt {lab}/checkpoints/{causal[1]}/checkpoint.pth"
+    assert command(lab, f"--test_pred_len 60 {draft} --spec_tol 1000 --spec_k auto --batch_size 1", causal[0]) == 0
+    said = capsys.readouterr().out
+    assert "planner, batch 1: acceptance 100.0 %" in said and "predicted" in said and "-> K = " in said
+    assert "ms_per_forecast" in said  # what was then measured
 
 
 # --- the table
