@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from exp.options import adopt, check_against_checkpoint
+from layers.linear import pack_linears
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from utils.checkpoint import ARGS, load_into, read_settings, read_state
@@ -119,6 +120,8 @@ class Exp_Basic:
         model = self.new_model(name, config)
         load_into(model, read_state(path), path)
         self._choose_rolling(model, path)
+        if not self.args.amp:  # packed weights are float32
+            pack_linears(model)
         return model.eval()
 
     def _choose_rolling(self, model: torch.nn.Module, path: str | Path) -> None:

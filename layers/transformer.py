@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from layers.attention import AttentionLayer, TokenLayout
+from layers.linear import PointwiseConv
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
@@ -14,9 +15,7 @@ class TimerLayer(nn.Module):
     def __init__(self, d_model: int, n_heads: int, d_ff: int, dropout: float, activation: str, fused: bool):
         super().__init__()
         self.attention = AttentionLayer(d_model, n_heads, dropout, fused)
-        # kernel-1 convolutions only because the public checkpoints store them so; they are linear maps
-        self.conv1 = nn.Conv1d(d_model, d_ff, kernel_size=1)
-        self.conv2 = nn.Conv1d(d_ff, d_model, kernel_size=1)
+        self.conv1, self.conv2 = PointwiseConv(d_model, d_ff), PointwiseConv(d_ff, d_model)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
@@ -25,8 +24,8 @@ class TimerLayer(nn.Module):
     def forward(self, x, layout: TokenLayout, newest: int | None = None, cache=None, want_weights: bool = False):
         mixed, weights = self.attention(x, layout, newest, cache, want_weights)
         x = self.norm1((x if newest is None else x[:, -newest:]) + self.dropout(mixed))
-        hidden = self.dropout(self.activation(F.linear(x, self.conv1.weight[..., 0], self.conv1.bias)))
-        hidden = self.dropout(F.linear(hidden, self.conv2.weight[..., 0], self.conv2.bias))
+        hidden = self.dropout(self.activation(self.conv1(x)))
+        hidden = self.dropout(self.conv2(hidden))
         return self.norm2(x + hidden), weights
 
 
