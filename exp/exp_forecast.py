@@ -107,7 +107,7 @@ class Exp_Forecast(Exp_Basic):
     def _compare_or_test(self, setting: str, checkpoint: Path) -> None:
         (self.compare if self.args.compare else self.test)(setting, checkpoint)
 
-    def _load_pair(self, checkpoint: Path):
+    def load_pair(self, checkpoint: Path):
         """(model under test, draft or None)"""
         args = self.args
         model = self.load_model(args.model, checkpoint)
@@ -125,7 +125,7 @@ class Exp_Forecast(Exp_Basic):
     def test(self, setting: str, checkpoint: Path) -> dict:
         """Rolling forecast of every test window; writes metrics.json and what the report flags ask for."""
         args = self.args
-        model, draft = self._load_pair(checkpoint)
+        model, draft = self.load_pair(checkpoint)
         mode = f"_spec_{args.spec_accept_rule}_{args.spec_emit}" if draft is not None else ""
         folder = self._results_folder(setting, mode)
         dataset, loader = data_provider(args, "test")
@@ -186,7 +186,7 @@ class Exp_Forecast(Exp_Basic):
         args = self.args
         if args.model != "timer_xl":
             raise UserError(COMPARE_A_DRAFT.format(args.model))
-        target, draft = self._load_pair(checkpoint)
+        target, draft = self.load_pair(checkpoint)
         folder = self._results_folder(setting, "_compare")
         dataset, loader = data_provider(args, "test")
         methods = compared_methods(target, draft, args)
