@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import run
+from exp.exp_basic import MODELS
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from utils.checkpoint import CHECKPOINT, save_checkpoint
@@ -327,3 +328,42 @@ def test_more_processes_than_devices_are_refused_before_they_wait_for_each_other
     monkeypatch.setenv("LOCAL_RANK", rank)
     assert run.main(f"{SMALL} --ddp --devices {devices}".split()) == 2
     assert_one_error_line(capsys.readouterr().err, ["--ddp", f"process {int(rank) + 1}", "--devices"])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 1 GiB.\n more"),
+                                   RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB")])
+def test_exhausted_memory_is_one_line(workplace, capsys, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+    just_target()
+    monkeypatch.setitem(MODELS, "timer_xl", fail)
+    assert run.main(f"{SMALL} {TEST}".split()) == 2
+    assert_one_error_line(capsys.readouterr().err, ["out of memory", "--batch_size"])
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(workplace, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+    just_target()
+    monkeypatch.setitem(MODELS, "timer_xl", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run.main(f"{SMALL} {TEST}".split())
+
+
+INTERRUPTED = """
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+import run
+sys.exit(run.main(["--is_training", "0"]))
+"""
+
+
+def test_an_interruption_while_the_program_is_loading_ends_with_code_130():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1
