@@ -1,5 +1,6 @@
 """Data sets and loaders from flags."""
 import os
+import signal
 from pathlib import Path
 
 import torch
@@ -55,6 +56,11 @@ def batch_as_is(batch):
     return batch
 
 
+def leave_interrupts_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: a worker that died of it would print a traceback of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context: int | None = None):
     """(data set, loader) of one split. Training batches are shuffled by an `EpochSampler`, others stay in order.
 
@@ -66,7 +72,8 @@ def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context:
         horizon=args.test_pred_len, subset_ratio=args.subset_rand_ratio)
     # a generator of its own: opening a loader draws a seed, from the global one it would shift every later dropout
     # mask, and a resumed run opens one loader more than an uninterrupted one
-    common = dict(num_workers=args.num_workers, collate_fn=batch_as_is, generator=torch.Generator())
+    common = dict(num_workers=args.num_workers, collate_fn=batch_as_is, generator=torch.Generator(),
+                  worker_init_fn=leave_interrupts_to_the_parent)
     size = args.batch_size
     if split == "train":
         sampler = EpochSampler(len(dataset), size, args.seed, rank, world_size)

@@ -2,6 +2,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import Dataset
@@ -49,20 +50,33 @@ class MultivariateDatasetBenchmark(Dataset):
         needed = ends[index] if rows < ends[index] else 0
         if needed or first < 0 or ends[index] - first < context + ahead:
             raise UserError(self._too_short(path, rows, starts, ends, ahead))
-        self.scaler = StandardScaler().fit(series.values[:ends[0]])
-        values = self.scaler.transform(series.values[first:ends[index]])
-        self.values = torch.from_numpy(values).float()  # [T, C], standardised
+        self.scaler = StandardScaler()
+        self.values = self._standardised(path, series.values, ends[0], first, ends[index])
         self._spans = self.values.unfold(0, context + ahead, 1)  # [all windows, C, context + ahead], a view
         # few-shot training keeps windows evenly spread over the whole training part
         self.ratio = subset_ratio if split == "train" else 1.0
         self.windows = math.ceil(len(self._spans) * self.ratio)
 
+    def _standardised(self, path, values, train_rows: int, first: int, end: int) -> torch.Tensor:
+        """[T, C] of the rows from first to end, by mean and deviation of the training rows."""
+        try:
+            with np.errstate(all="ignore"):
+                scaled = torch.from_numpy(self.scaler.fit(values[:train_rows]).transform(values[first:end])).float()
+            usable = bool(torch.isfinite(scaled).all())
+        except ValueError:  # scikit-learn has met a sum that is no longer finite
+            usable = False
+        if not usable:
+            raise UserError(f"{path}: values too large, or too far from those of the training part, to be "
+                            "standardised: correct or rescale them")
+        return scaled
+
     def _too_short(self, path, rows, starts, ends, ahead) -> str:
         if rows < ends[-1]:
             return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
                     "rename the file for a 70/10/20 split, or give the whole file")
-        # the smallest file whose train, val and test parts each hold one window
-        enough = self.context + ahead
+        # the smallest file whose train, val and test parts each hold one window: from just below it upwards
+        enough = max(self.context + ahead, int((self.context + self.patch_len) / 0.7) - 1, 10 * (self.patch_len - 3),
+                     5 * self.horizon - 1)
         while not self._fits(*split_borders("", enough)):
             enough += 1
         return (f"{path}: {rows} rows are too few for the {self.split} split with a context of {self.context} and "

@@ -56,11 +56,18 @@ def obtain_etth1(folder: Path) -> Path:
     return stand_in if stand_in.is_file() else write_synthetic(stand_in)
 
 
-def main() -> None:
+def main() -> int:
+    """Exit code: 0 done, 2 the folder cannot be used (one line on stderr)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATASET_ROOT", "./dataset")))
-    print(obtain_etth1(parser.parse_args().folder))
+    try:
+        print(obtain_etth1(parser.parse_args().folder))
+    except OSError as error:
+        print(f"error: {error.filename or 'ETTh1'}: {error.strerror or error}: choose another --folder or DATASET_ROOT",
+              file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,5 @@
 """Series files: csv, txt, npz, npy -> a float array [T, C] with names; everything wrong with one is said in a line."""
+import csv
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 
 
 @dataclass
@@ -25,21 +26,35 @@ def read_series(path: str | Path) -> Series:
         raise UserError(f"data file {path} does not exist: set --root_path/--data_path or DATASET_ROOT, "
                         "or run: python -m data_provider.download")
     readers = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy}
-    if path.suffix not in readers:
+    kind = path.suffix.lower()
+    if kind not in readers:
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}: use one of {', '.join(sorted(readers))}")
     try:
-        series = readers[path.suffix](path)
+        series = readers[kind](path)
     except UserError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are parsers
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({first_line}): is the file damaged?") from error
+        wanted = " Cells are separated by commas, the encoding is UTF-8" if kind == ".csv" else ""
+        raise UserError(f"{path}: cannot be read as {kind[1:]} ({first_line}): is the file damaged?{wanted}") from error
     _refuse_gaps(path, series)
     return series
 
 
 def _read_csv(path: Path) -> Series:
-    frame = pd.read_csv(path, encoding_errors="replace", low_memory=False, skipinitialspace=True)
+    header = _header(path)
+    if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
+        raise UserError(f"{path}: the header {shorten(header[0])} is one cell: separate cells by commas, and write "
+                        "decimals with a point")
+    with warnings.catch_warnings():
+        # pandas would take the first of too many cells for row labels and move the others under wrong names
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            frame = pd.read_csv(path, encoding_errors="replace", low_memory=False, skipinitialspace=True,
+                                index_col=False)
+        except pd.errors.ParserWarning:
+            raise UserError(f"{path}: rows have more cells than the header has names ({len(header)}): name every "
+                            "column, separate cells by commas, and write decimals with a point") from None
     if frame.empty:
         raise UserError(f"{path}: no rows below the header: at least one window of data is needed")
     dates, first = None, frame.iloc[:, 0]
@@ -48,16 +63,25 @@ def _read_csv(path: Path) -> Series:
     if frame.shape[1] == 0:
         raise UserError(f"{path}: unknown column layout: a date column and no numeric column; "
                         "expected 'date' followed by one numeric column a variable")
-    _refuse_missing_header(path, frame)
+    _refuse_missing_header(path, header, header[-frame.shape[1]:])
     columns = [_numeric_column(path, name, frame[name]) for name in frame.columns]
     return Series(np.stack(columns, axis=1), [str(name) for name in frame.columns], dates)
 
 
-def _refuse_missing_header(path: Path, frame: pd.DataFrame) -> None:
-    """A first row of numbers is data, not names: reading it as names would lose a row in silence."""
-    bare = [name.split(".")[0].lstrip("-").isdigit() and "." in name for name in map(str, frame.columns)]
-    if len(bare) > 1 and all(bare):
-        raise UserError(f"{path}: the first line holds numbers ({frame.columns[0]}, ...), not column names: "
+def _header(path: Path) -> list[str]:
+    """The cells of the first line that is not blank, as they are: pandas changes names that come twice."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as lines:
+        return next((row for row in csv.reader(lines, skipinitialspace=True) if any(row)), [""])
+
+
+def _refuse_missing_header(path: Path, header: list[str], names: list[str]) -> None:
+    """A first row of numbers is data, not names: reading it as names would lose a row in silence.
+
+    0, 1, 2, ... (of all columns, or of those after the date) are the names that pandas gives where there are none.
+    """
+    counted = any(cells == [str(i) for i in range(len(cells))] for cells in (header, names))
+    if not counted and all(map(_is_number, names)):
+        raise UserError(f"{path}: the first line holds numbers ({shorten(names[0])}, ...), not column names: "
                         "add a header line such as date,HUFL,OT")
 
 
@@ -74,8 +98,8 @@ def _numeric_column(path: Path, name: str, column: pd.Series) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     text = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(text):
-        cell = str(column.iloc[text[0]])
-        raise UserError(f"{path}, line {_line_of(path, text[0])}, column {name!r}: {cell!r} is not a number "
+        cell = shorten(str(column.iloc[text[0]]))
+        raise UserError(f"{path}, line {_line_of(path, text[0])}, column {shorten(name)}: {cell} is not a number "
                         f"({len(text)} such cells in this column): correct the cell or drop the column")
     return numbers
 
@@ -97,7 +121,7 @@ def _read_txt(path: Path) -> Series:
             rows.append([float(cell) for cell in cells])
         except ValueError:
             bad = next(i for i, cell in enumerate(cells, start=1) if not _is_number(cell))
-            raise UserError(f"{path}, line {number}, column {bad}: {cells[bad - 1]!r} is not a number: "
+            raise UserError(f"{path}, line {number}, column {bad}: {shorten(cells[bad - 1])} is not a number: "
                             "a txt file holds numbers only, one row a line") from None
         if len(rows[-1]) != len(rows[0]):
             raise UserError(f"{path}, line {number}: {len(rows[-1])} cells where the first line has {len(rows[0])}")
@@ -127,8 +151,10 @@ def _read_npy(path: Path) -> Series:
 
 def _from_array(path: Path, array: np.ndarray) -> Series:
     """[T], [T, C], or PEMS' [T, C, features], of which the first feature is the series."""
-    if not np.issubdtype(array.dtype, np.number) or array.ndim not in (1, 2, 3):
-        raise UserError(f"{path}: unknown layout, shape {array.shape} of {array.dtype}: expected numbers [T, C]")
+    if array.dtype.kind not in "iuf" or array.ndim not in (1, 2, 3):
+        raise UserError(f"{path}: unknown layout, shape {array.shape} of {array.dtype}: expected real numbers [T, C]")
+    if array.size == 0:
+        raise UserError(f"{path}: an array of shape {array.shape} is empty: at least one window of data is needed")
     if array.ndim == 3:
         array = array[:, :, 0]
     return _unnamed(array.reshape(len(array), -1).astype(np.float64))
@@ -147,6 +173,6 @@ def _refuse_gaps(path: Path, series: Series) -> None:
     start = int(gaps.argmax())
     length = int((~gaps[start:]).argmax()) or len(gaps) - start
     name = series.names[column]
-    where = f"{path}, data row {start + 1}, column {name!r}"
+    where = f"{path}, data row {start + 1}, column {shorten(name)}"
     raise UserError(f"{where}: missing or infinite value (a run of {length}; {int(missing.sum())} such cells in the "
                     "file): fill or cut the gap, nothing is filled in here")

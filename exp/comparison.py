@@ -5,7 +5,7 @@ from tqdm import tqdm
 from exp.evaluation import AloneMethod, Evaluation, SeasonalNaiveMethod, SpeculativeMethod, make_speculative, scored
 from utils.metrics import SpeculationMetrics
 from utils.plots import compare_figure
-from utils.results import format_table, write_csv
+from utils.results import format_table, refuse_overflow, write_csv
 from utils.timing import hardware, time_side_by_side
 
 TARGET, DRAFT = "target alone", "draft alone"
@@ -36,6 +36,8 @@ def compared_methods(target, draft, args) -> dict:
 def compare(methods: dict, dataset, loader, args, device: torch.device, folder) -> list[dict]:
     """Measures every method on every test window, then their times side by side; writes compare.csv, compare.png."""
     accuracy, deviation = _accuracy(methods, loader, args, device)
+    for name, out in accuracy.items():
+        refuse_overflow(out.point.result()["mse"], name)
     times = _times(methods, dataset, args, device)
     machine = hardware(device)
     rows = []

@@ -37,14 +37,14 @@ class Exp_Basic:
         self.args = args
         self.rank, self.world_size = 0, 1
         self.device = self._set_up_distributed() if args.ddp else self._choose_device()
+        if args.amp and args.amp_dtype == "fp16" and self.device.type == "cpu":
+            raise UserError("--amp_dtype fp16 needs a GPU: use bf16 on the CPU")
         self.is_main = self.rank == 0
 
     def _choose_device(self) -> torch.device:
         if not torch.cuda.is_available():
             if "gpu" in self.args.explicit:
                 print(f"note: --gpu {self.args.gpu} was asked for, but there is no CUDA device; running on the CPU")
-            if self.args.amp and self.args.amp_dtype == "fp16":
-                raise UserError("--amp_dtype fp16 needs a GPU: use bf16 on the CPU")
             return torch.device("cpu")
         if self.args.gpu >= torch.cuda.device_count():
             raise UserError(f"--gpu {self.args.gpu} does not exist: there are {torch.cuda.device_count()}, from 0")
@@ -53,15 +53,22 @@ class Exp_Basic:
     def _set_up_distributed(self) -> torch.device:
         if "RANK" not in os.environ:
             raise UserError("--ddp needs the environment of torchrun: torchrun --nproc_per_node N run.py --ddp ...")
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        device = self._device_of_process(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        if not torch.cuda.is_available():
+        return device
+
+    def _device_of_process(self, local: int) -> torch.device:
+        """The GPU of process `local` of this machine; --devices must name enough of them even where there is none."""
+        present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        devices = self.args.devices or list(range(present))
+        if local >= len(devices) and (present or self.args.devices):
+            raise UserError(f"--ddp: {len(devices)} GPUs for process {local + 1} of this machine: start fewer "
+                            "processes (torchrun --nproc_per_node), or name one GPU for each by --devices")
+        if not present:
             return torch.device("cpu")
-        devices = [int(d) for d in self.args.devices.split(",")] if self.args.devices \
-            else list(range(torch.cuda.device_count()))
-        if local >= len(devices):
-            raise UserError(f"--devices {self.args.devices} names {len(devices)} GPUs for process {local}")
+        if max(devices) >= present:
+            raise UserError(f"--devices names GPU {max(devices)}: there are {present}, from 0")
         torch.cuda.set_device(devices[local])
         return torch.device("cuda", devices[local])
 
@@ -151,6 +158,17 @@ class Exp_Basic:
         """A draft has its target's sizes (times the scales), patch and normalisation, unless flags differ."""
         settings = read_settings(self.args.distill_target_ckpt) or {}
         adopt(self.args, settings, (*ARCHITECTURE, "seq_len", "data"))
+
+    def adopt_pretrained(self) -> None:
+        """Training that starts from other weights has their architecture; a flag that contradicts it is an error."""
+        args, path = self.args, self.args.pretrain_model_path
+        settings = read_settings(path) or {}
+        if settings.get("model", args.model) != args.model:
+            raise UserError(f"--pretrain_model_path {path} is a {settings['model']}, not a {args.model}: give the "
+                            "other one, or change --model")
+        names = ARCHITECTURE + ((*SCALES, "draft_stochastic") if args.model == "timer_xl_draft" else ())
+        check_against_checkpoint(settings, args.explicit, args, names, path)
+        adopt(args, settings, (*names, "seq_len", "data"))
 
     def train_settings(self, model: torch.nn.Module) -> dict:
         """What args.json keeps: every flag as it was used, and how many parameters came of it."""

@@ -12,7 +12,7 @@ from exp.reporting import breakdown, draw_attention, draw_forecasts
 from exp.training import Trainer
 from utils.checkpoint import CHECKPOINT, load_into, read_state
 from utils.errors import UserError
-from utils.files import inside
+from utils.files import inside, refuse_unwritable
 from utils.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
 from utils.precision import autocast
 from utils.results import (
@@ -21,13 +21,13 @@ from utils.results import (
     log_breakdown,
     log_forecast,
     log_inference,
+    refuse_overflow,
     write_csv,
     write_metrics,
 )
 from utils.timing import TracedModel, hardware
 
 RESULTS = "./test_results"
-COMPARE_A_DRAFT = "--compare needs the target as --model, not {}: name the draft by --spec_draft_ckpt"
 
 
 class Exp_Forecast(Exp_Basic):
@@ -38,10 +38,14 @@ class Exp_Forecast(Exp_Basic):
         if not args.is_training:
             seed_everything(args.seed)
             setting = args.test_dir or self.setting()
-            self._compare_or_test(setting, self.tested_checkpoint(setting))
+            checkpoint = self.tested_checkpoint(setting)
+            self._check_test(setting)
+            self._compare_or_test(setting, checkpoint)
             return
         if args.distill:
             self.adopt_target()
+        if args.adaptation:
+            self.adopt_pretrained()
         self._check_what_follows_training()
         first_seed = args.seed
         for iteration in range(args.itr):
@@ -59,11 +63,22 @@ class Exp_Forecast(Exp_Basic):
     def _check_what_follows_training(self) -> None:
         """What would stop the test must stop the run now, not after hours of training."""
         args = self.args
+        for iteration in range(args.itr):
+            self._check_test(self.setting(iteration))
         data_provider(args, "test")
-        if args.compare and args.model != "timer_xl":
-            raise UserError(COMPARE_A_DRAFT.format(args.model))
         if args.use_speculative or args.compare:
             self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
+
+    def _check_test(self, setting: str) -> None:
+        """What can be known of a test before anything is loaded: where its results go, and what --compare needs."""
+        args = self.args
+        refuse_unwritable(self._results_folder(setting), "--model_id/--des/--test_dir")
+        if args.compare and args.model != "timer_xl":
+            raise UserError(f"--compare needs the target as --model, not {args.model}: name the draft by "
+                            "--spec_draft_ckpt")
+        if args.compare and args.season > args.test_seq_len:
+            raise UserError(f"--season {args.season} is longer than the context of {args.test_seq_len} steps: the "
+                            "seasonal-naive row of --compare repeats a whole season; give a shorter one")
 
     def train(self, setting: str) -> Path:
         """Trains one model; returns the folder that holds its best checkpoint."""
@@ -115,9 +130,15 @@ class Exp_Forecast(Exp_Basic):
             return model, None
         return model, self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
 
-    def _results_folder(self, setting: str, mode: str) -> Path:
+    def _mode(self) -> str:
         args = self.args
-        mode += f"_{args.des}" if args.test_dir and "des" in args.explicit else ""
+        if args.compare:
+            return "_compare"
+        return f"_spec_{args.spec_accept_rule}_{args.spec_emit}" if args.use_speculative else ""
+
+    def _results_folder(self, setting: str) -> Path:
+        args = self.args
+        mode = self._mode() + (f"_{args.des}" if args.test_dir and "des" in args.explicit else "")
         folder = inside(RESULTS, f"{setting}_pl{args.test_pred_len}{mode}", "--model_id/--des/--test_dir")
         inside(folder, args.spec_debug_out, "--spec_debug_out")
         return folder
@@ -126,8 +147,7 @@ class Exp_Forecast(Exp_Basic):
         """Rolling forecast of every test window; writes metrics.json and what the report flags ask for."""
         args = self.args
         model, draft = self.load_pair(checkpoint)
-        mode = f"_spec_{args.spec_accept_rule}_{args.spec_emit}" if draft is not None else ""
-        folder = self._results_folder(setting, mode)
+        folder = self._results_folder(setting)
         dataset, loader = data_provider(args, "test")
         traced = [TracedModel(m, self.device) if args.trace_inference_breakdown and m is not None else m
                   for m in (model, draft)]
@@ -138,7 +158,9 @@ class Exp_Forecast(Exp_Basic):
                 self._plan([method], [min(args.batch_size, len(dataset))])
             out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
         metrics = self._metrics(out, setting, checkpoint, draft is not None)
-        self.say(f"{setting}{mode}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, mae:{metrics['mae']:.4f}")
+        refuse_overflow(metrics["mse"], str(checkpoint))
+        self.say(f"{setting}{self._mode()}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, "
+                 f"mae:{metrics['mae']:.4f}")
         self.say(inference_line(metrics))
         if args.trace_inference_breakdown:
             metrics["breakdown"] = breakdown(out.seconds, *traced)
@@ -184,10 +206,8 @@ class Exp_Forecast(Exp_Basic):
     def compare(self, setting: str, checkpoint: Path) -> list[dict]:
         """The table of --compare, on the terminal, as csv and as a picture."""
         args = self.args
-        if args.model != "timer_xl":
-            raise UserError(COMPARE_A_DRAFT.format(args.model))
         target, draft = self.load_pair(checkpoint)
-        folder = self._results_folder(setting, "_compare")
+        folder = self._results_folder(setting)
         dataset, loader = data_provider(args, "test")
         methods = compared_methods(target, draft, args)
         with autocast(args, self.device):

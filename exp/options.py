@@ -1,10 +1,12 @@
 """Flags: their names, defaults, limits, and how they agree with the args.json of a checkpoint."""
 import argparse
 import math
+from pathlib import Path
 
 from data_provider.data_factory import DATASETS
 from layers.transformer import ACTIVATIONS
 from utils.acceptance import RULES
+from utils.checkpoint import MOST_LAYERS, MOST_WIDTH
 from utils.errors import UserError
 from utils.schedules import LRADJ
 
@@ -12,6 +14,7 @@ from utils.schedules import LRADJ
 SIMPLIFIED_ONLY = ("spec_sigma", "spec_accept_bias", "spec_sigma_mode")
 TOLERANCE_ONLY = ("spec_tol", "spec_repropose")
 OTHERS_TOO = ("spec_sigma_adapt_c", "spec_accept_mse_tol", "spec_temp")
+MOST_SEED = 2**32 - 1  # numpy takes no larger one
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (python run.py --help lists the flags)")
 
 
-def between(low=None, high=None, kind=float, open_low=False):
+def between(low, high=None, kind=float, open_low=False):
     """An argparse type that names the allowed range."""
     def parse(text):
         try:
@@ -29,10 +32,10 @@ def between(low=None, high=None, kind=float, open_low=False):
         except ValueError:
             wanted = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
-        too_low = low is not None and (value <= low if open_low else value < low)
+        too_low = value <= low if open_low else value < low
         if not math.isfinite(value) or too_low or (high is not None and value > high):
-            bounds = f"{'above' if open_low else 'at least'} {low}"
-            bounds += f" and at most {high}" if high is not None else ""
+            bounds = f"{'above' if open_low else 'at least'} {low:.12g}"
+            bounds += f" and at most {high:.12g}" if high is not None else ""
             raise argparse.ArgumentTypeError(f"{text} is out of range: must be {bounds}")
         return value
     return parse
@@ -43,11 +46,36 @@ def count_or_auto(text):
     return text if text == "auto" else count(text)
 
 
-count = between(1, kind=int)
-natural = between(0, kind=int)
+def name_part(text):
+    """A word that becomes part of a folder's name."""
+    if "/" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is part of a folder's name: leave out '/' and control characters")
+    return text
+
+
+def csv_name(text):
+    if not text.isprintable() or Path(text).suffix != ".csv":
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a csv file: end it with .csv")
+    return text
+
+
+def device_list(text):
+    """'0,1,2' -> [0, 1, 2]"""
+    devices = [natural(part) for part in text.split(",")]
+    if len(set(devices)) < len(devices):
+        raise argparse.ArgumentTypeError(f"{text} names a GPU twice: every process needs its own")
+    return devices
+
+
+# what is above these limits is a slip of the keyboard, and would end in exhausted memory or an overflow
+MOST, LARGEST = 2**31, 1e6
+count = between(1, MOST, kind=int)
+natural = between(0, MOST, kind=int)
+width = between(1, MOST_WIDTH, kind=int)
+depth = between(1, MOST_LAYERS, kind=int)
 rate = between(0.0, 0.999)
-non_negative = between(0.0)
-positive = between(0.0, open_low=True)
+non_negative = between(0.0, LARGEST)
+positive = between(0.0, LARGEST, open_low=True)
 
 
 def build_parser() -> Parser:
@@ -61,11 +89,13 @@ def _basic(parser):
     add = parser.add_argument_group("run").add_argument
     add("--task_name", default="forecast", choices=["forecast"])
     add("--is_training", type=int, default=1, choices=[0, 1], help="1: train, then test; 0: test a checkpoint")
-    add("--model_id", default="test", help="names the run; with --model, --des and --itr it makes the folder name")
+    add("--model_id", type=name_part, default="test",
+        help="names the run; with --model, --des and --itr it makes the folder name")
     add("--model", default="timer_xl", choices=["timer_xl", "timer_xl_draft"])
-    add("--des", default="test", help="a word of description, in the name of a run (of the results, with --test_dir)")
+    add("--des", type=name_part, default="test",
+        help="a word of description, in the name of a run (of the results, with --test_dir)")
     add("--itr", type=count, default=1, help="how many times to train, with seeds seed, seed + 1, ...")
-    add("--seed", type=natural, default=2021)
+    add("--seed", type=between(0, MOST_SEED, kind=int), default=2021)
     add("--checkpoints", default="./checkpoints/", help="where checkpoints are written and found")
     add("--test_dir", default=None, help="folder under --checkpoints to test (default: this run's own)")
     add("--test_file_name", default="checkpoint.pth")
@@ -86,15 +116,15 @@ def _data(parser):
     add("--test_pred_len", type=count, default=96, help="horizon")
     add("--subset_rand_ratio", type=between(0.0, 1.0, open_low=True), default=1.0,
         help="few-shot: share of the training windows, evenly spread")
-    add("--num_workers", type=natural, default=0)
+    add("--num_workers", type=between(0, 64, kind=int), default=0)
 
 
 def _model(parser):
     add = parser.add_argument_group("architecture (read from args.json where a checkpoint has one)").add_argument
-    add("--d_model", type=count, default=512)
-    add("--n_heads", type=count, default=8)
-    add("--d_ff", type=count, default=2048)
-    add("--e_layers", type=count, default=1)
+    add("--d_model", type=width, default=512)
+    add("--n_heads", type=width, default=8)
+    add("--d_ff", type=width, default=2048)
+    add("--e_layers", type=depth, default=1)
     add("--dropout", type=rate, default=0.1)
     add("--activation", default="relu", choices=sorted(ACTIVATIONS))
     add("--covariate", action="store_true", help="forecast the last variable, the others serve as covariates")
@@ -113,7 +143,7 @@ def _training(parser):
     add = parser.add_argument_group("training").add_argument
     add("--train_epochs", type=count, default=10)
     add("--batch_size", type=count, default=32)
-    add("--learning_rate", type=positive, default=1e-4)
+    add("--learning_rate", type=between(0.0, open_low=True), default=1e-4)
     add("--weight_decay", type=non_negative, default=0.0)
     add("--loss", default="MSE", choices=["MSE"])
     add("--lradj", default="type1", choices=LRADJ)
@@ -134,7 +164,7 @@ def _training(parser):
 def _device(parser):
     add = parser.add_argument_group("device").add_argument
     add("--gpu", type=natural, default=0, help="index of the GPU; without one the CPU is used")
-    add("--devices", default=None, help="GPUs of --ddp, one a process: 0,1,2,3 (default: in order)")
+    add("--devices", type=device_list, default=None, help="GPUs of --ddp, one a process: 0,1,2,3 (default: in order)")
     add("--ddp", action="store_true", help="distributed training; start with torchrun")
     add("--dp", action="store_true", help="refused: --ddp does the same and better")
     add("--amp", action="store_true", help="automatic mixed precision, in training and testing")
@@ -147,7 +177,8 @@ def _distillation(parser):
     add("--distill_target_model", default="timer_xl", choices=["timer_xl"])
     add("--distill_target_ckpt", default=None)
     for part in ("d_model", "n_heads", "d_ff", "e_layers"):
-        add(f"--distill_target_{part}", type=count, default=None, help="for a target without args.json")
+        add(f"--distill_target_{part}", type=depth if part == "e_layers" else width, default=None,
+            help="for a target without args.json")
     add("--draft_nll_var_reg", type=non_negative, default=0.0, help="weight of the variance regularisation")
     add("--draft_teacher_noise", type=non_negative, default=0.0, help="noise on its output, standardised units")
     add("--draft_teacher_dropout", type=rate, default=0.0)
@@ -173,7 +204,7 @@ def _speculation(parser):
         help="simplified: sigma fixed, or from spec_sigma_adapt_c * mean squared gap")
     add("--spec_sigma_adapt_c", type=positive, default=4.0)
     add("--spec_accept_bias", type=positive, default=1.0, help="simplified: factor on the acceptance ratio")
-    add("--spec_accept_mse_tol", type=float, default=-1.0,
+    add("--spec_accept_mse_tol", type=between(-LARGEST, LARGEST), default=-1.0,
         help="simplified: also accept where the mean squared gap to the target's mean is at most this (<= 0: off)")
     add("--spec_temp", type=positive, default=1.0, help="simplified: factor on both sigmas")
     add("--spec_adaptive", action="store_true", help="adapt K between batches to the acceptance seen, up to --spec_k")
@@ -186,7 +217,7 @@ def _speculation(parser):
 def _reports(parser):
     add = parser.add_argument_group("reports").add_argument
     add("--spec_debug_accept", action="store_true", help="write every judgement to a csv")
-    add("--spec_debug_out", default="spec_accept_debug.csv", help="its name, in the folder of results")
+    add("--spec_debug_out", type=csv_name, default="spec_accept_debug.csv", help="its name, in the folder of results")
     add("--spec_debug_n", type=count, default=64, help="of how many windows")
     add("--trace_inference_breakdown", action="store_true", help="time spent in target, draft and the rest")
     add("--visualize", action="store_true", help="write PNGs of forecasts")
@@ -206,11 +237,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _settle(args) -> None:
     """Fills defaults that depend on other flags and refuses flags that contradict each other."""
-    settle_lengths(args)
+    if "input_token_len" in args.explicit or (args.is_training and not args.distill and not args.adaptation):
+        settle_lengths(args)  # else a checkpoint may know the patch, and `adopt` settles them
     if args.nonautoregressive:
         args.last_token = args.valid_last = True
     if args.dp:
         raise UserError("--dp is not supported: use --ddp with torchrun, also on one machine")
+    if args.ddp and "gpu" in args.explicit:
+        raise UserError("--gpu has no meaning with --ddp, where every process has a GPU of its own: use --devices")
+    if args.seed + args.itr - 1 > MOST_SEED:
+        raise UserError(f"--seed {args.seed} with --itr {args.itr} leads to seeds above {MOST_SEED}: lower one of them")
     if args.adaptation and not args.pretrain_model_path:
         raise UserError("--adaptation needs --pretrain_model_path, the checkpoint to start from")
     if args.distill and not args.distill_target_ckpt:
@@ -261,6 +297,10 @@ def _refuse_without_effect(args) -> None:
                   ("draft_rollout", args.distill, "--distill"),
                   ("season", args.compare, "--compare"), ("pretrain_model_path", args.adaptation, "--adaptation"),
                   ("tmax", args.cosine, "--cosine"), ("devices", args.ddp, "--ddp"),
+                  ("amp_dtype", args.amp, "--amp"),
+                  ("draft_scale_", args.model == "timer_xl_draft" or args.use_speculative or args.compare,
+                   "--model timer_xl_draft"),
+                  ("spec_sigma_adapt_c", args.spec_sigma_mode == "adaptive", "--spec_sigma_mode adaptive"),
                   ("spec_debug_n", args.spec_debug_accept, "--spec_debug_accept"),
                   ("spec_debug_out", args.spec_debug_accept, "--spec_debug_accept"),
                   ("test_dir", not args.is_training, "--is_training 0"),
@@ -271,6 +311,8 @@ def _refuse_without_effect(args) -> None:
         idle = sorted(name for name in args.explicit if name.startswith(start))
         if idle and not met:
             raise UserError(f"--{idle[0]} has no effect without {wanted}: add that flag, or leave this one out")
+    if args.cosine and "lradj" in args.explicit:
+        raise UserError("--lradj has no effect with --cosine, a schedule of its own: leave one of them out")
     single = ("spec_debug_accept", "spec_accept_rule", "spec_emit", "output_attention", "trace_inference_breakdown")
     for name in single:
         if args.compare and name in args.explicit:
@@ -282,8 +324,9 @@ def _refuse_without_effect(args) -> None:
     if args.draft_patches > 1 and args.is_training and args.draft_rollout < args.draft_patches:
         raise UserError(f"--draft_patches {args.draft_patches} needs --draft_rollout {args.draft_patches} or more: a "
                         "draft that speaks of several patches learns them from the target's own forecasts")
-    if args.draft_nll_var_reg > 0 and not args.draft_stochastic:
-        raise UserError("--draft_nll_var_reg has no effect without --draft_stochastic: only that draft has a variance")
+    if args.draft_nll_var_reg > 0 and not (args.draft_stochastic and args.model == "timer_xl_draft"):
+        raise UserError("--draft_nll_var_reg has no effect without --model timer_xl_draft --draft_stochastic: only "
+                        "that draft has a variance")
 
 
 def _settle_rule(args) -> None:

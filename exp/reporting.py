@@ -22,7 +22,9 @@ def breakdown(seconds: float, target, draft=None) -> dict[str, dict]:
 
 
 def draw_forecasts(folder: Path, method, alone, dataset, args, device) -> None:
-    """Evenly spaced test windows, the first and the last variable of each."""
+    """Evenly spaced test windows, the first and the last variable of each; replaces the pictures of an older run."""
+    for picture in folder.glob("forecast_*.png"):
+        picture.unlink()
     for window in np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int).tolist():
         _draw_forecast(folder, method, alone, dataset, window, args, device)
 

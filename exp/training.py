@@ -6,13 +6,14 @@ import torch.distributed as dist
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from utils.checkpoint import CHECKPOINT, read_tensors, save_checkpoint, save_tensors
+from utils.checkpoint import read_tensors, save_checkpoint, save_tensors
 from utils.errors import UserError
 from utils.precision import autocast
 from utils.schedules import learning_rate
 
 RESUME = "resume.pth"
-COUNTERS = ("epoch", "batch", "step", "best", "bad_rounds", "finished", "running")
+COUNTERS = {"epoch": int, "batch": int, "step": int, "best": float, "bad_rounds": int, "finished": bool,
+            "running": float | None}
 # flags that may differ between a run and its continuation: they do not touch the weights
 FREE_TO_CHANGE = {"resume", "quiet", "num_workers", "gpu", "devices", "train_epochs", "itr", "is_training", "compare",
                   "use_speculative", "visualize", "output_attention", "trace_inference_breakdown", "season"}
@@ -44,7 +45,7 @@ class Trainer:
         self.epoch = self.batch = self.step = 0  # the next batch to do
         self.best, self.bad_rounds, self.finished = float("inf"), 0, False
         self.running = None
-        self.writer = _tensorboard(self.folder) if self.is_main else None
+        self.writer = None
 
     def run(self) -> float:
         """Trains to the end; returns the best validation loss."""
@@ -53,6 +54,7 @@ class Trainer:
         else:
             # what an older run of the same name left must not be taken for this run's
             (self.folder / RESUME).unlink(missing_ok=True)
+        self.writer = _tensorboard(self.folder) if self.is_main else None  # not before: --resume may be refused
         try:
             self._run_epochs()
         finally:
@@ -103,7 +105,8 @@ class Trainer:
             loss = self.loss_fn(self.wrapped, x, y)
         value = loss.item()
         if value != value or value in (float("inf"), float("-inf")):
-            kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint yet"
+            # an older run of the same name may have left one, which says nothing about this run
+            kept = "the last good checkpoint is kept" if self.best < float("inf") else "no checkpoint of this run yet"
             raise UserError(f"the loss became {value} at step {self.step + 1} (epoch {self.epoch + 1}, batch "
                             f"{self.batch + 1}): {kept} in {self.folder}; lower --learning_rate or check the data")
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,26 +168,48 @@ class Trainer:
         if not path.exists():
             tqdm.write(f"note: --resume found no {path}; starting from the beginning")
             return
-        state = read_tensors(path)
-        for key in sorted(state["settings"].keys() | self.settings.keys()):
-            then, now = state["settings"].get(key), self.settings.get(key)
+        try:
+            state = read_tensors(path)
+            problem = self._difference(state["settings"])
+            if problem is None:
+                self._continue_from(state)
+        except Exception as error:  # a damaged state fails in as many ways as it has parts
+            raise UserError(f"{path} is damaged, or of a machine with other GPUs: delete it or drop --resume") \
+                from error
+        if problem is not None:
+            raise UserError(problem)
+        tqdm.write(f"resuming at step {self.step} (epoch {self.epoch + 1}, batch {self.batch + 1})")
+
+    def _difference(self, settings: dict) -> str | None:
+        """What forbids to continue a run of these settings with the present ones."""
+        for key in sorted(settings.keys() | self.settings.keys()):
+            then, now = settings.get(key), self.settings.get(key)
             if then != now and key not in FREE_TO_CHANGE and not key.startswith(FREE_PREFIXES):
-                raise UserError(f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one {now}: "
-                                "give the same flags, or drop --resume to start anew")
+                return (f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one {now}: "
+                        "give the same flags, or drop --resume to start anew")
+        return None
+
+    def _continue_from(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        for name in COUNTERS:
+        for name, kind in COUNTERS.items():
+            if not isinstance(state[name], kind):
+                raise TypeError(f"{name} is {state[name]}")
             setattr(self, name, state[name])
+        moments_fit = all(moment.shape in ((), parameter.shape)
+                          for parameter, moments in self.optimizer.state.items() for moment in moments.values())
+        within_epoch = 0 <= self.batch < self.train_loader.batch_sampler.batches_per_epoch
+        if not (moments_fit and within_epoch and self.epoch >= 0 and self.step >= 0):
+            raise ValueError("the state of another run")  # it would fail later, or wait for a batch that never comes
         # a run that stopped early is over; one that used up its epochs goes on if it is given more of them
         if self.finished and self.bad_rounds < self.args.patience and self.epoch < self.args.train_epochs:
             self.finished = False
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-        tqdm.write(f"resuming at step {self.step} (epoch {self.epoch + 1}, batch {self.batch + 1})")
 
 
 def _tensorboard(folder: Path):

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import run
+from exp.exp_basic import MODELS
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint import CHECKPOINT, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--quiet --root_path . --data_path good.csv --seq_len 48 --input_token_len 12 --test_pred_len 36 "
@@ -178,6 +179,10 @@ CASES = [
     Case("draft missing, found before the training", f"--use_speculative --spec_draft_ckpt {DRAFT}",
          [DRAFT, "does not exist"]),
     Case("pretrained weights missing", "--adaptation --pretrain_model_path given/none.pth", ["given/none.pth"]),
+    Case("adaptation of another size", f"--adaptation --pretrain_model_path given/target/{CHECKPOINT} --d_model 32 "
+         "--data_path nowhere.csv", ["--d_model 32", "16", "given/target"], just_target),
+    Case("adaptation of another model", f"--adaptation --pretrain_model_path {DRAFT}",
+         ["given/draft", "timer_xl_draft", "--model"], pair()),
     # flags out of range
     Case("negative spec_tol", f"{SPECULATIVE} --spec_tol -0.1", ["--spec_tol", "-0.1", "at least 0"]),
     Case("dropout above one", "--dropout 1.5", ["--dropout", "1.5", "at most 0.999"]),
@@ -190,14 +195,35 @@ CASES = [
     Case("unknown rule", f"{SPECULATIVE} --spec_accept_rule hope",
          ["--spec_accept_rule", "hope", "simplified", "tolerance"]),
     Case("unknown flag", "--spec_tolerance 1", ["--spec_tolerance", "--help"]),
+    Case("seed too large for numpy", "--seed 4294967296", ["--seed", "4294967296", "at most 4294967295"]),
+    Case("seed that grows too large", "--seed 4294967295 --itr 2", ["--seed 4294967295", "--itr 2"]),
+    Case("spec_accept_mse_tol not finite", f"{SPECULATIVE} --spec_accept_mse_tol nan",
+         ["--spec_accept_mse_tol", "nan"]),
+    Case("absurd spec_sigma", f"{SPECULATIVE} --spec_sigma 1e300", ["--spec_sigma", "1e300", "at most 1000000"]),
+    Case("absurd weight_decay", "--weight_decay 1e9", ["--weight_decay", "at most 1000000"]),
+    Case("absurd batch_size", "--batch_size 99999999999999", ["--batch_size", "at most 2147483648"]),
+    Case("absurd num_workers", "--num_workers 1000", ["--num_workers", "at most 64"]),
+    Case("absurd d_model", "--d_model 1000000", ["--d_model", "at most 16384"]),
+    Case("absurd e_layers", "--e_layers 100000", ["--e_layers", "at most 1024"]),
+    Case("season longer than the context", f"{TEST} --compare --spec_draft_ckpt {DRAFT} --season 49",
+         ["--season 49", "48", "shorter"], pair()),
+    Case("season longer than the context, found before the training",
+         f"--compare --spec_draft_ckpt {DRAFT} --season 49 --data_path nowhere.csv", ["--season 49", "48"]),
     # paths that leave their folder
-    Case("model_id leaving its folder", "--model_id ../../x", ["--model_id", "../../x", "leaves the folder"]),
-    Case("des leaving its folder", "--des /../../../x", ["--des", "leaves the folder"]),
+    Case("model_id leaving its folder", "--model_id ../../x", ["--model_id", "../../x", "leave out '/'"]),
+    Case("des leaving its folder", "--des /../../../x", ["--des", "leave out '/'"]),
+    Case("control character in des", "--des a\x1bb", ["--des", "control characters"]),
     Case("test_dir leaving its folder", f"{TEST} --test_dir ../target", ["--test_dir", "../target"], just_target),
     Case("test_file_name leaving its folder", f"{TEST} --test_file_name ../../secret.pth",
          ["--test_file_name", "../../secret.pth"], just_target),
     Case("spec_debug_out leaving its folder", f"{SPECULATIVE} --spec_debug_accept --spec_debug_out ../../x.csv",
          ["--spec_debug_out", "../../x.csv"], pair()),
+    Case("spec_debug_out without a name", f"{SPECULATIVE} --spec_debug_accept --spec_debug_out=",
+         ["--spec_debug_out", "end it with .csv"], pair()),
+    Case("spec_debug_out over the metrics", f"{SPECULATIVE} --spec_debug_accept --spec_debug_out metrics.json",
+         ["--spec_debug_out", "metrics.json", "end it with .csv"], pair()),
+    Case("test_results is a file, found before the training", "--data_path nowhere.csv",
+         ["test_results", "is a file", "--des"], lambda: Path("test_results").touch()),
     Case("checkpoints is a file", "--checkpoints good.csv", ["good.csv"]),
     # flags without what they need, or without effect
     Case("spec_k without speculation", f"{TEST} --spec_k 2", ["--spec_k", "no effect", "--use_speculative"],
@@ -235,6 +261,17 @@ CASES = [
     Case("sampled emission together with tolerance", f"{SPECULATIVE} --spec_emit sample", ["--spec_emit", "tolerance"]),
     Case("spec_debug_accept together with compare",
          f"{TEST} --compare --spec_draft_ckpt {DRAFT} --spec_debug_accept", ["--spec_debug_accept", "--compare"]),
+    Case("cosine together with lradj", "--cosine --lradj type1", ["--lradj", "--cosine", "leave one"]),
+    Case("amp_dtype without amp", "--amp_dtype bf16", ["--amp_dtype", "--amp"]),
+    Case("fp16 on the CPU", "--amp --amp_dtype fp16", ["--amp_dtype fp16", "GPU"]),
+    Case("draft_scale for a target", "--draft_scale_d_ff 0.5", ["--draft_scale_d_ff", "--model timer_xl_draft"]),
+    Case("spec_sigma_adapt_c for a fixed sigma", f"{SPECULATIVE} --spec_sigma 0.2 --spec_sigma_adapt_c 4",
+         ["--spec_sigma_adapt_c", "--spec_sigma_mode adaptive"]),
+    Case("draft_nll_var_reg for a target", "--draft_nll_var_reg 0.1 --draft_stochastic --use_speculative "
+         f"--spec_draft_ckpt {DRAFT}", ["--draft_nll_var_reg", "--model timer_xl_draft"], pair()),
+    Case("gpu together with ddp", "--ddp --gpu 0", ["--gpu", "--ddp", "--devices"]),
+    Case("devices that are no numbers", "--ddp --devices 0,one", ["--devices", "'one'", "whole number"]),
+    Case("devices named twice", "--ddp --devices 0,0", ["--devices", "0,0", "twice"]),
     Case("dp", "--dp", ["--dp", "--ddp", "torchrun"]),
     Case("ddp without torchrun", "--ddp", ["--ddp", "torchrun"]),
 ]
@@ -292,3 +329,51 @@ def test_the_program_ends_with_code_2_and_without_a_traceback(workplace):
     assert_one_error_line(done.stderr, ["nowhere.csv"])
     assert "Traceback" not in done.stdout + done.stderr
     assert not Path("checkpoints").exists() and not Path("test_results").exists()
+
+
+@pytest.mark.parametrize("rank, devices", [("1", "0"), ("2", "0,1")])
+def test_more_processes_than_devices_are_refused_before_they_wait_for_each_other(workplace, capsys, monkeypatch, rank,
+                                                                                 devices):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert run.main(f"{SMALL} --ddp --devices {devices}".split()) == 2
+    assert_one_error_line(capsys.readouterr().err, ["--ddp", f"process {int(rank) + 1}", "--devices"])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 1 GiB.\n more"),
+                                   RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB")])
+def test_exhausted_memory_is_one_line(workplace, capsys, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+    just_target()
+    monkeypatch.setitem(MODELS, "timer_xl", fail)
+    assert run.main(f"{SMALL} {TEST}".split()) == 2
+    assert_one_error_line(capsys.readouterr().err, ["out of memory", "--batch_size"])
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(workplace, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+    just_target()
+    monkeypatch.setitem(MODELS, "timer_xl", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run.main(f"{SMALL} {TEST}".split())
+
+
+INTERRUPTED = """
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+import run
+sys.exit(run.main(["--is_training", "0"]))
+"""
+
+
+def test_an_interruption_while_the_program_is_loading_ends_with_code_130():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1

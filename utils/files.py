@@ -28,13 +28,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    # NaN and Infinity are not JSON: other programs could not read the file
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def append_text(path: Path, text: str) -> None:
     """One write call, so that lines of runs side by side do not mix."""
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(text)
+
+
+def refuse_unwritable(folder: Path, flag: str) -> None:
+    """An error, said by `flag`, unless `folder` is a directory that can be written to, or can be made one."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{folder} cannot be made: {existing} is a file; move it away, or change {flag}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written: no permission for {existing}; allow it, or change {flag}")
 
 
 def inside(folder: str | Path, name: str, flag: str) -> Path:

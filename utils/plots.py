@@ -42,7 +42,7 @@ def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int,
             axis.plot(future, target_alone[:, c], color=ORANGE, lw=1.6, label="target alone")
         axis.plot(future, forecast[:, c], color=BLUE, lw=1.2, ls="--" if target_alone is not None else "-", label=label)
         axis.axvline(-0.5, color=BLACK, lw=0.6, ls=":")
-        axis.set_ylabel(f"{name}\n(standardised)")
+        axis.set_ylabel(f"{name}\n(standardised)", parse_math=False)  # a name may hold a '$'
         axis.margins(x=0.01)
         if origin is not None:
             _origin_strip(axis, origin, patch_len, horizon)

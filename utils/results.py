@@ -1,8 +1,10 @@
 """Results as files: metrics.json, the published text files, csv tables; and tables for the terminal."""
 import csv
 import io
+import math
 from pathlib import Path
 
+from utils.errors import UserError
 from utils.files import append_text, write_json, write_text
 
 FORECAST_LOG = "result_long_term_forecast.txt"
@@ -14,6 +16,13 @@ POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
 def write_metrics(folder: Path, metrics: dict) -> None:
     """folder/metrics.json: everything, machine readable."""
     write_json(Path(folder) / "metrics.json", metrics)
+
+
+def refuse_overflow(mse: float, who: str) -> None:
+    """A forecast that is not finite is no result: nothing of it may stand in a table."""
+    if not math.isfinite(mse):
+        raise UserError(f"{who}: the mean squared error is {mse}, a forecast overflowed: leave out --amp, or train the "
+                        "model again")
 
 
 def log_forecast(setting: str, metrics: dict) -> None:

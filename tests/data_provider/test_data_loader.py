@@ -1,4 +1,5 @@
 """Windows: OpenLTM's splits and pairs, compared with a loop that cuts one window at a time."""
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,6 +128,15 @@ def test_the_last_training_row_counts_for_the_scaler(tmp_path):
     np.testing.assert_allclose(dataset.scaler.mean_, values[:210].mean(axis=0))
 
 
+@pytest.mark.parametrize("row, value", [(0, 1e308), (299, 1e60)])
+def test_values_that_overflow_are_refused(tmp_path, recwarn, row, value):
+    values = series()
+    values[row] = values[row + 1 if row == 0 else row - 1] = value
+    with pytest.raises(UserError, match=r"t\.csv: values too large"):
+        MultivariateDatasetBenchmark(write(tmp_path / "t.csv", values), "test", CONTEXT, PATCH, HORIZON)
+    assert not list(recwarn)
+
+
 def test_a_constant_variable_does_not_become_nan(tmp_path):
     values = series()
     values[:, 1] = 4.0
@@ -219,6 +229,18 @@ def test_the_rows_that_are_asked_for_are_enough_and_hardly_more_than_needed(tmp_
         attempt(int(wanted * 0.8))
 
 
+@pytest.mark.parametrize("context, horizon", [(240, 8), (24, 96), (2**31, 8), (24, 2**31)])
+def test_the_rows_that_are_needed_are_found_without_trying_them_all(tmp_path, monkeypatch, context, horizon):
+    tried, fits = [], MultivariateDatasetBenchmark._fits
+    monkeypatch.setattr(MultivariateDatasetBenchmark, "_fits",
+                        lambda self, starts, ends: (tried.append((self, ends[-1])), fits(self, starts, ends))[1])
+    with pytest.raises(UserError) as caught:
+        MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(50)), "test", context, PATCH, horizon)
+    dataset, wanted = tried[-1]
+    assert f"about {wanted} rows" in str(caught.value) and len(tried) < 50
+    assert tried[0][1] == context + horizon or not fits(dataset, *split_borders("", tried[0][1]))  # none was skipped
+
+
 # --- loaders
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -252,6 +274,14 @@ def test_workers_do_not_change_the_batches(tiny, split):
     assert len(alone) == len(helped)
     for (x, y), (other_x, other_y) in zip(alone, helped):
         assert torch.equal(x, other_x) and torch.equal(y, other_y)
+
+
+def test_an_interrupt_is_left_to_the_parent_of_the_workers(tiny, monkeypatch):
+    def ignored(self, indices):
+        return torch.tensor(signal.getsignal(signal.SIGINT) == signal.SIG_IGN), torch.tensor(True)
+    monkeypatch.setattr(MultivariateDatasetBenchmark, "__getitems__", ignored)
+    _, loader = data_provider(flags(tiny, num_workers=1), "test")
+    assert all(bool(x) for x, _ in loader)
 
 
 def test_walking_through_a_loader_leaves_the_random_numbers_of_training_alone(tiny):

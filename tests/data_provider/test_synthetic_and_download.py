@@ -132,5 +132,14 @@ def test_the_last_line_of_the_command_is_the_file_to_use(no_network, monkeypatch
     stand_in.parent.mkdir()
     stand_in.write_text("already here")
     monkeypatch.setattr(sys, "argv", ["download", "--folder", str(tmp_path)])
-    main()
+    assert main() == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(stand_in)
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(no_network, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["download", "--folder", str(tmp_path / "file")])
+    assert main() == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: ") and "file" in said[-1] and "--folder" in said[-1]
+    assert "Traceback" not in "".join(said)

@@ -201,6 +201,14 @@ def test_visualize_writes_pictures_of_windows_spread_over_the_test_part(lab, pla
         assert_picture(path)
 
 
+def test_visualize_leaves_no_pictures_of_an_older_run(lab, place):
+    assert command(lab, "--test_pred_len 24 --visualize") == 0
+    older = results() / "forecast_99999.png"
+    older.touch()
+    assert command(lab, "--test_pred_len 24 --visualize") == 0
+    assert not older.exists() and len(list(results().glob("forecast_*.png"))) == 5
+
+
 @pytest.mark.parametrize("flags", ["--spec_accept_rule simplified", f"--spec_tol {TOLERANCE}"])
 def test_visualize_also_shows_speculation(lab, place, flags):
     speculate(lab, f"--visualize {flags}")

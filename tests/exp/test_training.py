@@ -287,6 +287,26 @@ def test_resuming_after_an_early_stop_does_not_train_on(monkeypatch):
     assert train("--train_epochs", 5, "--val_every", 3, "--patience", 1, "--resume") == 0
 
 
+@pytest.mark.parametrize("damage", [
+    lambda state: state.update(step="many"), lambda state: state.update(batch=10**6),
+    lambda state: state.update(settings=[1]), lambda state: state.update(rng=None), lambda state: state.clear(),
+    lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+    lambda state: state["model"].update({"head.bias": torch.zeros(3)}),
+], ids=["counter", "batch that never comes", "settings", "random state", "empty", "moments", "weights"])
+def test_a_damaged_state_is_refused_and_nothing_is_written(damage, capsys):
+    assert train("--train_epochs", 1) == 0
+    path = Path("checkpoints") / SETTING / "resume.pth"
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    before = {p: p.stat().st_mtime_ns for p in Path().rglob("*")}
+    capsys.readouterr()
+    assert train("--train_epochs", 2, "--resume") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{path} is damaged" in said and "drop --resume" in said
+    assert {p: p.stat().st_mtime_ns for p in Path().rglob("*")} == before  # no file of events either
+
+
 def test_resume_with_another_learning_rate_is_refused_with_both_values(capsys):
     assert train("--train_epochs", 1) == 0
     before = weights()
@@ -354,8 +374,14 @@ def test_a_loss_that_becomes_nan_stops_with_step_and_batch_and_keeps_the_checkpo
 def test_a_learning_rate_that_explodes_stops_without_a_checkpoint(capsys):
     assert train("--train_epochs", 2, "--learning_rate", 1e30, "--clip_grad", 0) == 2
     said = capsys.readouterr().err
-    assert "at step 2 (epoch 1, batch 2)" in said and "no checkpoint yet" in said and "--learning_rate" in said
-    assert not list(Path().rglob("*.pth"))
+    assert "at step 2 (epoch 1, batch 2)" in said and "no checkpoint of this run yet" in said
+    assert "--learning_rate" in said and not list(Path().rglob("*.pth"))
+
+
+def test_the_checkpoint_of_an_older_run_is_not_taken_for_one_of_this_run(capsys):
+    assert train("--train_epochs", 1) == 0
+    assert train("--train_epochs", 1, "--learning_rate", 1e30, "--clip_grad", 0) == 2
+    assert "no checkpoint of this run yet" in capsys.readouterr().err
 
 
 def test_validations_that_are_all_nan_are_no_success(monkeypatch, capsys):

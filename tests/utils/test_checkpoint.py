@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import run
+from exp.options import parse_args
 from models.config import ModelConfig
 from models.timer_xl import Model
 from utils.checkpoint import load_into, read_settings, read_state, read_tensors, save_checkpoint, save_tensors
@@ -120,6 +121,58 @@ def test_a_mapping_without_tensors_is_refused(tmp_path, content):
 def test_a_checkpoint_without_args_json_has_no_settings(tmp_path):
     save_tensors(tmp_path / "c.pth", new_model().state_dict())
     assert read_settings(tmp_path / "c.pth") is None
+
+
+@pytest.mark.parametrize("value", [
+    torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse(),
+    torch.zeros(2, device="meta"), torch.zeros(2, dtype=torch.float8_e4m3fn),
+], ids=["int", "complex", "sparse", "meta", "fp8"])
+def test_tensors_that_are_no_plain_floats_are_refused(tmp_path, monkeypatch, value):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: {"head.weight": value})
+    (tmp_path / "c.pth").touch()
+    with pytest.raises(UserError, match=r"c\.pth.*no state dict"):
+        read_state(tmp_path / "c.pth")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    torch.save({0: torch.zeros(2)}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="no state dict"):
+        read_state(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("name, value, wanted", [
+    ("d_model", "512", "whole number"), ("d_model", 16.0, "whole number"), ("d_model", True, "whole number"),
+    ("n_heads", 0, "from 1"), ("d_ff", -4, "from 1"), ("d_model", 10**9, "16384"), ("e_layers", 10**6, "1024"),
+    ("input_token_len", [12], "whole number"), ("seq_len", None, "whole number"), ("seq_len", 10**30, "2147483648"),
+    ("dropout", 1.5, "0.999"), ("dropout", float("nan"), "0.999"), ("dropout", "0.1", "a number"),
+    ("draft_scale_d_ff", 0, "above 0"), ("draft_scale_e_layers", 2.0, "to 1"),
+    ("activation", "swish", "gelu, relu"), ("activation", ["relu"], "gelu, relu"), ("data", "Other", "Univariate"),
+    ("use_norm", "False", "true or false"), ("covariate", 1, "true or false"), ("draft_stochastic", None, "true"),
+    ("data_path", 7, "text"), ("model", {"a": 1}, "text"), ("model", ["x" * 10**5], "text"),
+])
+def test_settings_that_cannot_be_used_are_named_with_what_they_must_be(tmp_path, name, value, wanted):
+    (tmp_path / "args.json").write_text(json.dumps({"model": "timer_xl", name: value}))
+    with pytest.raises(UserError, match=rf"args\.json: {name} is ") as caught:
+        read_settings(tmp_path / "checkpoint.pth")
+    assert wanted in str(caught.value) and len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_the_settings_of_a_real_run_pass_and_unknown_ones_are_left_alone(tmp_path):
+    settings = vars(parse_args(["--model", "timer_xl_draft", "--draft_scale_d_ff", "0.25"]))
+    settings = {key: value for key, value in settings.items() if key != "explicit"} | {"of_another_program": [None]}
+    (tmp_path / "args.json").write_text(json.dumps(settings))
+    assert read_settings(tmp_path / "checkpoint.pth") == settings
+
+
+def test_settings_nested_too_deep_are_refused(tmp_path):
+    (tmp_path / "args.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"args\.json is not valid JSON"):
+        read_settings(tmp_path / "checkpoint.pth")
+
+
+def test_settings_saved_with_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "args.json").write_text('{"d_model": 16}', encoding="utf-8-sig")
+    assert read_settings(tmp_path / "checkpoint.pth") == {"d_model": 16}
 
 
 def test_a_bare_openltm_checkpoint_is_tested_by_the_flags(tmp_path, monkeypatch):

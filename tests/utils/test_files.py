@@ -5,7 +5,7 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.files import append_text, inside, replace_when_done, write_json, write_text
+from utils.files import append_text, inside, refuse_unwritable, replace_when_done, write_json, write_text
 
 
 def listing(folder):
@@ -57,6 +57,24 @@ def test_json_and_text_come_back_as_they_were(tmp_path):
     assert (tmp_path / "a.json").read_text(encoding="utf-8").index('"a"') < 10  # sorted, so that two runs diff well
     write_text(tmp_path / "a.txt", "\u03c3\n")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "\u03c3\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_that_other_programs_could_not_read_is_not_written(tmp_path, value):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"mse": value})
+    assert listing(tmp_path) == []
+
+
+def test_a_folder_that_can_be_made_is_writable_and_is_not_made(tmp_path):
+    refuse_unwritable(tmp_path / "a" / "b", "--des")
+    assert listing(tmp_path) == []
+
+
+def test_a_folder_without_permission_is_refused_with_the_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match="no permission.*--des"):
+        refuse_unwritable(tmp_path / "a", "--des")
 
 
 def test_appending_keeps_what_is_there(tmp_path):
