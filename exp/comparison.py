@@ -89,6 +89,9 @@ def _times(methods, dataset, args, device) -> dict:
     for key, size, repeats in (("ms_batch_1", 1, BATCH_1_REPEATS), ("ms_batch_n", batch, BATCH_N_REPEATS)):
         firsts = torch.linspace(0, len(dataset) - size, repeats).long().tolist()
         inputs = [dataset.__getitems__(list(range(first, first + size)))[0].to(device) for first in firsts]
+        for method in methods.values():
+            if isinstance(method, SpeculativeMethod):
+                method.reset()  # K must not depend on what was measured before
         for name, timed in time_side_by_side(calls, inputs, device).items():
             result[name] |= {key: timed["ms_median"] / size, f"{key}_p10": timed["ms_p10"] / size,
                              f"{key}_p90": timed["ms_p90"] / size}

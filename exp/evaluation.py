@@ -51,8 +51,12 @@ class SpeculativeMethod:
         self.adaptive, self.repropose = adaptive, repropose
         most = max(1, patches_in(horizon, target.patch_len) - 1)
         self.most = most if max_proposals is None else min(max_proposals, most)
-        self.max_proposals = self.most
         self.plans = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what `adaptive` has learned."""
+        self.max_proposals = self.most
 
     def plan(self, context: torch.Tensor) -> Plan:
         """Decides K for batches of this size (--spec_k auto) by measurement on context [B, L, C]."""

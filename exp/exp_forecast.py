@@ -86,6 +86,8 @@ class Exp_Forecast(Exp_Basic):
         folder = self.checkpoint_folder(setting)
         model = self._initial_model()
         loss = self._loss()
+        if self.rank:  # equal weights to begin with, but dropout and noise of its own in every process
+            torch.manual_seed(args.seed + 1_000_003 * self.rank)
         _, train_loader = data_provider(args, "train", rank=self.rank, world_size=self.world_size)
         _, val_loader = data_provider(args, "val")
         parameters = sum(p.numel() for p in model.parameters())
@@ -107,7 +109,7 @@ class Exp_Forecast(Exp_Basic):
     def _loss(self):
         args = self.args
         selection = dict(patch_len=args.input_token_len, covariate=args.covariate, last_token=args.last_token,
-                         valid_last=args.valid_last)
+                         valid_last=args.valid_last, skip=args.skip_patches)
         if args.distill:
             teacher = self.load_model(args.distill_target_model, args.distill_target_ckpt, "distill_target_")
             if args.draft_rollout:
@@ -120,7 +122,8 @@ class Exp_Forecast(Exp_Basic):
         return SupervisedLoss(**selection)
 
     def _compare_or_test(self, setting: str, checkpoint: Path) -> None:
-        (self.compare if self.args.compare else self.test)(setting, checkpoint)
+        with autocast(self.args, self.device):
+            (self.compare if self.args.compare else self.test)(setting, checkpoint)
 
     def load_pair(self, checkpoint: Path):
         """(model under test, draft or None)"""
@@ -153,10 +156,11 @@ class Exp_Forecast(Exp_Basic):
                   for m in (model, draft)]
         method = AloneMethod(traced[0], args.test_pred_len) if draft is None else make_speculative(*traced, args)
         observer = AcceptanceLog(args.spec_debug_n) if args.spec_debug_accept else None
-        with autocast(args, self.device):
-            if args.spec_k == "auto" and draft is not None:
-                self._plan([method], [min(args.batch_size, len(dataset))])
-            out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
+        if args.spec_k == "auto" and draft is not None:
+            untraced = make_speculative(model, draft, args)  # the trace is of forecasting, not of planning
+            self._plan([untraced], [min(args.batch_size, len(dataset))])
+            method.plans = untraced.plans
+        out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
         metrics = self._metrics(out, setting, checkpoint, draft is not None)
         refuse_overflow(metrics["mse"], str(checkpoint))
         self.say(f"{setting}{self._mode()}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, "
@@ -210,11 +214,10 @@ class Exp_Forecast(Exp_Basic):
         folder = self._results_folder(setting)
         dataset, loader = data_provider(args, "test")
         methods = compared_methods(target, draft, args)
-        with autocast(args, self.device):
-            if args.spec_k == "auto":
-                speculative = [method for method in methods.values() if isinstance(method, SpeculativeMethod)]
-                self._plan(speculative, [1, min(args.batch_size, len(dataset))])
-            rows = compare(methods, dataset, loader, args, self.device, folder)
+        if args.spec_k == "auto":
+            speculative = [method for method in methods.values() if isinstance(method, SpeculativeMethod)]
+            self._plan(speculative, [1, min(args.batch_size, len(dataset))])
+        rows = compare(methods, dataset, loader, args, self.device, folder)
         self.say(describe(rows))
         write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": args.spec_draft_ckpt,
                                "settings": {name: value for name, value in vars(args).items() if name != "explicit"}})

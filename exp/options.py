@@ -156,6 +156,8 @@ def _training(parser):
         help="decay of a moving average of the weights, which is then what is validated and saved (0: none)")
     add("--valid_last", action="store_true", help="validation counts the newest token only")
     add("--last_token", action="store_true", help="training counts the newest token only")
+    add("--skip_patches", type=natural, default=0, help="predictions after so many first patches of a training series "
+        "do not count; with --norm_mode causal their trailing windows are cut short")
     add("--nonautoregressive", action="store_true", help="--last_token and --valid_last together")
     add("--adaptation", action="store_true", help="start from --pretrain_model_path")
     add("--pretrain_model_path", default=None)
@@ -278,6 +280,9 @@ def settle_lengths(args) -> None:
             below = length // args.input_token_len * args.input_token_len
             raise UserError(f"--{flag} {length} is not a multiple of the patch (--input_token_len "
                             f"{args.input_token_len}): use {below or args.input_token_len}")
+    if args.skip_patches >= args.seq_len // args.input_token_len:
+        raise UserError(f"--skip_patches {args.skip_patches} leaves nothing of the {args.seq_len} steps of --seq_len: "
+                        f"use at most {args.seq_len // args.input_token_len - 1}")
     if args.norm_mode == "causal" and args.norm_window == 0:
         args.norm_window = args.test_seq_len // args.input_token_len
 

@@ -1,11 +1,20 @@
 # Sourced by the scripts of an experiment, whose arguments it reads: [SETTINGS] [FLAGS...]. SETTINGS names a file in
-# scripts/settings (default etth1), which fixes data, sizes and training; FLAGS go to every run.py call.
+# scripts/settings (default etth1), which fixes data, sizes and training; FLAGS go to every run.py call (--resume to the
+# trainings only).
 # Every path is made here, so that a script finds what the script before it wrote.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 settings=etth1
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then settings=$1; shift; fi
-extra=("$@")
+extra=() resume=()
+for flag in "$@"; do
+  case $flag in
+    --des|--model_id|--checkpoints|--model|--is_training|--des=*|--model_id=*|--checkpoints=*|--model=*|--is_training=*)
+      fail "${flag%%=*} makes the paths that the stages share: leave it out (CHECKPOINTS=FOLDER sets the folder)" ;;
+    --resume) resume=(--resume) ;;  # for the trainings: a test has nothing to resume
+    *) extra+=("$flag") ;;
+  esac
+done
 [ -f "scripts/settings/$settings.sh" ] || fail "no settings '$settings': there are $(cd scripts/settings && echo *.sh)"
 . "scripts/settings/$settings.sh"
 
@@ -25,15 +34,16 @@ draft_checkpoint() { echo "$checkpoints/forecast_${model_id}_timer_xl_draft_$1_0
 
 run() { "$python" run.py "${data[@]}" "$@" ${extra[@]+"${extra[@]}"}; }
 run_test() { run --is_training 0 "${testing[@]}" "$@"; }
+run_training() { run --is_training 1 ${resume[@]+"${resume[@]}"} "$@"; }
 
 need() { [ -f "$1" ] || fail "$1 is missing: run $2 $settings first"; }
 
-train_target() { run --is_training 1 --des target --use_norm "${target[@]}" "${target_training[@]}" "$@"; }
+train_target() { run_training --des target --use_norm "${target[@]}" "${target_training[@]}" "$@"; }
 
 # distil DES [FLAGS]: a draft named DES; the target's sizes times the scales of the settings, unless FLAGS say otherwise
 distil() {
   need "$target_checkpoint" scripts/supervised/rolling_forecast/timer_xl_etth1.sh
-  run --is_training 1 --model timer_xl_draft --des "$1" --use_norm "${target[@]}" "${draft[@]}" "${draft_training[@]}" \
+  run_training --model timer_xl_draft --des "$1" --use_norm "${target[@]}" "${draft[@]}" "${draft_training[@]}" \
     --distill --distill_target_ckpt "$target_checkpoint" "${@:2}"
 }
 

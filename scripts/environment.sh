@@ -18,5 +18,14 @@ install() {
   cp "$1" "$stamp"
 }
 
+# importable MODULES...: a PYTHON without one of them would fail later, with a traceback in the middle of a script
+importable() {
+  local missing
+  missing=$("$python" -c 'import importlib.util as u, sys; print(*(m for m in sys.argv[1:] if not u.find_spec(m)))' "$@") \
+    || fail "PYTHON=$python does not run"
+  [ -z "$missing" ] || fail "PYTHON=$python lacks $missing: install requirements.txt there, or leave PYTHON unset"
+}
+
 install requirements.txt
 python=${PYTHON:-.venv/bin/python}
+if [ -n "${PYTHON:-}" ]; then importable torch numpy pandas sklearn matplotlib tqdm; fi

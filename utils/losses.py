@@ -18,17 +18,20 @@ class SupervisedLoss:
     """Mean squared error between every token's prediction and its next patch (OpenLTM's objective).
 
     last_token / valid_last: only the newest token counts in training / validation.
-    covariate: only the last variable counts.
+    covariate: only the last variable counts. skip: so many patches at the beginning do not count.
     """
 
-    def __init__(self, patch_len: int, covariate: bool = False, last_token: bool = False, valid_last: bool = False):
+    def __init__(self, patch_len: int, covariate: bool = False, last_token: bool = False, valid_last: bool = False,
+                 skip: int = 0):
         self.patch_len, self.covariate = patch_len, covariate
-        self.last_token, self.valid_last = last_token, valid_last
+        self.last_token, self.valid_last, self.skip = last_token, valid_last, skip
 
     def select(self, series: torch.Tensor, training: bool) -> torch.Tensor:
         """The part of series [B, L, C] that counts."""
         if self.last_token if training else self.valid_last:
             series = series[:, -self.patch_len:]
+        else:
+            series = series[:, self.skip * self.patch_len:]
         return series[..., -1:] if self.covariate else series
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
     python -m scripts.benchmark.fidelity --test_dir TARGET --spec_draft_ckpt DRAFT/checkpoint.pth --test_pred_len 720 \\
         --tolerances 0.02,0.05,0.1 --out fidelity.csv
 
-All other flags are those of run.py. Every test window is forecast; deviations are in data units (standardised).
+All other flags are those of run.py. Every test window is forecast, or --windows of them, evenly spread; deviations are
+in data units (standardised).
 """
 import argparse
 import sys
@@ -25,11 +26,11 @@ COLUMNS = ["repropose", "tolerance", "mse", "rms_from_target", "acceptance_pct",
 
 
 @torch.inference_mode()
-def measure(methods: dict, alone: dict, loader, device, quiet: bool) -> list[dict]:
+def measure(methods: dict, alone: dict, batches: list, device, quiet: bool) -> list[dict]:
     """methods: (repropose, tolerance) -> SpeculativeMethod; alone: name -> AloneMethod, 'target' the reference."""
     squares, errors, elements = dict.fromkeys([*alone, *methods], 0.0), dict.fromkeys([*alone, *methods], 0.0), 0
     passes = {key: SpeculationMetrics() for key in methods}
-    for x, y in tqdm(loader, desc="fidelity", unit="batch", disable=quiet):
+    for x, y in tqdm(batches, desc="fidelity", unit="batch", disable=quiet):
         x, y = x.to(device), y.to(device)
         forecasts = {name: method.forecast(x) for name, method in alone.items()}
         for key, method in methods.items():
@@ -51,6 +52,8 @@ def measure(methods: dict, alone: dict, loader, device, quiet: bool) -> list[dic
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tolerances", default="0.02,0.03,0.05,0.07,0.1,0.15,0.2,0.3", help="default: %(default)s")
+    parser.add_argument("--repropose", default="draft,target", help="default: %(default)s")
+    parser.add_argument("--windows", type=int, default=None, help="how many windows (default: all)")
     parser.add_argument("--out", default="benchmark/fidelity.csv")
     own, flags = parser.parse_known_args(argv)
     try:
@@ -70,12 +73,14 @@ def run(own, flags: list[str]) -> None:
     experiment = Exp_Forecast(args)
     checkpoint = experiment.tested_checkpoint(args.test_dir or experiment.setting())
     target, draft = experiment.load_pair(checkpoint)
-    _, loader = data_provider(args, "test")
+    dataset, _ = data_provider(args, "test")
+    windows = torch.linspace(0, len(dataset) - 1, min(own.windows or len(dataset), len(dataset))).long()
+    batches = [dataset.__getitems__(part.tolist()) for part in windows.split(args.batch_size)]
     methods = {(repropose, tol): SpeculativeMethod(target, draft, args.test_pred_len, Tolerance(tol), None, args.seed,
                                                    repropose=repropose)
-               for repropose in ("draft", "target") for tol in tolerances}
+               for repropose in own.repropose.split(",") for tol in tolerances}
     alone = {"target": AloneMethod(target, args.test_pred_len), "draft": AloneMethod(draft, args.test_pred_len)}
-    rows = measure(methods, alone, loader, experiment.device, args.quiet)
+    rows = measure(methods, alone, batches, experiment.device, args.quiet)
     write_csv(Path(own.out), [{key: row.get(key) for key in COLUMNS} for row in rows], COLUMNS)
     print(format_table(rows, {key: key for key in COLUMNS}))
     print(f"table: {own.out}")

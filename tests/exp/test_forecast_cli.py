@@ -355,6 +355,13 @@ def test_a_causal_pair_at_tolerance_zero_is_its_target(lab, causal, place, flags
     assert got["draft_passes"] == {"": 2 + 2 + 1 + 1, "--spec_repropose target": 2, "--spec_k auto": 0}[flags]
 
 
+def test_planning_does_not_enter_the_trace(lab, causal, place):
+    draft = f"--use_speculative --spec_draft_ckpt {lab}/checkpoints/{causal[1]}/checkpoint.pth"
+    flags = "--spec_tol 0 --spec_k auto --batch_size 16 --trace_inference_breakdown"
+    assert command(lab, f"--test_pred_len 60 {draft} {flags}", causal[0]) == 0
+    assert metrics()["breakdown"]["target"]["passes"] == 4 * 5  # four batches of plain decoding
+
+
 def test_the_planner_says_what_it_predicts_and_measures(lab, causal, place, capsys):
     draft = f"--use_speculative --spec_draft_ckpt {lab}/checkpoints/{causal[1]}/checkpoint.pth"
     assert command(lab, f"--test_pred_len 60 {draft} --spec_tol 1000 --spec_k auto --batch_size 1", causal[0]) == 0

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import run
+from exp.exp_forecast import Exp_Forecast
+from exp.options import parse_args
 from exp.training import Trainer
 from models.config import ModelConfig
 from models.timer_xl import Model
 from utils.checkpoint import read_settings, save_checkpoint
-from utils.losses import SupervisedLoss
+from utils.losses import RolloutLoss, SupervisedLoss, SupervisedNLL
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT, PATCH, ROWS = 48, 12, 602
@@ -415,3 +417,75 @@ def test_two_processes_train_like_one_and_save_one_checkpoint():
             forecasts.append(model(x))
     one, two, untrained = forecasts
     assert (one - two).abs().max() < 1e-3 * (one - untrained).abs().max()
+
+
+# --- every flag reaches what it is for
+
+def loss_of(*flags):
+    experiment = Exp_Forecast(parse_args([*BASE, *map(str, flags)]))
+    if experiment.args.distill:
+        experiment.adopt_target()
+    return experiment._loss()
+
+
+def test_flags_of_distillation_reach_the_loss():
+    untrained_target()
+    loss = loss_of(*DISTIL.split(), "--last_token", "--skip_patches", 2)
+    assert (loss.noise, loss.teacher_dropout, loss.var_reg) == (0.2, 0.3, 0.01)
+    assert (loss.selection.last_token, loss.selection.valid_last, loss.selection.skip) == (True, False, 2)
+    loss = loss_of(*DISTIL.split(), "--draft_rollout", 5)
+    assert isinstance(loss, RolloutLoss)
+    assert (loss.noise, loss.teacher_dropout, loss.var_reg, loss.rollout) == (0.2, 0.3, 0.01, 5)
+
+
+def test_flags_of_supervised_training_reach_the_loss():
+    loss = loss_of("--covariate", "--last_token")
+    assert (loss.last_token, loss.valid_last, loss.covariate) == (True, False, True)
+    loss = loss_of("--model", "timer_xl_draft", "--draft_stochastic", "--draft_nll_var_reg", 0.3, "--valid_last")
+    assert isinstance(loss, SupervisedNLL) and loss.var_reg == 0.3
+    assert (loss.last_token, loss.valid_last, loss.covariate) == (False, True, False)
+
+
+def test_a_draft_takes_its_sizes_from_its_target():
+    untrained_target()
+    sizes = {"--d_model", "--n_heads", "--d_ff"}
+    base = [part for before, part in zip(["", *BASE], BASE) if part not in sizes and before not in sizes]
+    assert train(*DISTIL.split(), "--train_epochs", 1, base=[*base]) == 0
+    settings = read_settings(Path("checkpoints") / SETTING.replace("timer_xl", "timer_xl_draft") / "checkpoint.pth")
+    assert (settings["d_model"], settings["n_heads"], settings["d_ff"]) == (16, 2, 32)
+
+
+def test_the_moving_average_is_what_is_saved(monkeypatch):
+    seen, step = [], Trainer._step
+
+    def recording(self, x, y):
+        value = step(self, x, y)
+        seen.append(clone(self.model.state_dict()))
+        return value
+    monkeypatch.setattr(Trainer, "_step", recording)
+    assert train("--train_epochs", 1, "--ema", 0.8) == 0
+    average = seen[0]
+    for state in seen[1:]:
+        average = {key: 0.8 * average[key] + 0.2 * state[key] for key in state}
+    for key, value in weights().items():
+        torch.testing.assert_close(value, average[key], atol=1e-5, rtol=0)
+
+
+def test_patience_counts_from_the_last_improvement(monkeypatch):
+    losses, seen = iter([3.0, 3.5, 2.0, 2.5, 1.0, 1.0, 1.0]), []
+    monkeypatch.setattr(Trainer, "validate", lambda self: (seen.append(1), next(losses))[1])
+    assert train("--train_epochs", 5, "--val_every", 3, "--patience", 2) == 0
+    assert len(seen) == 7
+
+
+def test_weight_decay_changes_the_weights():
+    for folder, decay in (("a", 0), ("b", 0.5)):
+        assert train("--train_epochs", 1, "--weight_decay", decay, "--checkpoints", folder) == 0
+    assert not same(weights("a"), weights("b"))
+
+
+def test_an_infinite_loss_stops_the_run_like_nan(monkeypatch, capsys):
+    loss = SupervisedLoss.__call__
+    monkeypatch.setattr(SupervisedLoss, "__call__", lambda self, m, x, y: loss(self, m, x, y) * float("inf"))
+    assert train("--train_epochs", 1) == 2
+    assert "inf at step 1" in capsys.readouterr().err

@@ -150,3 +150,29 @@ def test_log_variance_starts_at_minus_two_and_is_clamped(series):
         assert torch.all(draft(series())[1] == 10)
         draft.head_logvar.bias.fill_(-50)
         assert torch.all(draft(series())[1] == -10)
+
+
+def test_log_variance_is_clamped_in_normalised_units(series):
+    draft, x = tiny_draft(tiny_target()), 1e3 * series()
+    stdev = torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5)
+    with torch.no_grad():
+        draft.head_logvar.bias.fill_(50)
+        torch.testing.assert_close(draft(x)[1], (10 + 2 * stdev.log()).expand_as(x))
+
+
+def test_dropout_acts_on_attention_weights_and_three_times_in_a_layer(series):
+    model, calls = tiny_target(dropout=0.5).train(), []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+            module.register_forward_hook(lambda *_: calls.append(1))
+    assert not torch.equal(model(series()), model(series()))  # by the attention weights alone
+    assert len(calls) == 2 * 3 * model.config.e_layers
+
+
+@pytest.mark.parametrize(("wanted", "size"), [((128, 3), (120, 3)), ((192, 7), (192, 6)), ((128, 9), (128, 8)),
+                                              ((16, 3), (16, 2)), ((384, 14), (384, 12))])
+def test_draft_width_and_heads_are_the_nearest_that_fit(wanted, size):
+    config = ModelConfig(96, 2 * wanted[0], 2 * wanted[1], 256, 4, draft_scale_d_model=0.5, draft_scale_n_heads=0.5,
+                         draft_scale_e_layers=0.5).scaled()
+    assert (config.d_model, config.n_heads, config.e_layers) == (*size, 2)

@@ -1,11 +1,12 @@
 """The rules element by element, and the laws of what they draw."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from models.decoding import Prediction
-from utils.acceptance import Noise, Proposals, Simplified, Tolerance
+from models.prediction import Prediction
+from utils.acceptance import Noise, Proposals, Simplified, Tolerance, make_rule
 
 
 def prediction(mean, logvar=None, scale=None):
@@ -118,3 +119,41 @@ def test_noise_belongs_to_a_position():
     # past the end nothing is needed; the last position stands in
     assert torch.equal(part.target[1], noise.target[0, [3, 3, 3]])
     assert not torch.equal(noise.proposal, noise.target)
+
+
+def test_a_gap_of_exactly_the_tolerance_is_accepted():
+    half = torch.full((1, 1, 4, 2), 0.5)
+    judgement = Tolerance(0.5).judge(Proposals.of_mean(half), prediction(torch.zeros(1, 2, 4, 2)))
+    assert judgement.accepted.all() and judgement.score.item() == 0.5
+
+
+def test_temperature_scales_the_adaptive_variance_too(case):
+    proposals, target = case
+    proposals = Proposals(proposals.patches, proposals.judged, proposals.mean, torch.zeros_like(proposals.mean))
+    scores = [Simplified(1.0, sigma_mode="adaptive", temp=temp).judge(proposals, target, torch.rand(2, 3)).score
+              for temp in (1.0, 0.5)]
+    torch.testing.assert_close(scores[1], 4 * scores[0])
+
+
+def test_a_draft_without_a_variance_head_samples_with_the_fixed_sigma_and_temperature():
+    q = torch.zeros(1, 1, 4, 2)
+    patches = Simplified(0.4, temp=0.5).propose(prediction(q), torch.ones_like(q)).patches
+    torch.testing.assert_close(patches, torch.full_like(q, 0.2))
+
+
+def test_a_squared_gap_of_zero_switches_the_threshold_off_and_a_positive_one_only_adds():
+    q, target = torch.zeros(1, 1, 4, 2), prediction(torch.zeros(1, 2, 4, 2))
+    same = Proposals(q, q, q, torch.zeros_like(q))
+    assert not Simplified(1.0, mse_tol=0.0).judge(same, target, torch.ones(1, 1)).accepted.any()
+    # far from the mean, but the wide sigma's ratio accepts
+    far = Proposals(q + 1, q + 1, q, torch.zeros_like(q))
+    assert Simplified(1e3, mse_tol=1e-6).judge(far, target, torch.full((1, 1), 0.5)).accepted.all()
+
+
+def test_every_flag_of_a_rule_reaches_it():
+    args = SimpleNamespace(spec_tol=0.1, spec_sigma=0.2, spec_emit="mean", spec_accept_bias=3.0, spec_temp=0.7,
+                           spec_sigma_mode="adaptive", spec_sigma_adapt_c=5.0, spec_accept_mse_tol=0.6)
+    expected = Simplified(sigma=0.2, emit="mean", bias=3.0, sigma_mode="adaptive", adapt_c=5.0, mse_tol=0.6, temp=0.7)
+    assert vars(make_rule("simplified", args)) == vars(expected)
+    assert make_rule("simplified", args, emit="sample").emit == "sample"
+    assert make_rule("tolerance", args).tol == 0.1

@@ -193,3 +193,11 @@ def test_a_bare_openltm_checkpoint_is_tested_by_the_flags(tmp_path, monkeypatch)
     assert with_settings["mse"] == bare["mse"]
     assert run.main([*common, "--test_dir", "bare", *sizes[:-1]]) == 0  # --use_norm is a flag that matters
     assert json.loads((tmp_path / "test_results" / "bare_pl24" / "metrics.json").read_text())["mse"] != bare["mse"]
+
+
+def test_a_checkpoint_with_one_tensor_too_many_is_of_another_model(tmp_path):
+    model = new_model()
+    save_checkpoint(tmp_path, model.state_dict() | {"extra": torch.ones(2)}, {})
+    path = tmp_path / "checkpoint.pth"
+    with pytest.raises(UserError, match="1 unknown .extra."):
+        load_into(model, read_state(path), path)

@@ -1,5 +1,6 @@
 """Objectives against torch's own distributions and against sums written out."""
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from torch import nn
 
 from models.config import ModelConfig
 from models.timer_xl import Model
-from utils.losses import DistillationLoss, SupervisedLoss, SupervisedNLL, dropout_rate, gaussian_nll
+from models.timer_xl_draft import Model as DraftModel
+from utils.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL, dropout_rate, gaussian_nll
+from utils.speculative_decoder import decode_alone
 
 PATCH = 4
 
@@ -203,3 +206,76 @@ def test_the_teacher_gets_no_gradient():
     DistillationLoss(model, 0.0, 0.1, 0.2, plain())(Says(answer).train(), draw((2, 8, 2)), None).backward()
     assert answer.grad is not None
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+
+
+def test_skipped_patches_do_not_count():
+    y = draw()
+    answer = y.clone()
+    answer[:, :2 * PATCH] += 100
+    assert SupervisedLoss(PATCH, skip=2)(Says(answer), None, y) == 0
+    assert SupervisedLoss(PATCH, skip=1)(Says(answer), None, y) > 0
+
+
+# --- on-policy distillation
+
+def pair(causal, ahead, stochastic=True):
+    norm = {"norm_mode": "causal", "norm_window": 3} if causal else {}
+    config = ModelConfig(PATCH, d_model=16, n_heads=2, d_ff=32, e_layers=1, dropout=0.0, **norm)
+    torch.manual_seed(0)
+    target = Model(config).eval()
+    draft = DraftModel(replace(config, draft_patches=ahead, draft_stochastic=stochastic)).eval()
+    return target, draft
+
+
+def rollout_by_hand(target, draft, x, rollout, ahead, places):
+    """(mean, logvar, taught) of every patch that counts: `places` are the steps of the rollout to predict from."""
+    parts = []
+    for row, window in enumerate(x):
+        history = window
+        for _ in range(rollout):
+            seen = history if target.config.causal else history[-len(window):]
+            history = torch.cat([history, target(seen[None])[0, -PATCH:]])
+        for place in places(row):
+            start = len(window) + place * PATCH
+            seen = history[:start] if draft.config.causal else history[start - len(window):start]
+            mean, logvar = (part[0, -1] if ahead > 1 else part[0, -PATCH:][None] for part in draft(seen[None]))
+            for j in range(min(ahead, rollout - place)):
+                parts.append((mean[j], logvar[j], history[start + j * PATCH:start + (j + 1) * PATCH]))
+    return (torch.stack(column) for column in zip(*parts))
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_draft_is_held_against_the_targets_own_forecast(causal, ahead):
+    """Causal: at every place of the rollout. Window: in validation at place row % rollout."""
+    target, draft = pair(causal, ahead)
+    x, rollout = draw((5, 3 * PATCH, 2)), 4
+    with torch.no_grad():
+        got = RolloutLoss(target, 0.1, 0.3, 0.0, rollout)(draft, x, None)
+        places = (lambda row: range(rollout)) if causal else (lambda row: [row % rollout])
+        mean, logvar, taught = rollout_by_hand(target, draft, x, rollout, ahead, places)
+        # the noise that training would add enters a validation by its variance
+        nll = 0.5 * (logvar + ((mean - taught) ** 2 + 0.3**2) / logvar.exp()).mean()
+        assert got == pytest.approx(float(nll + 0.1 * torch.relu(-5 - logvar).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_on_policy_training_reaches_the_draft_and_adds_noise(causal):
+    target, draft = pair(causal, 3)
+    x = draw((5, 3 * PATCH, 2))
+    losses = []
+    for noise in (0.0, 0.0, 0.7):
+        torch.manual_seed(1)
+        losses.append(RolloutLoss(target, 0.0, noise, 0.0, 4)(draft.train(), x, None))
+    assert losses[0] == losses[1] != losses[2]
+    losses[0].backward()
+    assert draft.head_mean.weight.grad.abs().sum() > 0 and target.head.weight.grad is None
+
+
+def test_a_deterministic_draft_learns_the_forecast_by_squared_error():
+    target, draft = pair(True, 1, stochastic=False)
+    x = draw((2, 3 * PATCH, 2))
+    with torch.no_grad():
+        series = torch.cat([x, decode_alone(target, x, 2 * PATCH)], dim=1)
+        expected = (draft(series[:, :-PATCH])[:, -2 * PATCH:] - series[:, -2 * PATCH:]).square().mean()
+        assert RolloutLoss(target, 0.0, 0.0, 0.0, 2)(draft, x, None) == pytest.approx(float(expected), rel=1e-4)

@@ -218,3 +218,11 @@ def test_counts_add_up_and_rows_do_not_depend_on_each_other(rule, K, horizon, ro
         alone = decode_speculative(target, draft, context[one], horizon, rule, K, own, repropose=repropose)
         torch.testing.assert_close(alone.forecast[0], out.forecast[row], atol=1e-4, rtol=1e-4)
         assert int(alone.accepted) == int(out.accepted[row])
+
+
+def test_the_band_is_the_drafts_own_standard_deviation(pair, series):
+    draft = pair[1][True]
+    decoded = decode_speculative(pair[0], draft, series(), 2 * PATCH, Tolerance(float("inf")))
+    with torch.no_grad():
+        logvar = draft(series())[1][:, -PATCH:]
+    torch.testing.assert_close(decoded.draft_sigma[:, :PATCH], torch.exp(0.5 * logvar), atol=1e-5, rtol=1e-4)
