@@ -127,7 +127,9 @@ class Exp_Basic:
         model = self.new_model(name, config)
         load_into(model, read_state(path), path)
         self._choose_rolling(model, path)
-        if not self.args.amp:  # packed weights are float32
+        if self.args.compile:
+            model.blocks.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)
+        elif not self.args.amp:  # packed weights are float32
             pack_linears(model)
         return model.eval()
 

@@ -169,6 +169,8 @@ def _device(parser):
     add("--devices", type=device_list, default=None, help="GPUs of --ddp, one a process: 0,1,2,3 (default: in order)")
     add("--ddp", action="store_true", help="distributed training; start with torchrun")
     add("--dp", action="store_true", help="refused: --ddp does the same and better")
+    add("--compile", action="store_true", help="torch.compile the transformer of loaded models, with CUDA graphs on a "
+        "GPU; on a CPU the preset gained nothing from it")
     add("--amp", action="store_true", help="automatic mixed precision, in training and testing")
     add("--amp_dtype", default="bf16", choices=["bf16", "fp16"])
 

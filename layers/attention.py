@@ -31,9 +31,11 @@ class TokenLayout:
 
     @classmethod
     def build(cls, times: torch.Tensor, keys: int, variables: int, stride: int, head_dim: int,
-              covariate: bool = False) -> "TokenLayout":
-        """keys: T; stride: N of the position c*N + t. A time below zero stands for no patch at all: its token sees the
-        first patch, so that everything stays finite."""
+              covariate: bool = False, span: int | None = None) -> "TokenLayout":
+        """keys: T; stride: N of the position c*N + t; span: how many patches back a token sees (None: all).
+
+        A time below zero stands for no patch at all: its token sees the first patch, so that everything stays finite.
+        """
         variable = torch.arange(variables, device=times.device)
         position = (variable * stride + times[..., None]).flatten(1)  # [R, m*C]
         rotary = tuple(table[:, None] for table in rotary_tables(position, head_dim))
@@ -43,6 +45,8 @@ class TokenLayout:
         query_time = times.clamp(min=0).repeat_interleave(variables, dim=1)
         key_time = torch.arange(keys, device=times.device).repeat_interleave(variables)
         past = key_time <= query_time[..., None]  # [R, m*C, T*C]
+        if span is not None:
+            past &= key_time > query_time[..., None] - span
         if covariate:
             # a variable sees itself causally; the last one also sees every token of the others
             last = variables - 1
@@ -54,10 +58,10 @@ class TokenLayout:
     @classmethod
     @lru_cache(maxsize=32)  # noqa: B019 (keeps classes alive, of which there is one)
     @torch.inference_mode(False)  # kept between calls: made while testing, it must serve a later training too
-    def of_window(cls, patches: int, variables: int, stride: int, head_dim: int, covariate: bool, device):
+    def of_window(cls, patches: int, variables: int, stride: int, head_dim: int, covariate: bool, span, device):
         """The layout of a pass over a whole series: every patch is new and nothing is cached."""
         times = torch.arange(patches, device=device)[None]
-        return cls.build(times, patches, variables, stride, head_dim, covariate)
+        return cls.build(times, patches, variables, stride, head_dim, covariate, span)
 
 
 class VariableBias(nn.Module):

@@ -64,7 +64,7 @@ class CacheState:
         m, model, C = max(self.pending, newest), self.model, self.series.shape[3]
         times, keys = self._newest_times(m)
         stats = self.frozen if self.frozen is not None else self._causal_stats(times)
-        layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim)
+        layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim, span=model.span)
         tokens = model.embed(read_at(self.series, times.clamp(min=0)), stats)
         hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
         self.pending = 0

@@ -8,8 +8,8 @@ class ModelConfig:
 
     The scales shrink a draft (`scaled`); at 1.0 they change nothing. `flash_attention` picks the fused attention
     kernel and does not change what is computed. norm_mode 'causal' normalises every patch by its own trailing window
-    of `norm_window` patches, which is also the stride of rotary positions. draft_patches: patches a draft's heads
-    speak of.
+    of `norm_window` patches, which is also how far back its token sees and the stride of rotary positions.
+    draft_patches: patches a draft's heads speak of.
     """
 
     input_token_len: int

@@ -33,6 +33,11 @@ class TimerBackbone(Decodable, nn.Module):
         """N of the rotary position c*N + t: fixed in training for a causal model, else the length of the context."""
         return self.config.norm_window if self.config.causal else context_patches
 
+    @property
+    def span(self) -> int | None:
+        """How many patches back a token sees: a causal model no more than the window it was trained for."""
+        return self.config.norm_window if self.config.causal else None
+
     def to_patches(self, series: torch.Tensor) -> torch.Tensor:
         """[B, T*P, C] -> [B, T, P, C]"""
         if series.shape[1] % self.patch_len:
@@ -59,7 +64,8 @@ class TimerBackbone(Decodable, nn.Module):
         attention weights."""
         B, T, _, C = patches.shape
         stats = self.stats_of(patches)
-        layout = TokenLayout.of_window(T, C, self.stride(T), self.head_dim, self.config.covariate, patches.device)
+        layout = TokenLayout.of_window(T, C, self.stride(T), self.head_dim, self.config.covariate, self.span,
+                                       patches.device)
         hidden, weights = self.blocks(self.embed(patches, stats), layout, newest and newest * C,
                                       want_weights=want_weights)
         return hidden.unflatten(1, (-1, C)), stats if newest is None else stats.newest(newest), weights

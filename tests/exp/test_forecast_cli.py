@@ -335,6 +335,18 @@ def test_a_causal_target_decodes_from_its_cache_and_equals_growing_passes(lab, c
     assert metrics()["mse"] == pytest.approx(np.mean(rolling_errors(model, 60) ** 2), rel=1e-4)
 
 
+def test_mixed_precision_and_a_compiled_model_also_decode_from_the_cache(lab, causal, place, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(type(module).__name__))
+    errors = []
+    for flags in ("", "--amp", "--compile"):
+        assert command(lab, f"--test_pred_len 60 {flags}", causal[0]) == 0
+        errors.append(metrics()["mse"])
+        shutil.rmtree("test_results")
+    assert errors[1] == pytest.approx(errors[0], rel=0.02) and errors[1] != pytest.approx(errors[0], rel=1e-6)
+    assert errors[2] == pytest.approx(errors[0], rel=1e-5) and compiled == ["TimerBlock"]
+
+
 def test_the_cache_of_a_window_model_is_used_only_if_asked_for_and_says_so(lab, place, capsys):
     assert command(lab, "--test_pred_len 60") == 0
     exact = metrics()["mse"]

@@ -25,12 +25,13 @@ def rotate(vector, position):
     return out
 
 
-def may_see(query, key, last, covariate):
+def may_see(query, key, last, config):
     """query, key: (variable, time)"""
     (cq, tq), (ck, tk) = query, key
-    if covariate:
-        return (cq == ck and tk <= tq) or (cq == last and ck != last)
-    return tk <= tq
+    past = tk <= tq and (config.norm_mode == "window" or tk > tq - config.norm_window)
+    if config.covariate:
+        return (cq == ck and past) or (cq == last and ck != last)
+    return past
 
 
 def attend(x, w, prefix, config, tokens, stride):
@@ -44,7 +45,7 @@ def attend(x, w, prefix, config, tokens, stride):
     for h in range(heads):
         part = slice(h * width, (h + 1) * width)
         for i in range(len(x)):
-            keys = [j for j in range(len(x)) if may_see(tokens[i], tokens[j], tokens[-1][0], config.covariate)]
+            keys = [j for j in range(len(x)) if may_see(tokens[i], tokens[j], tokens[-1][0], config)]
             score = np.array([(rotate(q[i, part], place[i]) @ rotate(k[j, part], place[j])
                                + bias[int(tokens[i][0] == tokens[j][0]), h]) / np.sqrt(width) for j in keys])
             weight = np.exp(score - score.max())

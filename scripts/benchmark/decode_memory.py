@@ -1,0 +1,71 @@
+"""Peak memory of decoding by horizon: target alone with a cache, and speculative with every proposal accepted.
+
+    python -m scripts.benchmark.decode_memory [--cells config:context:horizon:batch,...] [--out FILE.csv]
+
+Each figure is what a process of its own needed beyond the loaded models: growth of the peak resident set (Linux, CPU).
+"""
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from scripts.benchmark.decode_speed import PATCH, Forced, build, parse_cells
+from utils.acceptance import Noise
+from utils.errors import UserError
+from utils.results import format_table, write_csv
+from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
+
+DEFAULT = ",".join(f"preset:2880:{horizon}:64" for horizon in (336, 720, 1440, 2880))
+MODES = ("cached", "speculative_forced")
+COLUMNS = ["config", "context", "horizon", "batch", "mode", "peak_mib"]
+
+
+def peak_mib() -> float:
+    """Of this program: getrusage would begin with the peak of the process that started it."""
+    return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def measure(name: str, context_len: int, horizon: int, batch: int, mode: str) -> float:
+    """MiB that one decode needs at its peak, in this process."""
+    variables, _, target, draft = build(name, context_len, horizon, "cpu")
+    context = torch.randn(batch, context_len, variables)
+    noise = Noise.draw(context, patches_in(horizon, PATCH), PATCH, torch.Generator().manual_seed(0))
+    before = peak_mib()
+    if mode == "cached":
+        decode_alone(target, context, horizon)
+    else:
+        decode_speculative(target, draft, context, horizon, Forced(1.0), None, noise)
+    return peak_mib() - before
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", default=DEFAULT, help="default: %(default)s")
+    parser.add_argument("--out", default="benchmark/decode_memory.csv")
+    parser.add_argument("--mode", choices=MODES, default=None, help="measure the one cell given, in this process")
+    args = parser.parse_args(argv)
+    try:
+        cells = parse_cells(args.cells)
+        if args.mode:
+            print(measure(*cells[0], args.mode))
+            return 0
+        rows = []
+        for text, cell in zip(args.cells.split(","), cells):
+            for mode in MODES:
+                alone = [sys.executable, "-m", "scripts.benchmark.decode_memory", "--cells", text, "--mode", mode]
+                mib = float(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)
+                rows.append(dict(zip(COLUMNS, (*cell, mode, round(mib, 1)))))
+        write_csv(Path(args.out), rows, COLUMNS)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(format_table(rows, {key: key for key in COLUMNS}))
+    print(f"table: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
