@@ -96,8 +96,10 @@ def make_speculative(target, draft, args, rule_name: str | None = None, emit: st
     name = rule_name or args.spec_accept_rule
     default = 3 if name == "simplified" else None
     proposals = default if args.spec_k is None else None if args.spec_k == "auto" else args.spec_k
-    return SpeculativeMethod(target, draft, args.test_pred_len, make_rule(name, args, emit), proposals, args.seed,
-                             args.spec_adaptive, args.spec_repropose if name == "tolerance" else "draft")
+    rule = make_rule(name, args, emit)
+    repropose = "draft" if rule.random and args.spec_repropose == "target" else args.spec_repropose
+    return SpeculativeMethod(target, draft, args.test_pred_len, rule, proposals, args.seed, args.spec_adaptive,
+                             repropose)
 
 
 @dataclass

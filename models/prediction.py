@@ -1,5 +1,5 @@
 """What a model says of the next patches, and how states write and read their buffers."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,6 +26,9 @@ class Prediction:
             return None if part is None else part[:, 0] if n == 1 else part[:, :, 0]
         scale = stdev.expand(-1, J if n == 1 else n, -1, -1)
         return cls(pick(mean), pick(logvar), scale)
+
+    def shifted(self, by: torch.Tensor) -> "Prediction":
+        return replace(self, mean=self.mean + by)
 
     def first(self, count: int) -> "Prediction":
         logvar = None if self.logvar is None else self.logvar[:, :count]

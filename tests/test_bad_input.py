@@ -257,7 +257,7 @@ CASES = [
     Case("K neither a number nor auto", f"{SPECULATIVE} --spec_k many", ["--spec_k", "many"]),
     Case("K both planned and adapted", f"{SPECULATIVE} --spec_k auto --spec_adaptive", ["auto", "--spec_adaptive"]),
     Case("reproposing for a rule that samples", f"{SPECULATIVE} --spec_accept_rule simplified --spec_repropose target",
-         ["--spec_repropose", "tolerance"]),
+         ["--spec_repropose target", "tolerance"]),
     Case("sampled emission together with tolerance", f"{SPECULATIVE} --spec_emit sample", ["--spec_emit", "tolerance"]),
     Case("spec_debug_accept together with compare",
          f"{TEST} --compare --spec_draft_ckpt {DRAFT} --spec_debug_accept", ["--spec_debug_accept", "--compare"]),

@@ -68,7 +68,7 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
     verifies inside the pass over the context. The last patch of a row is always the target's own, so a row with r
     patches left needs r - 1 proposals; max_proposals None: all of them.
     noise: required by random rules. observer(rows, first, judgement, looked_at) is called once a round.
-    repropose 'target': after a rejection the proposals are what the target's last pass said of later patches.
+    repropose: where proposals come from after a rejection, see `_Proposer`.
     """
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
@@ -118,16 +118,22 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
 
 
 class _Proposer:
-    """Where proposals come from: the draft, or what the target's last pass said of the patches after a rejection.
+    """Where proposals come from; the target's last pass already said something of the patches after a rejection.
 
+    repropose 'draft': the draft is asked anew and knows nothing of it. 'target': what the target said is proposed, at
+    no draft pass. 'corrected': the draft is asked anew and what it says of a patch is shifted by the gap that the
+    target found there last time, q' = q_new + (p_old - q_old): draft and target both moved with the patch in between,
+    their gap moved less. In a sampling rule only the mean shifts, by what was known before the patch was drawn, so a
+    rule that keeps the target's law still does.
     `passes` counts the draft passes of the round.
     """
 
     def __init__(self, draft, state, rule, repropose: str):
         if repropose == "target" and rule.random:
             raise ValueError("repropose 'target' has no law to sample from: it needs a deterministic rule")
-        self.draft, self.state, self.rule, self.reuses = draft, state, rule, repropose == "target"
+        self.draft, self.state, self.rule, self.repropose = draft, state, rule, repropose
         self.left_over, self.stock, self.passes = None, None, 0
+        self.said, self.correction = None, None  # the draft's own word of this round, and what to add in the next
 
     def stock_of(self, done: torch.Tensor) -> torch.Tensor:
         """How many proposals [b] each row has left over."""
@@ -152,14 +158,18 @@ class _Proposer:
 
     def _ask_draft(self, k: int, eps: Noise | None) -> Proposals:
         """As many draft passes as k proposals need, each on what the one before proposed."""
-        parts, made = [], 0
+        parts, said, made = [], [], 0
         while made < k:
             prediction = self.draft.extend(self.state).first(k - made)
             count = prediction.mean.shape[1]
+            said.append(prediction.mean)
+            if self.correction is not None:
+                prediction = prediction.shifted(self.correction[:, made:made + count])
             parts.append(self.rule.propose(prediction, eps.proposal[:, made:made + count] if eps else None))
             self.state.append(parts[-1].patches)
             made += count
             self.passes += 1
+        self.said = torch.cat(said, dim=1)
         return Proposals.join(parts)
 
     def commit(self, done: torch.Tensor, length: torch.Tensor, next_patch: torch.Tensor, prediction, counted) -> None:
@@ -167,14 +177,20 @@ class _Proposer:
         self.state.rollback(done + length)
         self.state.append(next_patch)
         k = prediction.mean.shape[1] - 1
-        if self.reuses and k:
-            # position `length` went to the target's own patch; what it said of the later ones is left over
-            rows = torch.arange(len(done), device=done.device)[:, None]
-            later = length[:, None] + torch.arange(1, k + 1, device=done.device)
+        if self.repropose == "draft" or not k:
+            return
+        # position `length` went to the target's own patch; what it said of the later ones can be used
+        rows = torch.arange(len(done), device=done.device)[:, None]
+        later = length[:, None] + torch.arange(1, k + 1, device=done.device)
+        if self.repropose == "target":
             self.left_over, self.stock = prediction.mean[rows, later.clamp(max=k)], counted - length
+        else:  # past the last patch judged its gap is the best guess
+            self.correction = (prediction.mean[:, :k] - self.said)[rows, later.clamp(max=k - 1)]
 
     def select(self, rows: torch.Tensor) -> None:
         self.state.select(rows)
+        if self.correction is not None:
+            self.correction = self.correction[rows]
         if self.stock is not None:
             self.left_over, self.stock = self.left_over[rows], self.stock[rows]
 

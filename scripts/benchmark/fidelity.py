@@ -52,7 +52,7 @@ def measure(methods: dict, alone: dict, batches: list, device, quiet: bool) -> l
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tolerances", default="0.02,0.03,0.05,0.07,0.1,0.15,0.2,0.3", help="default: %(default)s")
-    parser.add_argument("--repropose", default="draft,target", help="default: %(default)s")
+    parser.add_argument("--repropose", default="draft,target,corrected", help="default: %(default)s")
     parser.add_argument("--windows", type=int, default=None, help="how many windows (default: all)")
     parser.add_argument("--out", default="benchmark/fidelity.csv")
     own, flags = parser.parse_known_args(argv)

@@ -27,9 +27,9 @@ def test_one_row_for_every_tolerance(place):
         rows = list(csv.DictReader(handle))
     assert [(row["repropose"], row["tolerance"]) for row in rows] == [
         ("target alone", ""), ("draft alone", ""), ("draft", "0.0"), ("draft", "1000000.0"), ("target", "0.0"),
-        ("target", "1000000.0")]
+        ("target", "1000000.0"), ("corrected", "0.0"), ("corrected", "1000000.0")]
     assert float(rows[0]["rms_from_target"]) == 0 and float(rows[1]["rms_from_target"]) > 0.01
-    for exact, wide in (rows[2:4], rows[4:]):
+    for exact, wide in (rows[2:4], rows[4:6], rows[6:]):
         assert float(exact["rms_from_target"]) < 1e-5 and float(exact["target_passes"]) == 5
         assert float(wide["rms_from_target"]) > 1e-3 and float(wide["target_passes"]) == 1
 

@@ -29,17 +29,20 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
     K = n - 1 if max_proposals is None else max_proposals
     history, forecast, origin = context, [], []
     counts = {"accepted": 0, "judged": 0, "proposed": 0, "target_passes": 0}
-    left_over = []
+    left_over, gaps = [], {}  # gaps: position -> what the target said there last time minus what the draft did
     while len(forecast) < n:
         k = min(K, n - len(forecast) - 1)
         if repropose == "target" and left_over:
             proposals = [{"patch": mean, "mean": mean} for mean in left_over[:k]]
         else:
-            proposals = ask_draft(draft, history, L, k, settings, noise, len(forecast))
+            proposals = ask_draft(draft, history, L, k, settings, noise, len(forecast), gaps)
         counts["proposed"] += len(proposals)
         counts["target_passes"] += 1
         seen = [predict(target, torch.cat([history] + [p["patch"] for p in proposals[:j]]), L)[0][0]
                 for j in range(len(proposals) + 1)]
+        if repropose == "corrected":
+            start = len(forecast)
+            gaps = {start + j: mean - proposal["said"] for j, (mean, proposal) in enumerate(zip(seen, proposals))}
         rejected = False
         for j, proposal in enumerate(proposals):
             position = len(forecast)
@@ -64,11 +67,13 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
     return torch.cat(forecast)[:horizon], origin, counts
 
 
-def ask_draft(draft, history, context_len, k, settings, noise, position):
+def ask_draft(draft, history, context_len, k, settings, noise, position, gaps):
     proposals = []
     while len(proposals) < k:
-        for mean, sigma in predict(draft, history, context_len)[:k - len(proposals)]:
-            proposals.append(propose(mean, sigma, settings, noise, position + len(proposals)))
+        for said, sigma in predict(draft, history, context_len)[:k - len(proposals)]:
+            now = position + len(proposals)
+            mean = said + gaps[min(now, max(gaps))] if gaps else said
+            proposals.append(propose(mean, sigma, settings, noise, now) | {"said": said})
             history = torch.cat([history, proposals[-1]["patch"]])
     return proposals
 

@@ -99,6 +99,29 @@ def test_reproposing_what_the_target_said_agrees_with_the_slow_one(cached_pair, 
                                     {"rule": "tolerance", "tol": tol}, K, "target")
 
 
+@pytest.mark.parametrize("K", [1, 2, 3, None])
+@pytest.mark.parametrize("patches", [1, 3])
+@pytest.mark.parametrize("samples", [False, True])
+def test_correcting_the_draft_by_the_last_gap_agrees_with_the_slow_one(cached_pair, series, samples, patches, K):
+    tol = 0.18
+    rule, plain = CASES["sampled"][:2] if samples else (Tolerance(tol), {"rule": "tolerance", "tol": tol})
+    assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), rule, plain, K,
+                                    "corrected")
+
+
+def test_a_draft_that_is_wrong_by_a_constant_is_corrected_after_one_round(cached_pair, series):
+    target = cached_pair[0]
+
+    class Shifted(Watched):
+        def extend(self, state, patches=None):
+            return super().extend(state, patches).shifted(torch.ones(()))
+
+    decoded = decode_speculative(target, Shifted(target), series(rows=8), HORIZON, Tolerance(1e-3),
+                                 repropose="corrected")
+    # round 1: all of it is off by 1; round 2: the gap is the last one, but for what the shifted patches did later
+    assert (decoded.origin[:, 0] == REJECTED).all() and (decoded.origin[:, 1] == ACCEPTED).all()
+
+
 def test_reproposing_asks_the_draft_once_where_everything_left_is_proposed(cached_pair, series):
     draft = Watched(cached_pair[1][1])
     decoded = decode_speculative(cached_pair[0], draft, series(rows=8), HORIZON, Tolerance(0.05), repropose="target")
@@ -195,12 +218,12 @@ rules = st.one_of(st.floats(0, 0.6).map(Tolerance),
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(rule=rules, K=st.one_of(st.none(), st.integers(1, 6)), horizon=st.integers(1, 6 * PATCH),
        rows=st.integers(1, 5), variables=st.integers(1, 3), seed=st.integers(0, 99), causal=st.booleans(),
-       patches=st.integers(1, 3), repropose=st.sampled_from(["draft", "target"]))
+       patches=st.integers(1, 3), repropose=st.sampled_from(["draft", "target", "corrected"]))
 def test_counts_add_up_and_rows_do_not_depend_on_each_other(rule, K, horizon, rows, variables, seed, causal, patches,
                                                             repropose):
     target = tiny_target(**CAUSAL) if causal else tiny_target()
     draft = tiny_draft(target, patches=patches)
-    repropose = "draft" if rule.random else repropose
+    repropose = "draft" if rule.random and repropose == "target" else repropose
     context = torch.randn(rows, 4 * PATCH, variables, generator=torch.Generator().manual_seed(seed))
     n = patches_in(horizon, PATCH)
     noise = draw(context, n, seed)
