@@ -1,0 +1,47 @@
+"""The law that a sampling rule gives the target: a Gaussian around the mean that the target predicts."""
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class TargetLaw:
+    """A patch [P, C] of the target is mu_p + unit * (L z), z standard normal.
+
+    factor: L, either a standard deviation an element ([P, C], or anything that broadcasts to it), or lower triangular
+    over all elements of a patch, [P * C, P * C] in the order p * C + c (`full`).
+    relative: L is in window-normalised units, so unit is the normalisation stdev `scale` [..., 1, C] of a prediction;
+    else L is in data units and unit is 1.
+    """
+
+    factor: torch.Tensor
+    full: bool = False
+    relative: bool = False
+
+    @classmethod
+    def fixed(cls, sigma: float) -> "TargetLaw":
+        """White noise of one standard deviation, in data units."""
+        return cls(torch.full((1, 1), float(sigma)))
+
+    def spread(self, z: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Standard normal z [..., P, C] -> what is added to the mean, data units."""
+        drawn = (z.flatten(-2) @ self._on(z).T).view_as(z) if self.full else z * self._on(z)
+        return drawn * scale if self.relative else drawn
+
+    def whiten(self, gap: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """The inverse of `spread`: a gap [..., P, C] in data units -> standard normal z."""
+        gap = gap / scale if self.relative else gap
+        if not self.full:
+            return gap / self._on(gap)
+        flat = gap.flatten(-2).flatten(0, -2)
+        return torch.linalg.solve_triangular(self._on(gap), flat.T, upper=False).T.reshape(gap.shape)
+
+    def log_volume(self, scale: torch.Tensor, patch_len: int) -> torch.Tensor:
+        """log |det| of `spread`, over all elements of a patch: scale [..., 1, C] -> [...]."""
+        variables, factor = scale.shape[-1], self.factor.to(scale)
+        own = factor.diagonal().log().sum() if self.full else factor.log().expand(patch_len, variables).sum()
+        unit = patch_len * scale.log().sum(dim=(-2, -1))
+        return own + unit if self.relative else own.expand(unit.shape)
+
+    def _on(self, values: torch.Tensor) -> torch.Tensor:
+        return self.factor.to(values)
