@@ -1,0 +1,4 @@
+# The preset with causal normalisation on ETTm1.
+. scripts/settings/etth1_causal.sh
+model_id=ettm1_causal
+data_file=ETT-small/ETTm1.csv
