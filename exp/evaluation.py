@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
-from utils.acceptance import Noise, make_rule
+from utils.acceptance import make_rule
+from utils.errors import UserError
 from utils.metrics import PointMetrics, SpeculationMetrics
 from utils.planner import Plan, make_plan
+from utils.proposals import Noise
 from utils.speculative_decoder import Decoded, decode_alone, decode_speculative, patches_in
 from utils.timing import Stopwatch
 
@@ -91,12 +93,19 @@ class SpeculativeMethod:
         self.max_proposals = min(self.most, max(1, self.max_proposals + step))
 
 
-def make_speculative(target, draft, args, rule_name: str | None = None, emit: str | None = None) -> SpeculativeMethod:
-    """The speculative method of the flags, or with another rule or emission (for the rows of --compare)."""
-    name = rule_name or args.spec_accept_rule
-    default = 3 if name == "simplified" else None
+def make_speculative(target, draft, args, rule_name: str | None = None, emit: str | None = None,
+                     law=None) -> SpeculativeMethod:
+    """The speculative method of the flags, or with another rule or emission (for the rows of --compare).
+
+    law: the target's (`utils.target_law`), for `exact` and `coupling`; default: white noise of --spec_sigma.
+    """
+    rule = make_rule(rule_name or args.spec_accept_rule, args, emit, law)
+    if rule.shares_scale and (draft.patches_ahead > 1 or draft.unit != target.unit):
+        raise UserError(f"--spec_accept_rule {rule.name} with a sigma in window-normalised units needs a draft that "
+                        "normalises as the target does and speaks of one patch a pass (--use_norm, --norm_mode, "
+                        "--norm_window, --rolling, --draft_patches): use exact, or another draft")
+    default = 3 if rule.random else None
     proposals = default if args.spec_k is None else None if args.spec_k == "auto" else args.spec_k
-    rule = make_rule(name, args, emit)
     repropose = "draft" if rule.random and args.spec_repropose == "target" else args.spec_repropose
     return SpeculativeMethod(target, draft, args.test_pred_len, rule, proposals, args.seed, args.spec_adaptive,
                              repropose)

@@ -193,21 +193,22 @@ def _speculation(parser):
     add("--spec_draft_ckpt", default=None)
     add("--spec_accept_rule", default=None, choices=sorted(RULES), help="default: tolerance")
     add("--spec_k", type=count_or_auto, default=None, help="most proposals a round, or 'auto': chosen by measurement, "
-        "plain decoding where nothing is faster (default: 3 for simplified, all remaining patches for tolerance)")
+        "plain decoding where nothing is faster (default: all remaining patches for tolerance, else 3)")
     add("--spec_repropose", default="draft", choices=["draft", "target", "corrected"], help="proposals after a "
         "rejection come from the draft, from what the target's last pass said of later patches (tolerance only), or "
         "from the draft shifted by the gap that this pass found")
     add("--spec_tol", type=non_negative, default=0.3, help="tolerance: largest rms gap, in window standard deviations")
-    add("--spec_emit", default=None, choices=["sample", "mean"], help="what leaves the decoder (default: sample for "
-        "simplified, mean for tolerance, which has no other)")
-    add("--spec_sigma", type=positive, default=0.25, help="simplified: the target's sigma, standardised units")
+    add("--spec_emit", default=None, choices=["sample", "mean"], help="what leaves the decoder (default: mean for "
+        "tolerance, which has no other, else sample)")
+    add("--spec_sigma", type=positive, default=0.25, help="simplified, exact, coupling: the target's sigma, "
+        "standardised units")
     add("--spec_sigma_mode", default="fixed", choices=["fixed", "adaptive"],
-        help="simplified: sigma fixed, or from spec_sigma_adapt_c * mean squared gap")
+        help="fixed, or (simplified) from spec_sigma_adapt_c * mean squared gap")
     add("--spec_sigma_adapt_c", type=positive, default=4.0)
     add("--spec_accept_bias", type=positive, default=1.0, help="simplified: factor on the acceptance ratio")
     add("--spec_accept_mse_tol", type=between(-LARGEST, LARGEST), default=-1.0,
         help="simplified: also accept where the mean squared gap to the target's mean is at most this (<= 0: off)")
-    add("--spec_temp", type=positive, default=1.0, help="simplified: factor on both sigmas")
+    add("--spec_temp", type=positive, default=1.0, help="simplified, exact, coupling: factor on the sigmas")
     add("--spec_adaptive", action="store_true", help="adapt K between batches to the acceptance seen, up to --spec_k")
     add("--rolling", default=None, choices=["window", "cache"], help="re-encode windows, or keep keys and values "
         "(default: cache for --norm_mode causal, where it is exact, else window)")

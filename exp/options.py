@@ -4,10 +4,13 @@ import argparse
 from exp.flags import MOST_SEED, build_parser
 from utils.errors import UserError
 
-# a flag of these without a rule means the published rule; all of OTHERS_TOO have a meaning there only
-SIMPLIFIED_ONLY = ("spec_sigma", "spec_accept_bias", "spec_sigma_mode")
-TOLERANCE_ONLY = ("spec_tol",)
-OTHERS_TOO = ("spec_sigma_adapt_c", "spec_accept_mse_tol", "spec_temp")
+# a flag of these without a rule means the published rule
+PUBLISHED = ("spec_sigma", "spec_accept_bias", "spec_sigma_mode")
+LOSSLESS = ("exact", "coupling")
+# the rules that a flag has a meaning for
+RULES_OF = {"spec_tol": ("tolerance",)} | dict.fromkeys(
+    ("spec_sigma", "spec_sigma_mode", "spec_temp"), ("simplified", *LOSSLESS)) | dict.fromkeys(
+    ("spec_accept_bias", "spec_sigma_adapt_c", "spec_accept_mse_tol"), ("simplified",))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,26 +122,28 @@ def _refuse_without_effect(args) -> None:
 
 
 def _settle_rule(args) -> None:
-    named = sorted(args.explicit & set(SIMPLIFIED_ONLY))
+    named = sorted(args.explicit & set(PUBLISHED))
     if args.spec_accept_rule is None:
         args.spec_accept_rule = "simplified" if named and args.use_speculative else "tolerance"
         if args.spec_accept_rule == "simplified":
-            print(f"note: --{named[0]} has a meaning for the rule 'simplified' only, so that rule is used "
-                  "(name another with --spec_accept_rule)")
-    idle = ()
-    if args.use_speculative:  # --compare runs both rules
-        idle = TOLERANCE_ONLY if args.spec_accept_rule == "simplified" else SIMPLIFIED_ONLY + OTHERS_TOO
-    for name in sorted(args.explicit.intersection(idle)):
-        other = "tolerance" if args.spec_accept_rule == "simplified" else "simplified"
-        raise UserError(f"--{name} has no meaning for --spec_accept_rule {args.spec_accept_rule}: use {other}, or "
-                        "leave it out")
-    if args.use_speculative and args.spec_repropose == "target" and args.spec_accept_rule != "tolerance":
-        raise UserError("--spec_repropose target has no law that --spec_accept_rule "
-                        f"{args.spec_accept_rule} could sample from: use corrected, or tolerance")
-    if args.spec_accept_rule == "tolerance" and args.spec_emit == "sample":
+            print(f"note: --{named[0]} without --spec_accept_rule means the published rule 'simplified' (it keeps no "
+                  "law: exact and coupling do)")
+    rule = args.spec_accept_rule
+    if args.use_speculative:  # --compare runs all rules
+        for name in sorted(args.explicit & set(RULES_OF)):
+            if rule not in RULES_OF[name]:
+                raise UserError(f"--{name} has no meaning for --spec_accept_rule {rule}: use "
+                                f"{' or '.join(RULES_OF[name])}, or leave it out")
+        if rule in LOSSLESS and args.spec_sigma_mode == "adaptive":
+            raise UserError("--spec_sigma_mode adaptive takes the target's sigma from the proposal, which leaves no "
+                            f"law that --spec_accept_rule {rule} could keep: use fixed, or simplified")
+    if args.use_speculative and args.spec_repropose == "target" and rule != "tolerance":
+        raise UserError(f"--spec_repropose target has no law that --spec_accept_rule {rule} could sample from: use "
+                        "corrected, or tolerance")
+    if rule == "tolerance" and args.spec_emit == "sample":
         raise UserError("--spec_emit sample has no meaning for --spec_accept_rule tolerance, which emits means")
     if args.spec_emit is None:
-        args.spec_emit = "mean" if args.spec_accept_rule == "tolerance" else "sample"
+        args.spec_emit = "mean" if rule == "tolerance" else "sample"
 
 
 def check_against_checkpoint(settings: dict, explicit: set, args, fields, path, prefix: str = "") -> None:

@@ -30,6 +30,12 @@ class Prediction:
     def shifted(self, by: torch.Tensor) -> "Prediction":
         return replace(self, mean=self.mean + by)
 
+    def at(self, rows: torch.Tensor, position) -> "Prediction":
+        """One prediction of each of some rows [r]: n = 1."""
+        parts = (None if part is None else part[rows, position][:, None]
+                 for part in (self.mean, self.logvar, self.scale))
+        return Prediction(*parts)
+
     def first(self, count: int) -> "Prediction":
         logvar = None if self.logvar is None else self.logvar[:, :count]
         return Prediction(self.mean[:, :count], logvar, self.scale[:, :count])

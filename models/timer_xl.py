@@ -38,6 +38,13 @@ class TimerBackbone(Decodable, nn.Module):
         """How many patches back a token sees: a causal model no more than the window it was trained for."""
         return self.config.norm_window if self.config.causal else None
 
+    @property
+    def unit(self) -> tuple:
+        """How `scale` of a prediction comes about: equal for models that measure the same series alike."""
+        if not self.config.use_norm:
+            return ("none",)
+        return (self.config.norm_mode, self.span, self.rolling)
+
     def to_patches(self, series: torch.Tensor) -> torch.Tensor:
         """[B, T*P, C] -> [B, T, P, C]"""
         if series.shape[1] % self.patch_len:

@@ -5,83 +5,22 @@ series). The unit judged is one row of the batch: the P * C elements of a patch 
 
 A rule offers
     name, random                                 as in --spec_accept_rule; does it need `Noise`?
+    shares_scale                                 must draft and target predict in the same unit (`Prediction.scale`)?
     propose(prediction, eps) -> Proposals        from the draft's prediction at one position
     judge(proposals, prediction, uniform)        -> Judgement of k proposals by the target's k + 1 predictions
     accepted_patches(proposals, prediction)      what an accepted proposal puts into the forecast [b, k, P, C]
-    own_patches(prediction, eps)                 what the target puts there itself [b, k + 1, P, C]
+    own_patch(prediction, eps, proposals, rejected)
+        the target's own patch [b, 1, P, C], which ends a round: in place of the proposals [b, 1] that were rejected
+        ([b] bool), and where nothing was rejected the bonus, a patch as the target alone would give it. Without
+        proposals it is the bonus everywhere.
+eps is standard normal, uniform in [0, 1): see `Noise`. The rules with a guarantee are in `utils.lossless`.
 """
-from dataclasses import dataclass
-
 import torch
 
 from models.prediction import Prediction
-
-
-@dataclass
-class Noise:
-    """All randomness of a batch of forecasts, fixed before decoding: it belongs to a position, not to a round.
-
-    A position that is proposed again after an earlier rejection may reuse its noise: nothing decided up to then
-    depended on it. So a row's forecast does not depend on the rows beside it.
-    proposal, target [B, n, P, C] standard normal; uniform [B, n] in [0, 1).
-    """
-
-    proposal: torch.Tensor
-    target: torch.Tensor
-    uniform: torch.Tensor
-
-    @classmethod
-    def draw(cls, context: torch.Tensor, patches: int, patch_len: int, generator: torch.Generator) -> "Noise":
-        shape = (context.shape[0], patches, patch_len, context.shape[2])
-
-        def normal():
-            return torch.randn(shape, generator=generator).to(context.device, non_blocking=True)
-        uniform = torch.rand(shape[:2], generator=generator).to(context.device, non_blocking=True)
-        return cls(normal(), normal(), uniform)
-
-    def at(self, rows: torch.Tensor, first: torch.Tensor, length: int) -> "Noise":
-        """The noise of positions first .. first + length - 1 of some rows; positions past the end repeat the last."""
-        last = self.uniform.shape[1] - 1
-        position = (first[:, None] + torch.arange(length, device=first.device)).clamp(max=last)
-        rows = rows[:, None]
-        return Noise(self.proposal[rows, position], self.target[rows, position], self.uniform[rows, position])
-
-
-@dataclass
-class Proposals:
-    """k proposals of b rows. patches: what enters the context (and the forecast); judged: what the rule looks at."""
-
-    patches: torch.Tensor
-    judged: torch.Tensor
-    mean: torch.Tensor
-    logvar: torch.Tensor | None
-
-    @classmethod
-    def join(cls, parts: list["Proposals"]) -> "Proposals":
-        def cat(name):
-            values = [getattr(part, name) for part in parts]
-            return None if values[0] is None else torch.cat(values, dim=1)
-        return cls(cat("patches"), cat("judged"), cat("mean"), cat("logvar"))
-
-    @classmethod
-    def of_mean(cls, mean: torch.Tensor) -> "Proposals":
-        """Proposals [b, k, P, C] that come without a law."""
-        return cls(mean, mean, mean, None)
-
-    def where(self, rows: torch.Tensor, other: "Proposals") -> "Proposals":
-        """These for `rows` [b] bool, the other ones, which come without a law, elsewhere."""
-        rows = rows[:, None, None, None]
-        mean = torch.where(rows, self.mean, other.mean)
-        unknown = torch.full_like(mean, float("nan"))
-        return Proposals(mean, mean, mean, None if self.logvar is None else torch.where(rows, self.logvar, unknown))
-
-
-@dataclass
-class Judgement:
-    """accepted [b, k] bool; score [b, k]: the rule's own measure, accepted up to / from its limit."""
-
-    accepted: torch.Tensor
-    score: torch.Tensor
+from utils.lossless import Coupling, Exact
+from utils.proposals import Judgement, Proposals
+from utils.target_law import TargetLaw
 
 
 def unit_mean(values: torch.Tensor) -> torch.Tensor:
@@ -96,13 +35,13 @@ class Tolerance:
     later patches were verified against. tol = 0 is target-only decoding.
     """
 
-    name, random = "tolerance", False
+    name, random, shares_scale = "tolerance", False, False
 
     def __init__(self, tol: float):
         self.tol = tol
 
     def propose(self, prediction: Prediction, eps=None) -> Proposals:
-        return Proposals(prediction.mean, prediction.mean, prediction.mean, prediction.logvar)
+        return Proposals.plain(prediction)
 
     def judge(self, proposals: Proposals, prediction: Prediction, uniform=None) -> Judgement:
         k = proposals.mean.shape[1]
@@ -113,7 +52,7 @@ class Tolerance:
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
         return prediction.mean[:, :proposals.mean.shape[1]]
 
-    def own_patches(self, prediction: Prediction, eps=None) -> torch.Tensor:
+    def own_patch(self, prediction: Prediction, eps=None, proposals=None, rejected=None) -> torch.Tensor:
         return prediction.mean
 
 
@@ -131,7 +70,7 @@ class Simplified:
     temp multiplies both sigmas. A draft without a variance head samples with `sigma`.
     """
 
-    name, random = "simplified", True
+    name, random, shares_scale = "simplified", True, False
 
     def __init__(self, sigma: float, emit: str = "sample", bias: float = 1.0, sigma_mode: str = "fixed",
                  adapt_c: float = 4.0, mse_tol: float = -1.0, temp: float = 1.0):
@@ -167,16 +106,21 @@ class Simplified:
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
         return proposals.patches
 
-    def own_patches(self, prediction: Prediction, eps: torch.Tensor) -> torch.Tensor:
+    def own_patch(self, prediction: Prediction, eps: torch.Tensor, proposals=None, rejected=None) -> torch.Tensor:
         return prediction.mean + self.sigma * eps if self.emit == "sample" else prediction.mean
 
 
-RULES = {rule.name: rule for rule in (Simplified, Tolerance)}
+RULES = {rule.name: rule for rule in (Tolerance, Simplified, Exact, Coupling)}
 
 
-def make_rule(name: str, args, emit: str | None = None):
-    """The rule `name` with the settings of the flags."""
+def make_rule(name: str, args, emit: str | None = None, law: TargetLaw | None = None):
+    """The rule `name` with the settings of the flags; law: the target's, for `exact` and `coupling`, if not
+    white noise of --spec_sigma."""
+    emit = emit or args.spec_emit
     if name == "tolerance":
         return Tolerance(args.spec_tol)
-    return Simplified(args.spec_sigma, emit or args.spec_emit, args.spec_accept_bias, args.spec_sigma_mode,
-                      args.spec_sigma_adapt_c, args.spec_accept_mse_tol, args.spec_temp)
+    if name == "simplified":
+        return Simplified(args.spec_sigma, emit, args.spec_accept_bias, args.spec_sigma_mode, args.spec_sigma_adapt_c,
+                          args.spec_accept_mse_tol, args.spec_temp)
+    law = law or TargetLaw.fixed(args.spec_sigma * args.spec_temp)
+    return Exact(law, emit, args.spec_temp) if name == "exact" else Coupling(law, emit)

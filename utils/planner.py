@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from utils.acceptance import Noise
+from utils.proposals import Noise
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 from utils.timing import Stopwatch, time_side_by_side
 

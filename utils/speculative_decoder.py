@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from utils.acceptance import Noise, Proposals
+from utils.proposals import Noise, Proposals
 
 REJECTED, ACCEPTED, BONUS = 0, 1, 2  # where a patch of the forecast came from
 
@@ -88,32 +88,34 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
             state.select(going)
             proposer.select(going)
         k = min(limit, int(left.max()) - 1)
-        eps = noise.at(rows, done, k + 1) if rule.random else None
+        eps = noise.at(rows, done, k) if rule.random and k else None
         ask_draft = bool(((left > 1) & (stock == 0)).any())
         proposals, available = proposer.propose(k, done, eps, ask_draft) if k else (None, None)
         prediction = target.extend(state, proposals.patches if k else None)
-        own = rule.own_patches(prediction, eps.target if eps else None)
+        here = torch.arange(len(rows), device=rows.device)
         if k:
-            judgement = rule.judge(proposals, prediction, eps.uniform[:, :k] if eps else None)
+            judgement = rule.judge(proposals, prediction, eps.uniform if eps else None)
             counted = torch.minimum(n - done - 1, available)
-            needed = torch.arange(k, device=rows.device) < counted[:, None]
-            run = (judgement.accepted & needed).long().cumprod(dim=1)  # 1 up to the first rejection
-            length = run.sum(dim=1)
-            patches = torch.where(run[..., None, None].bool(), rule.accepted_patches(proposals, prediction), own[:, :k])
-            patches = torch.cat([patches, own[:, k:]], dim=1)
-            looked_at = needed & (torch.arange(k, device=rows.device) <= length[:, None])
+            step = torch.arange(k, device=rows.device)
+            needed = step < counted[:, None]
+            length = (judgement.accepted & needed).long().cumprod(dim=1).sum(dim=1)  # up to the first rejection
+            looked_at = needed & (step <= length[:, None])
             if observer is not None:
                 observer(rows, done, judgement, looked_at)
         else:
             needed = looked_at = torch.zeros(len(rows), 0, dtype=torch.bool, device=rows.device)
             counted = length = torch.zeros_like(done)
-            patches = own
+        # the target's own patch ends the round: in place of the rejected proposal, or as the bonus
+        own_eps = noise.at(rows, done + length, 1).target if rule.random else None
+        own = rule.own_patch(prediction.at(here, length), own_eps,
+                             proposals.at(here, length.clamp(max=k - 1)) if k else None, length < counted)
+        patches = torch.cat([rule.accepted_patches(proposals, prediction) if k else own[:, :0], own], dim=1)
+        patches[here, length] = own[:, 0]
         out.write(rows, done, patches, proposals, length, needed, looked_at, proposer.passes if k else 0)
         # commit: what was accepted stays in both contexts, the target's own patch follows it
-        next_patch = own[torch.arange(len(rows), device=rows.device), length][:, None]
         state.rollback(done + length)
-        state.append(next_patch)
-        proposer.commit(done, length, next_patch, prediction, counted)
+        state.append(own)
+        proposer.commit(done, length, own, prediction, counted)
         done = done + length + 1
 
 

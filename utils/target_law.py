@@ -1,4 +1,7 @@
-"""The law that a sampling rule gives the target: a Gaussian around the mean that the target predicts."""
+"""The law that a sampling rule gives the target: a Gaussian around the mean that the target predicts.
+
+A draft's proposals have a law of the same kind, around the draft's mean.
+"""
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +11,8 @@ import torch
 class TargetLaw:
     """A patch [P, C] of the target is mu_p + unit * (L z), z standard normal.
 
-    factor: L, either a standard deviation an element ([P, C], or anything that broadcasts to it), or lower triangular
-    over all elements of a patch, [P * C, P * C] in the order p * C + c (`full`).
+    factor: L, either a standard deviation an element ([P, C], or anything that broadcasts to [..., P, C]), or lower
+    triangular over all elements of a patch, [P * C, P * C] in the order p * C + c (`full`).
     relative: L is in window-normalised units, so unit is the normalisation stdev `scale` [..., 1, C] of a prediction;
     else L is in data units and unit is 1.
     """
@@ -38,8 +41,8 @@ class TargetLaw:
 
     def log_volume(self, scale: torch.Tensor, patch_len: int) -> torch.Tensor:
         """log |det| of `spread`, over all elements of a patch: scale [..., 1, C] -> [...]."""
-        variables, factor = scale.shape[-1], self.factor.to(scale)
-        own = factor.diagonal().log().sum() if self.full else factor.log().expand(patch_len, variables).sum()
+        factor, each = self.factor.to(scale), (*scale.shape[:-2], patch_len, scale.shape[-1])
+        own = factor.diagonal().log().sum() if self.full else factor.log().expand(each).sum(dim=(-2, -1))
         unit = patch_len * scale.log().sum(dim=(-2, -1))
         return own + unit if self.relative else own.expand(unit.shape)
 

@@ -29,14 +29,17 @@ class Stopwatch:
 
 
 class TracedModel:
-    """A decodable model whose passes are timed; synchronises after every pass, so the total is a little longer."""
+    """A decodable model whose passes are timed; synchronises after every pass, so the total is a little longer.
+
+    All else is the model's own.
+    """
 
     def __init__(self, model, device: torch.device):
-        self.model, self.patch_len = model, model.patch_len
+        self.model = model
         self.watch, self.seconds, self.passes = Stopwatch(device), 0.0, 0
 
-    def start(self, context, room):
-        return self.model.start(context, room)
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
 
     def extend(self, state, patches=None):
         with self.watch:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from scripts.benchmark.decode_speed import PATCH, Forced, build, parse_cells
-from utils.acceptance import Noise
 from utils.errors import UserError
+from utils.proposals import Noise
 from utils.results import format_table, write_csv
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 

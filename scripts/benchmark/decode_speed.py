@@ -22,9 +22,9 @@ from layers.linear import pack_linears
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from models.prediction import Prediction
-from utils.acceptance import Judgement, Noise, Proposals
 from utils.errors import UserError
 from utils.plots import decode_speed_figure
+from utils.proposals import Judgement, Noise, Proposals
 from utils.results import format_table, write_csv
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 from utils.timing import hardware, time_side_by_side
@@ -46,13 +46,13 @@ PLAN_COLUMNS = ["config", "context", "horizon", "batch", "proposals", "ms_predic
 class Forced:
     """Accepts each proposal with a set probability, whatever it says: for timing only. Emits the target's mean."""
 
-    name, random = "forced", True
+    name, random, shares_scale = "forced", True, False
 
     def __init__(self, acceptance: float):
         self.acceptance = acceptance
 
     def propose(self, prediction: Prediction, eps=None) -> Proposals:
-        return Proposals(prediction.mean, prediction.mean, prediction.mean, prediction.logvar)
+        return Proposals.plain(prediction)
 
     def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor) -> Judgement:
         return Judgement(uniform < self.acceptance, uniform)
@@ -60,7 +60,7 @@ class Forced:
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
         return prediction.mean[:, :proposals.mean.shape[1]]
 
-    def own_patches(self, prediction: Prediction, eps=None) -> torch.Tensor:
+    def own_patch(self, prediction: Prediction, eps=None, proposals=None, rejected=None) -> torch.Tensor:
         return prediction.mean
 
 

@@ -8,7 +8,8 @@ from conftest import PATCH, tiny_target
 from exp import comparison
 from exp.comparison import describe
 from exp.evaluation import AcceptanceLog, AloneMethod, SpeculativeMethod, evaluate, make_speculative
-from utils.acceptance import Judgement, Tolerance
+from utils.acceptance import Tolerance
+from utils.proposals import Judgement
 from utils.timing import time_side_by_side
 
 FLAGS = dict(spec_tol=0.1, spec_sigma=0.2, spec_emit="mean", spec_accept_bias=3.0, spec_sigma_mode="fixed",

@@ -2,6 +2,12 @@
 import math
 
 import torch
+from torch.distributions import Normal
+
+from utils.counter_random import redraws, seeds_of
+
+LOSSLESS = ("exact", "coupling")
+KEPT = 0.999  # c of the rule `exact`
 
 
 def predict(model, history, context_len):
@@ -20,7 +26,7 @@ def predict(model, history, context_len):
 
 
 def reference_speculation(target, draft, context, horizon, settings, max_proposals, noise=None, repropose="draft"):
-    """One window [L, C]. settings: {"rule": "tolerance", "tol"} or {"rule": "simplified", "emit", "sigma", ...}.
+    """One window [L, C]. settings: {"rule": "tolerance", "tol"} or {"rule": another, "emit", "sigma", ...}.
 
     noise: (proposal [n, P, C], target [n, P, C], uniform [n]).
     """
@@ -59,8 +65,7 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
         if not rejected:
             left_over = []
         own, _ = predict(target, history, L)[0]
-        if settings["rule"] == "simplified" and settings["emit"] == "sample":
-            own = own + settings["sigma"] * settings.get("temp", 1.0) * noise[1][len(forecast)]
+        own = own_patch(own, settings, noise, len(forecast), proposals[j] if rejected else None)
         forecast.append(own)
         origin.append("rejected" if rejected else "bonus")
         history = torch.cat([history, own])
@@ -87,7 +92,8 @@ def seen_by(model, history, context_len):
 def propose(mean, sigma, settings, noise, position):
     if settings["rule"] == "tolerance":
         return {"patch": mean, "mean": mean}
-    sigma = torch.full_like(mean, settings["sigma"]) if sigma is None else sigma
+    if sigma is None or settings["rule"] == "coupling":
+        sigma = torch.full_like(mean, settings["sigma"])
     sigma = sigma * settings.get("temp", 1.0)
     x = mean + sigma * noise[0][position]
     return {"patch": x if settings["emit"] == "sample" else mean, "x": x, "mean": mean, "sigma": sigma}
@@ -100,9 +106,37 @@ def accept(proposal, mu_p, window, settings, noise, position):
     if settings.get("mse_tol", -1) > 0 and ((proposal["patch"] - mu_p) ** 2).mean() <= settings["mse_tol"]:
         return True
     x, temp = proposal["x"], settings.get("temp", 1.0)
+    if settings["rule"] in LOSSLESS:
+        ratio = KEPT if settings["rule"] == "exact" else 1.0
+        log_ratio = log_density(x, mu_p, settings["sigma"] * temp) - log_density(x, proposal["mean"], proposal["sigma"])
+        return float(noise[2][position]) < min(1.0, ratio * math.exp(min(log_ratio, 50.0)))
     variance_p = (settings["sigma"] * temp) ** 2
     if settings.get("sigma_mode") == "adaptive":
         variance_p = settings["adapt_c"] * float(((proposal["mean"] - mu_p) ** 2).mean()) * temp**2
     log_ratio = (-float(((x - mu_p) ** 2).sum()) / (2 * variance_p)
                  + float(((x - proposal["mean"]) ** 2).sum()) / (2 * float((proposal["sigma"] ** 2).mean())))
     return float(noise[2][position]) < min(1.0, settings.get("bias", 1.0) * math.exp(min(log_ratio, 50.0)))
+
+
+def log_density(x, mean, sigma):
+    return float(Normal(mean.double(), torch.as_tensor(sigma).double()).log_prob(x.double()).sum())
+
+
+def own_patch(mean, settings, noise, position, rejected):
+    """The target's own patch; rejected: the proposal in whose place it stands, or None."""
+    if settings["rule"] == "tolerance" or settings["emit"] == "mean":
+        return mean
+    sigma = settings["sigma"] * settings.get("temp", 1.0)
+    if rejected is None or settings["rule"] == "simplified":
+        return mean + sigma * noise[1][position]
+    if settings["rule"] == "coupling":  # the proposal's distance from its mean, mirrored along the line of the means
+        away = rejected["x"] - rejected["mean"]
+        line = (rejected["mean"] - mean) / (rejected["mean"] - mean).norm()
+        return mean + away - 2 * (away * line).sum() * line
+    seed = seeds_of(noise[1][position])[None]
+    for draw in range(10**6):
+        z, uniform = redraws(seed, draw, 1, mean.shape)
+        y = mean + sigma * z[0, 0].float()
+        q_over_p = log_density(y, rejected["mean"], rejected["sigma"]) - log_density(y, mean, sigma)
+        if float(uniform) > min(math.exp(min(q_over_p, 50.0)), KEPT):
+            return y

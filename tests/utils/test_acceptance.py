@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.prediction import Prediction
-from utils.acceptance import Noise, Proposals, Simplified, Tolerance, make_rule
+from utils.acceptance import Simplified, Tolerance, make_rule
+from utils.proposals import Noise, Proposals
 
 
 def prediction(mean, logvar=None, scale=None):
@@ -92,7 +93,7 @@ def test_mean_emission_draws_nothing_into_the_forecast(case):
     rule = Simplified(0.5, emit="mean")
     drawn = rule.propose(prediction(proposals.mean, proposals.logvar), torch.ones_like(proposals.mean))
     assert torch.equal(drawn.patches, proposals.mean) and not torch.equal(drawn.judged, proposals.mean)
-    assert torch.equal(rule.own_patches(target, torch.ones_like(target.mean)), target.mean)
+    assert torch.equal(rule.own_patch(target, torch.ones_like(target.mean)), target.mean)
 
 
 @pytest.mark.parametrize("stochastic", [True, False])
@@ -104,7 +105,7 @@ def test_proposals_and_own_patches_have_the_stated_law(stochastic):
     eps = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     rule = Simplified(sigma)
     x = rule.propose(prediction(mean.expand(shape), logvar), eps).patches
-    own = rule.own_patches(prediction(mean.expand(shape)), eps)
+    own = rule.own_patch(prediction(mean.expand(shape)), eps)
     for sample, deviation in ((x, 0.7 if stochastic else sigma), (own, sigma)):
         assert abs(sample.mean() - mean) < 5 * deviation / math.sqrt(draws)
         assert abs(sample.std() - deviation) < 5 * deviation / math.sqrt(2 * draws)

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_decoder import reference_speculation
 
-from utils.acceptance import Noise, Simplified, Tolerance
+from utils.acceptance import Coupling, Exact, Simplified, Tolerance
+from utils.proposals import Noise
 from utils.speculative_decoder import ACCEPTED, BONUS, REJECTED, decode_alone, decode_speculative, patches_in
+from utils.target_law import TargetLaw
 
 HORIZON = 5 * PATCH + 3  # the last patch is cut
 NAMES = {REJECTED: "rejected", ACCEPTED: "accepted", BONUS: "bonus"}
@@ -22,6 +24,15 @@ CASES = {
                  True),
     "deterministic draft": (Simplified(0.3, bias=3.0),
                             {"rule": "simplified", "sigma": 0.3, "emit": "sample", "bias": 3.0}, False),
+    "exact": (Exact(TargetLaw.fixed(0.45)), {"rule": "exact", "sigma": 0.45, "emit": "sample"}, True),
+    "exact, temperature": (Exact(TargetLaw.fixed(0.4 * 1.5), temp=1.5),
+                           {"rule": "exact", "sigma": 0.4, "emit": "sample", "temp": 1.5}, True),
+    "exact, mean": (Exact(TargetLaw.fixed(0.45), "mean"), {"rule": "exact", "sigma": 0.45, "emit": "mean"}, True),
+    "exact, deterministic draft": (Exact(TargetLaw.fixed(0.3)), {"rule": "exact", "sigma": 0.3, "emit": "sample"},
+                                   False),
+    "coupling": (Coupling(TargetLaw.fixed(0.4)), {"rule": "coupling", "sigma": 0.4, "emit": "sample"}, True),
+    "coupling, mean": (Coupling(TargetLaw.fixed(0.4), "mean"), {"rule": "coupling", "sigma": 0.4, "emit": "mean"},
+                       True),
     "threshold": (Simplified(0.1, "mean", mse_tol=0.03),
                   {"rule": "simplified", "sigma": 0.1, "emit": "mean", "mse_tol": 0.03}, False),
 }
@@ -86,7 +97,7 @@ def test_fast_decoder_agrees_with_the_slow_one(pair, series, case, K):
 
 @pytest.mark.parametrize("K", [1, 2, 4, None])
 @pytest.mark.parametrize("patches", [1, 3])
-@pytest.mark.parametrize("case", ["tolerance", "sampled", "mean"])
+@pytest.mark.parametrize("case", ["tolerance", "sampled", "mean", "exact", "coupling"])
 def test_cached_decoding_agrees_with_the_slow_one(cached_pair, series, case, patches, K):
     assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), *CASES[case][:2], K)
 
@@ -101,10 +112,10 @@ def test_reproposing_what_the_target_said_agrees_with_the_slow_one(cached_pair, 
 
 @pytest.mark.parametrize("K", [1, 2, 3, None])
 @pytest.mark.parametrize("patches", [1, 3])
-@pytest.mark.parametrize("samples", [False, True])
-def test_correcting_the_draft_by_the_last_gap_agrees_with_the_slow_one(cached_pair, series, samples, patches, K):
+@pytest.mark.parametrize("case", ["tolerance", "sampled", "exact", "coupling"])
+def test_correcting_the_draft_by_the_last_gap_agrees_with_the_slow_one(cached_pair, series, case, patches, K):
     tol = 0.18
-    rule, plain = CASES["sampled"][:2] if samples else (Tolerance(tol), {"rule": "tolerance", "tol": tol})
+    rule, plain = (Tolerance(tol), {"rule": "tolerance", "tol": tol}) if case == "tolerance" else CASES[case][:2]
     assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), rule, plain, K,
                                     "corrected")
 
@@ -211,8 +222,9 @@ def test_draft_words_are_kept_where_they_were_needed(pair, series):
     assert (decoded.draft_sigma.isnan() == decoded.draft_mean.isnan()).all()
 
 
-rules = st.one_of(st.floats(0, 0.6).map(Tolerance),
-                  st.tuples(st.floats(0.1, 0.8), st.sampled_from(["sample", "mean"])).map(lambda a: Simplified(*a)))
+emissions, laws = st.sampled_from(["sample", "mean"]), st.floats(0.1, 0.8).map(TargetLaw.fixed)
+rules = st.one_of(st.floats(0, 0.6).map(Tolerance), st.builds(Simplified, st.floats(0.1, 0.8), emissions),
+                  st.builds(Exact, laws, emissions), st.builds(Coupling, laws, emissions))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

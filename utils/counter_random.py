@@ -1,0 +1,42 @@
+"""Random numbers that are a function of a seed and a counter: any of them can be had without the ones before.
+
+splitmix64 (Steele, Lea & Flood 2014) in int64 tensors, whose products wrap. Draw i of a row is the same whoever asks,
+in whatever block, beside whatever other rows.
+"""
+import torch
+
+GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as signed integers, which is how torch has them
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """A logical shift to the right: torch's own repeats the sign."""
+    return (x >> bits) & (2**(64 - bits) - 1)
+
+
+def mix(x: torch.Tensor) -> torch.Tensor:
+    """The finaliser of splitmix64: int64 -> int64, one to one."""
+    x = (x ^ _shifted(x, 30)) * MIX_1
+    x = (x ^ _shifted(x, 27)) * MIX_2
+    return x ^ _shifted(x, 31)
+
+
+def seeds_of(noise: torch.Tensor) -> torch.Tensor:
+    """A seed [...] from the bits of float noise [..., P, C] that is used for nothing else."""
+    bits = noise.float().contiguous().view(torch.int32).flatten(-2).long()
+    place = torch.arange(bits.shape[-1], device=bits.device)
+    return mix(mix(bits + place * GAMMA).sum(dim=-1))
+
+
+def uniforms(seeds: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """Numbers first .. first + count - 1 of the stream of each seed [r]: [r, count] float64 in (0, 1)."""
+    counter = torch.arange(first + 1, first + count + 1, device=seeds.device)
+    bits = _shifted(mix(seeds[:, None] + counter * GAMMA), 12)  # 52 of them: with the half added, never 0 or 1
+    return (bits.double() + 0.5) * 2.0**-52
+
+
+def redraws(seeds: torch.Tensor, first: int, count: int, shape: tuple[int, int]):
+    """Draws first .. first + count - 1 of each seed [r]: normal [r, count, P, C] and uniform [r, count], float64."""
+    size = shape[0] * shape[1] + 1
+    values = uniforms(seeds, first * size, count * size).unflatten(1, (count, size))
+    return torch.special.ndtri(values[..., 1:]).unflatten(-1, shape), values[..., 0]

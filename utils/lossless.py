@@ -1,0 +1,144 @@
+"""The two rules with a guarantee: what they let out has the law of the target alone, N(mu_p, law), patch by patch.
+
+x: proposal; q: the law it was drawn from; p: the target's. Densities are compared as logarithms, in double precision:
+a patch has up to thousands of elements, and near-equal models differ by less than float32 can tell of such a sum.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+from models.prediction import Prediction
+from utils.counter_random import redraws, seeds_of
+from utils.proposals import Judgement, Proposals
+from utils.target_law import TargetLaw
+
+RESIDUAL_FLOOR = 1e-3  # 1 - c: the least probability that a redraw of `exact` is kept
+FIRST_BLOCK, BLOCK_ELEMENTS = 2, 2**21
+
+
+class Lossless:
+    """What `exact` and `coupling` share: proposals with a law, and what leaves the decoder.
+
+    emit 'mean': the forecast (and the context) takes mu_q where x was accepted and mu_p elsewhere; x only decides.
+    """
+
+    random = True
+
+    def __init__(self, law: TargetLaw, emit: str = "sample"):
+        self.law, self.emit = law, emit
+
+    def proposal_law(self, logvar: torch.Tensor | None) -> TargetLaw:
+        return self.law
+
+    def propose(self, prediction: Prediction, eps: torch.Tensor) -> Proposals:
+        mean = prediction.mean
+        x = mean if self.emit == "mean" else _drawn(self.proposal_law(prediction.logvar), prediction, eps)
+        return Proposals(x, eps, mean, prediction.logvar, prediction.scale)
+
+    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor) -> Judgement:
+        k = proposals.mean.shape[1]
+        gap = proposals.mean.double() - prediction.mean[:, :k].double()
+        score = self.log_ratio(proposals, gap, prediction.scale[:, :k].double())
+        # uniform numbers in [0, 1) are multiples of 2^-24: from the middle of their step none is 0, which accepts all
+        return Judgement(torch.log(uniform.double() + 2.0**-25) < score, score)
+
+    def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
+        return proposals.patches
+
+    def own_patch(self, prediction: Prediction, eps: torch.Tensor, proposals: Proposals | None = None,
+                  rejected: torch.Tensor | None = None) -> torch.Tensor:
+        if self.emit == "mean":
+            return prediction.mean
+        own = _drawn(self.law, prediction, eps)
+        return own if proposals is None else self.replace(own, prediction, eps, proposals, rejected)
+
+
+class Coupling(Lossless):
+    """Reflection-maximal coupling of N(mu_q, S) and N(mu_p, S), S = L L^T (De Bortoli et al. 2025).
+
+    x = mu_q + L z and delta = L^-1 (mu_q - mu_p); accept while log u < |z|^2/2 - |z + delta|^2/2. A rejected x is
+    replaced by mu_p + L (z - 2 (e.z) e), e = delta/|delta|: no redraw. P(accept) = 2 Phi(-|delta|/2) = 1 - TV(q, p),
+    the most that any rule which keeps the law can accept. The draft lends its mean only: draft and target share L,
+    and for a law in window-normalised units the window's stdev too (`shares_scale`).
+    """
+
+    name = "coupling"
+
+    @property
+    def shares_scale(self) -> bool:
+        """Must draft and target predict in the same unit?"""
+        return self.law.relative
+
+    def log_ratio(self, proposals: Proposals, gap: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        delta = self.law.whiten(gap, scale)
+        return -(delta * (proposals.judged.double() + 0.5 * delta)).sum(dim=(-2, -1))
+
+    def replace(self, own, prediction: Prediction, eps, proposals: Proposals, rejected) -> torch.Tensor:
+        scale, z = prediction.scale.double(), proposals.judged.double().flatten(-2)
+        delta = self.law.whiten(proposals.mean.double() - prediction.mean.double(), scale)
+        e = F.normalize(delta.flatten(-2), dim=-1, eps=torch.finfo(delta.dtype).tiny)
+        reflected = z - 2 * (e * z).sum(dim=-1, keepdim=True) * e
+        patch = _drawn(self.law, prediction, reflected.view_as(delta))
+        return torch.where(rejected[:, None, None, None], patch, own)
+
+
+class Exact(Lossless):
+    """Speculative sampling (Leviathan et al. 2023; Chen et al. 2023) with full densities.
+
+    q is the draft's own N(mu_q, sigma_q^2), temp times its sigma; the target's law around mu_q for a draft without
+    log-variances, and where that law has a full covariance, of which separate variances know nothing.
+    Accept while u < c p(x)/q(x), c = 0.999. A rejected x is replaced by a draw from the residual p - min(q, c p):
+    y ~ p, kept with probability 1 - min(q(y)/p(y), c), else again. Both parts add up to p whatever c in (0, 1]; c < 1
+    keeps every y with probability 1 - c or more, so that the number of redraws is geometric and needs no cap. Over
+    all proposals there is one redraw a proposal on average, whatever the models: P(reject) * 1 / P(keep), which are
+    equal. P(accept) = integral of min(q, c p), between c (1 - TV(q, p)) and 1 - TV(q, p).
+    """
+
+    name, shares_scale = "exact", False
+
+    def __init__(self, law: TargetLaw, emit: str = "sample", temp: float = 1.0):
+        super().__init__(law, emit)
+        self.temp = temp
+
+    def proposal_law(self, logvar: torch.Tensor | None) -> TargetLaw:
+        return self.law if logvar is None or self.law.full else TargetLaw(torch.exp(0.5 * logvar) * self.temp)
+
+    def log_ratio(self, proposals: Proposals, gap: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        q = self.proposal_law(proposals.logvar)
+        ratio = _log_ratio(self.law, scale, q, proposals.scale.double(), gap, proposals.judged.double())
+        return ratio + math.log1p(-RESIDUAL_FLOOR)
+
+    def replace(self, own, prediction: Prediction, eps, proposals: Proposals, rejected) -> torch.Tensor:
+        rows = rejected.nonzero()[:, 0]
+        seeds, shape = seeds_of(eps)[:, 0], own.shape[-2:]
+        first, count = 0, FIRST_BLOCK
+        while len(rows):  # draws grow in blocks until every row has kept one
+            z, uniform = redraws(seeds[rows], first, count, shape)
+            p, x = prediction.at(rows, 0), proposals.at(rows, 0)
+            ratio = _log_ratio(self.proposal_law(x.logvar), x.scale.double(), self.law, p.scale.double(),
+                               p.mean.double() - x.mean.double(), z)
+            kept = uniform.log() > ratio.clamp(max=math.log1p(-RESIDUAL_FLOOR))
+            found, which = kept.any(dim=1), kept.long().argmax(dim=1)
+            z = z[torch.arange(len(rows), device=rows.device), which][:, None]
+            own[rows[found]] = _drawn(self.law, p, z)[found]
+            rows, first = rows[~found], first + count
+            count = max(1, min(2 * count, BLOCK_ELEMENTS // max(1, len(rows) * shape.numel())))
+        return own
+
+
+def _drawn(law: TargetLaw, prediction: Prediction, z: torch.Tensor) -> torch.Tensor:
+    """mu + law.spread(z), in the type of the prediction."""
+    spread = law.spread(z.double(), prediction.scale.double())
+    return (prediction.mean.double() + spread).to(prediction.mean.dtype)
+
+
+def _log_ratio(of: TargetLaw, of_scale, over: TargetLaw, over_scale, gap, z) -> torch.Tensor:
+    """log density of `of` over that of `over` at a draw z [r, m, P, C] of the latter; gap: its mean minus the other's.
+
+    The draw is seen from the mean of `of` as gap + spread(z): large means cancel before the noise is added.
+    """
+    w = of.whiten(gap + over.spread(z, over_scale), of_scale)
+    squares = 0.5 * ((z - w) * (z + w)).sum(dim=(-2, -1))
+    patch_len = z.shape[-2]
+    return squares + over.log_volume(over_scale, patch_len) - of.log_volume(of_scale, patch_len)

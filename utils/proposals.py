@@ -1,0 +1,93 @@
+"""What passes between the speculative loop and the acceptance rules: randomness, proposals, judgements."""
+from dataclasses import dataclass, fields
+
+import torch
+
+from models.prediction import Prediction
+
+
+@dataclass
+class Noise:
+    """All randomness of a batch of forecasts, fixed before decoding: it belongs to a position, not to a round.
+
+    So a row's forecast does not depend on the rows beside it. A position that is proposed again after an earlier
+    rejection reuses its noise. Its law is still the right one: what was decided up to then looked at the noise of
+    EARLIER positions only. The old proposal at this position was drawn, but not judged; the target's prediction for
+    the rejected position does not see it, and neither does the correction of `--spec_repropose corrected` here, which
+    is a gap found behind earlier patches. Later positions may know it (their correction does): for them it is past.
+    `target` is used once in a forecast, where the target's own patch ends a round; a rule that has to draw more than
+    that once seeds further draws with it (`utils.counter_random`).
+    proposal, target [B, n, P, C] standard normal; uniform [B, n] in [0, 1).
+    """
+
+    proposal: torch.Tensor
+    target: torch.Tensor
+    uniform: torch.Tensor
+
+    @classmethod
+    def draw(cls, context: torch.Tensor, patches: int, patch_len: int, generator: torch.Generator) -> "Noise":
+        shape = (context.shape[0], patches, patch_len, context.shape[2])
+
+        def normal():
+            return torch.randn(shape, generator=generator).to(context.device, non_blocking=True)
+        uniform = torch.rand(shape[:2], generator=generator).to(context.device, non_blocking=True)
+        return cls(normal(), normal(), uniform)
+
+    def at(self, rows: torch.Tensor, first: torch.Tensor, length: int) -> "Noise":
+        """The noise of positions first .. first + length - 1 of some rows; positions past the end repeat the last."""
+        last = self.uniform.shape[1] - 1
+        position = (first[:, None] + torch.arange(length, device=first.device)).clamp(max=last)
+        rows = rows[:, None]
+        return Noise(self.proposal[rows, position], self.target[rows, position], self.uniform[rows, position])
+
+
+@dataclass
+class Proposals:
+    """k proposals of b rows, each field [b, k, P, C].
+
+    patches: what enters the context (and the forecast); judged: what the rule looks at; mean, logvar (or None): what
+    the draft said; scale [b, k, 1, C]: the unit it said it in (None where nothing asks for it).
+    """
+
+    patches: torch.Tensor
+    judged: torch.Tensor
+    mean: torch.Tensor
+    logvar: torch.Tensor | None
+    scale: torch.Tensor | None = None
+
+    @classmethod
+    def join(cls, parts: list["Proposals"]) -> "Proposals":
+        def cat(name):
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.cat(values, dim=1)
+        return cls(*(cat(field.name) for field in fields(cls)))
+
+    @classmethod
+    def of_mean(cls, mean: torch.Tensor) -> "Proposals":
+        """Proposals [b, k, P, C] that come without a law."""
+        return cls(mean, mean, mean, None)
+
+    @classmethod
+    def plain(cls, prediction: Prediction) -> "Proposals":
+        """The draft's means, for rules that draw nothing."""
+        return cls(prediction.mean, prediction.mean, prediction.mean, prediction.logvar)
+
+    def at(self, rows: torch.Tensor, position: torch.Tensor) -> "Proposals":
+        """One proposal of each of some rows [r]."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Proposals(*(None if value is None else value[rows, position][:, None] for value in values))
+
+    def where(self, rows: torch.Tensor, other: "Proposals") -> "Proposals":
+        """These for `rows` [b] bool, the other ones, which come without a law, elsewhere."""
+        rows = rows[:, None, None, None]
+        mean = torch.where(rows, self.mean, other.mean)
+        unknown = torch.full_like(mean, float("nan"))
+        return Proposals(mean, mean, mean, None if self.logvar is None else torch.where(rows, self.logvar, unknown))
+
+
+@dataclass
+class Judgement:
+    """accepted [b, k] bool; score [b, k]: the rule's own measure, accepted up to / from its limit."""
+
+    accepted: torch.Tensor
+    score: torch.Tensor
