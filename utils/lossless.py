@@ -20,7 +20,8 @@ FIRST_BLOCK, BLOCK_ELEMENTS = 2, 2**21
 class Lossless:
     """What `exact` and `coupling` share: proposals with a law, and what leaves the decoder.
 
-    emit 'mean': the forecast (and the context) takes mu_q where x was accepted and mu_p elsewhere; x only decides.
+    emit 'mean': every verified patch leaves as mu_p, the mean of the law that is kept; x only decides. The context
+    holds mu_q where x was accepted (later patches were verified after it) and mu_p elsewhere.
     """
 
     random = True
@@ -33,7 +34,7 @@ class Lossless:
 
     def propose(self, prediction: Prediction, eps: torch.Tensor) -> Proposals:
         mean = prediction.mean
-        x = mean if self.emit == "mean" else _drawn(self.proposal_law(prediction.logvar), prediction, eps)
+        x = mean if self.emit == "mean" else drawn(self.proposal_law(prediction.logvar), prediction, eps)
         return Proposals(x, eps, mean, prediction.logvar, prediction.scale)
 
     def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor) -> Judgement:
@@ -44,13 +45,13 @@ class Lossless:
         return Judgement(torch.log(uniform.double() + 2.0**-25) < score, score)
 
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
-        return proposals.patches
+        return prediction.mean[:, :proposals.mean.shape[1]] if self.emit == "mean" else proposals.patches
 
     def own_patch(self, prediction: Prediction, eps: torch.Tensor, proposals: Proposals | None = None,
                   rejected: torch.Tensor | None = None) -> torch.Tensor:
         if self.emit == "mean":
             return prediction.mean
-        own = _drawn(self.law, prediction, eps)
+        own = drawn(self.law, prediction, eps)
         return own if proposals is None else self.replace(own, prediction, eps, proposals, rejected)
 
 
@@ -79,7 +80,7 @@ class Coupling(Lossless):
         delta = self.law.whiten(proposals.mean.double() - prediction.mean.double(), scale)
         e = F.normalize(delta.flatten(-2), dim=-1, eps=torch.finfo(delta.dtype).tiny)
         reflected = z - 2 * (e * z).sum(dim=-1, keepdim=True) * e
-        patch = _drawn(self.law, prediction, reflected.view_as(delta))
+        patch = drawn(self.law, prediction, reflected.view_as(delta))
         return torch.where(rejected[:, None, None, None], patch, own)
 
 
@@ -121,13 +122,13 @@ class Exact(Lossless):
             kept = uniform.log() > ratio.clamp(max=math.log1p(-RESIDUAL_FLOOR))
             found, which = kept.any(dim=1), kept.long().argmax(dim=1)
             z = z[torch.arange(len(rows), device=rows.device), which][:, None]
-            own[rows[found]] = _drawn(self.law, p, z)[found]
+            own[rows[found]] = drawn(self.law, p, z)[found]
             rows, first = rows[~found], first + count
             count = max(1, min(2 * count, BLOCK_ELEMENTS // max(1, len(rows) * shape.numel())))
         return own
 
 
-def _drawn(law: TargetLaw, prediction: Prediction, z: torch.Tensor) -> torch.Tensor:
+def drawn(law: TargetLaw, prediction: Prediction, z: torch.Tensor) -> torch.Tensor:
     """mu + law.spread(z), in the type of the prediction."""
     spread = law.spread(z.double(), prediction.scale.double())
     return (prediction.mean.double() + spread).to(prediction.mean.dtype)

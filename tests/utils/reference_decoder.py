@@ -59,7 +59,8 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
                 left_over = seen[j + 1:]
                 break
             counts["accepted"] += 1
-            forecast.append(mean if settings["rule"] == "tolerance" else proposal["patch"])
+            means = settings["rule"] == "tolerance" or settings["rule"] in LOSSLESS and settings["emit"] == "mean"
+            forecast.append(mean if means else proposal["patch"])
             origin.append("accepted")
             history = torch.cat([history, proposal["patch"]])
         if not rejected:
