@@ -22,7 +22,8 @@ TARGET, DRAFT = "forecast_t_timer_xl_test_0", "forecast_d_timer_xl_draft_test_0"
 # between the smallest and the largest gap of this pair: some proposals pass, some do not
 TOLERANCE = 0.5
 METHODS = ["target alone", "draft alone", "seasonal-naive (24)", "speculative simplified, sampled",
-           "speculative simplified, mean", "speculative tolerance 0.5"]
+           "speculative simplified, mean", "speculative tolerance 0.5", "speculative exact, mean",
+           "speculative coupling, mean"]
 
 
 def tiny_series():
@@ -312,6 +313,22 @@ def test_a_sampling_run_repeats_itself_with_its_seed_and_differs_with_another(la
         mse.append(speculate(lab, f"--spec_accept_rule simplified --seed {seed}")["mse"])
         shutil.rmtree("test_results")
     assert mse[0] == mse[1] != mse[2]
+
+
+@pytest.mark.parametrize("rule", ["exact", "coupling"])
+def test_a_rule_that_keeps_the_law_samples_about_the_target_and_its_means_are_the_targets(lab, place, capsys, rule):
+    flags = f"--spec_accept_rule {rule} --spec_sigma 0.3 --spec_temp 1.5"
+    alone = np.mean(rolling_errors(load(lab, TARGET), 60) ** 2)
+    sampled = speculate(lab, f"{flags} --spec_debug_accept --spec_debug_n 1000")
+    assert "note:" not in capsys.readouterr().out
+    assert results().name.endswith(f"_spec_{rule}_sample") and sampled["mse"] > alone + 0.5 * 0.45**2
+    with open(results() / "spec_accept_debug.csv", newline="") as handle:
+        assert sum(int(row["accepted"]) for row in csv.DictReader(handle)) == sampled["accepted"]
+    shutil.rmtree("test_results")
+    for emitted in ("", "--spec_k auto", "--spec_repropose corrected"):
+        mean = speculate(lab, f"{flags} --spec_emit mean {emitted}")
+        assert mean["mse"] < 1.005 * alone
+        shutil.rmtree("test_results")
 
 
 def test_spec_k_bounds_the_proposals_of_a_round(lab, place):

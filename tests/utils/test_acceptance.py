@@ -8,6 +8,7 @@ import torch
 from models.prediction import Prediction
 from utils.acceptance import Simplified, Tolerance, make_rule
 from utils.proposals import Noise, Proposals
+from utils.target_law import TargetLaw
 
 
 def prediction(mean, logvar=None, scale=None):
@@ -158,3 +159,10 @@ def test_every_flag_of_a_rule_reaches_it():
     assert vars(make_rule("simplified", args)) == vars(expected)
     assert make_rule("simplified", args, emit="sample").emit == "sample"
     assert make_rule("tolerance", args).tol == 0.1
+    for name in ("exact", "coupling"):
+        rule = make_rule(name, args)
+        assert (rule.name, rule.emit, rule.law.factor.item()) == (name, "mean", pytest.approx(0.2 * 0.7))
+        assert make_rule(name, args, "sample").emit == "sample"
+        law = TargetLaw.fixed(0.3)
+        assert make_rule(name, args, law=law).law is law
+    assert make_rule("exact", args).temp == 0.7

@@ -4,8 +4,9 @@ import torch
 from conftest import PATCH, tiny_draft, tiny_target
 
 from utils import planner
-from utils.acceptance import Simplified, Tolerance
+from utils.acceptance import Coupling, Exact, Simplified, Tolerance
 from utils.planner import StepCosts, make_plan, predict_ms
+from utils.target_law import TargetLaw
 
 COSTS = StepCosts({0: 10.0, 7: 17.0}, {0: 4.0, 7: 11.0}, {0: 0.0, 7: 14.0}, {0: 0.0, 7: 7.0})
 
@@ -74,7 +75,8 @@ def test_a_draft_that_is_never_accepted_is_not_asked(monkeypatch, series):
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm_mode": "causal", "norm_window": 3}])
-@pytest.mark.parametrize("rule", [Tolerance(0.2), Simplified(0.4)])
+@pytest.mark.parametrize("rule", [Tolerance(0.2), Simplified(0.4), Exact(TargetLaw.fixed(0.4)),
+                                  Coupling(TargetLaw.fixed(0.4))])
 def test_a_plan_can_be_made_from_real_passes(series, changes, rule):
     target = tiny_target(**changes)
     chosen = make_plan(target, tiny_draft(target, patches=2), series(), 5 * PATCH, rule, seed=0)

@@ -42,6 +42,14 @@ def test_whitening_undoes_spreading_and_both_give_the_density_of_torch(name):
     torch.testing.assert_close(density, expected, atol=1e-4, rtol=1e-5)
 
 
+def test_the_law_may_differ_from_row_to_row():
+    sigmas = torch.rand(2, 3, P, C, generator=torch.Generator().manual_seed(2)) + 0.5
+    z, ones = torch.randn(2, 3, P, C), torch.ones(2, 3, 1, C)
+    law = TargetLaw(sigmas)
+    torch.testing.assert_close(law.spread(z, ones), sigmas * z)
+    torch.testing.assert_close(law.log_volume(ones, P), sigmas.log().sum(dim=(2, 3)))
+
+
 def test_whitening_takes_any_number_of_leading_dimensions():
     law, z = LAWS["full, relative"], torch.randn(5, 2, P, C)
     torch.testing.assert_close(law.whiten(law.spread(z, SCALE), SCALE), z, atol=1e-5, rtol=1e-5)
