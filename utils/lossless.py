@@ -14,7 +14,7 @@ from utils.proposals import Judgement, Proposals
 from utils.target_law import TargetLaw
 
 RESIDUAL_FLOOR = 1e-3  # 1 - c: the least probability that a redraw of `exact` is kept
-FIRST_BLOCK, BLOCK_ELEMENTS = 2, 2**21
+BLOCK_ELEMENTS = 2**21  # of redraws made at once, at most (16 MiB)
 
 
 class Lossless:
@@ -113,7 +113,7 @@ class Exact(Lossless):
     def replace(self, own, prediction: Prediction, eps, proposals: Proposals, rejected) -> torch.Tensor:
         rows = rejected.nonzero()[:, 0]
         seeds, shape = seeds_of(eps)[:, 0], own.shape[-2:]
-        first, count = 0, FIRST_BLOCK
+        first, count = 0, 1
         while len(rows):  # draws grow in blocks until every row has kept one
             z, uniform = redraws(seeds[rows], first, count, shape)
             p, x = prediction.at(rows, 0), proposals.at(rows, 0)
