@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.speculative_decoder import decode_alone
+from utils.target_law import TargetLaw
 
 LOGVAR_FLOOR = -5.0
 
@@ -55,34 +56,32 @@ class SupervisedNLL(SupervisedLoss):
 class DistillationLoss:
     """The draft learns the teacher's output distribution instead of the data (design section 8).
 
-    y = teacher(x) + noise * eps; Gaussian NLL of a stochastic draft, MSE of a deterministic one.
+    y = teacher(x) + noise; Gaussian NLL of a stochastic draft, MSE of a deterministic one.
+    noise: a standard deviation in standardised units, or the law of the teacher, drawn anew for every token's patch.
     teacher_dropout > 0 runs the teacher with that dropout rate.
     """
 
-    def __init__(self, teacher: nn.Module, var_reg: float, noise: float, teacher_dropout: float,
+    def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, teacher_dropout: float,
                  selection: SupervisedLoss):
-        self.teacher, self.var_reg, self.noise = teacher.eval().requires_grad_(False), var_reg, noise
+        self.teacher, self.var_reg, self.law = teacher.eval().requires_grad_(False), var_reg, as_law(noise)
         self.teacher_dropout, self.selection = teacher_dropout, selection
 
     @torch.no_grad()
-    def _teach(self, x: torch.Tensor, training: bool) -> torch.Tensor:
-        if not training:
-            return self.teacher(x)
-        if self.teacher_dropout > 0:
-            with dropout_rate(self.teacher, self.teacher_dropout):
-                y = self.teacher(x)
-        else:
-            y = self.teacher(x)
-        return y + self.noise * torch.randn_like(y) if self.noise > 0 else y
+    def _teach(self, x: torch.Tensor, training: bool):
+        """What is learned [B, L, C], and the variance of the noise that is not in it."""
+        with dropout_rate(self.teacher, self.teacher_dropout if training else 0.0):
+            mean = self.teacher.to_patches(self.teacher(x))
+        scale = self.teacher.stats_of(self.teacher.to_patches(x)).stdev
+        return (part.flatten(1, 2) for part in with_noise(mean, self.law, scale, training))
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         training = model.training
-        taught = self.selection.select(self._teach(x, training), training)
+        taught, variance = (self.selection.select(part, training) for part in self._teach(x, training))
         output = model(x)
         if not isinstance(output, tuple):
             return F.mse_loss(self.selection.select(output, training), taught)
         mean, logvar = (self.selection.select(part, training) for part in output)
-        return gaussian_nll(mean, logvar, taught, self.var_reg, 0.0 if training else self.noise)
+        return gaussian_nll(mean, logvar, taught, self.var_reg, variance)
 
 
 class RolloutLoss:
@@ -91,11 +90,12 @@ class RolloutLoss:
     Each window is continued by `rollout` patches of the target alone. At the end of the context and after each of these
     patches the draft predicts the next ones (as many as its heads speak of); Gaussian NLL, or MSE without a variance.
     A draft with window normalisation sees one such place a window, drawn at random; a causal one sees all of them.
+    noise: as in `DistillationLoss`; it is in what the draft learns, not in what it sees.
     """
 
-    def __init__(self, teacher: nn.Module, var_reg: float, noise: float, teacher_dropout: float, rollout: int,
-                 covariate: bool = False):
-        self.teacher, self.var_reg, self.noise = teacher.eval().requires_grad_(False), var_reg, noise
+    def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, teacher_dropout: float,
+                 rollout: int, covariate: bool = False):
+        self.teacher, self.var_reg, self.law = teacher.eval().requires_grad_(False), var_reg, as_law(noise)
         self.teacher_dropout, self.rollout, self.covariate = teacher_dropout, rollout, covariate
 
     def _continued(self, x: torch.Tensor, training: bool) -> torch.Tensor:
@@ -104,15 +104,22 @@ class RolloutLoss:
             rolled = decode_alone(self.teacher, x, self.rollout * self.teacher.patch_len)
         return self.teacher.to_patches(torch.cat([x, rolled.clone()], dim=1))  # out of inference mode
 
+    def _scales(self, patches: torch.Tensor) -> torch.Tensor:
+        """The stdev that each patch of the rollout was predicted with: [B, rollout, 1, C]."""
+        context = patches.shape[1] - self.rollout
+        if self.teacher.config.causal:
+            return self.teacher.stats_of(patches).stdev[:, context - 1:-1]
+        windows = patches.unfold(1, context, 1)[:, :-1].flatten(0, 1).movedim(-1, 1)
+        return self.teacher.stats_of(windows).stdev[:, 0].unflatten(0, (-1, self.rollout))
+
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         training = model.training
         patches = self._continued(x, training)
         context = patches.shape[1] - self.rollout
         plain = getattr(model, "module", model)  # without the wrapper of distributed training
         ahead = plain.config.draft_patches
-        # what follows position t: patches t + 1 .. t + J, as far as the rollout goes
-        padded = F.pad(patches[:, context:], (0, 0, 0, 0, 0, ahead - 1))
-        future = padded.unfold(1, ahead, 1).movedim(-1, 2)  # [B, rollout, J, P, C]
+        taught = with_noise(patches[:, context:], self.law, self._scales(patches), training)
+        taught, variance = (following(part, ahead) for part in taught)  # [B, rollout, J, P, C]
         step = torch.arange(self.rollout, device=x.device)
         known = step[:, None] + torch.arange(ahead, device=x.device) < self.rollout  # [rollout, J]
         if plain.config.causal:
@@ -123,8 +130,9 @@ class RolloutLoss:
             rows = torch.arange(len(x), device=x.device)
             windows = patches.unfold(1, context, 1)[rows, place].movedim(-1, 1)
             output = self._predictions(model, windows, ahead, 1)
-            future, known = future[rows, place][:, None], known[place][:, None]
-        return self._loss(output, future, known, training)
+            taught, variance = taught[rows, place][:, None], variance[rows, place][:, None]
+            known = known[place][:, None]
+        return self._loss(output, taught, variance, known.expand(taught.shape[:3]))
 
     def _predictions(self, model, patches, ahead: int, newest: int):
         """The model's mean (and logvar), each [B, newest, J, P, C], at the last `newest` positions."""
@@ -134,26 +142,41 @@ class RolloutLoss:
             parts = [part.unflatten(1, (patches.shape[1], 1, patches.shape[2])) for part in parts]
         return [part[:, -newest:] for part in parts]
 
-    def _loss(self, output, future, known, training: bool) -> torch.Tensor:
-        if training and self.noise > 0:
-            future = future + self.noise * torch.randn_like(future)
-        kept = known.expand(future.shape[:3])
-        values = [(part[kept], future[kept]) for part in output]
-        mean, taught = values[0]
-        if self.covariate:
-            mean, taught = mean[..., -1:], taught[..., -1:]
-        if len(values) == 1:
-            return F.mse_loss(mean, taught)
-        logvar = values[1][0][..., -1:] if self.covariate else values[1][0]
-        return gaussian_nll(mean, logvar, taught, self.var_reg, 0.0 if training else self.noise)
+    def _loss(self, output, taught, variance, known) -> torch.Tensor:
+        values = [part[known][..., -1:] if self.covariate else part[known] for part in (*output, taught, variance)]
+        if len(output) == 1:
+            return F.mse_loss(values[0], values[1])
+        return gaussian_nll(*values[:3], self.var_reg, values[3])
 
 
-def gaussian_nll(mean, logvar, y, var_reg: float = 0.0, expected_noise: float = 0.0) -> torch.Tensor:
+def as_law(noise: float | TargetLaw) -> TargetLaw | None:
+    """A standard deviation in standardised units as a law; None where there is no noise."""
+    if isinstance(noise, TargetLaw):
+        return noise
+    return TargetLaw.fixed(noise) if noise > 0 else None
+
+
+def with_noise(mean: torch.Tensor, law: TargetLaw | None, scale: torch.Tensor, training: bool):
+    """(a draw from the law around mean [B, T, P, C], zeros) in training; (the mean, the law's variance) else."""
+    nothing = mean.new_zeros(1).expand_as(mean)
+    if law is None:
+        return mean, nothing
+    if training:
+        return mean + law.spread(torch.randn_like(mean), scale), nothing
+    return mean, law.variance(scale, mean.shape[2]).expand_as(mean)
+
+
+def following(patches: torch.Tensor, count: int) -> torch.Tensor:
+    """[B, T, P, C] -> [B, T, count, P, C]: each patch and those after it, zeros past the end."""
+    return F.pad(patches, (0, 0, 0, 0, 0, count - 1)).unfold(1, count, 1).movedim(-1, 2)
+
+
+def gaussian_nll(mean, logvar, y, var_reg: float = 0.0, expected_variance: torch.Tensor | float = 0.0) -> torch.Tensor:
     """mean(0.5 * (logvar + (mean - y)^2 / exp(logvar))) + var_reg * mean(relu(-logvar - 5)).
 
-    `expected_noise` adds the variance of noise that y would have in training.
+    `expected_variance` is that of noise that y would have in training.
     """
-    squared = (mean - y).square() + expected_noise**2
+    squared = (mean - y).square() + expected_variance
     nll = 0.5 * (logvar + squared * torch.exp(-logvar))
     return nll.mean() + var_reg * F.relu(LOGVAR_FLOOR - logvar).mean()
 

@@ -46,5 +46,12 @@ class TargetLaw:
         unit = patch_len * scale.log().sum(dim=(-2, -1))
         return own + unit if self.relative else own.expand(unit.shape)
 
+    def variance(self, scale: torch.Tensor, patch_len: int) -> torch.Tensor:
+        """Of every element that `spread` draws: scale [..., 1, C] -> [..., P, C], data units squared."""
+        variables, factor = scale.shape[-1], self.factor.to(scale)
+        own = factor.square().sum(dim=1).unflatten(0, (patch_len, variables)) if self.full \
+            else factor.square().expand(patch_len, variables)
+        return own * scale.square() if self.relative else own.expand(*scale.shape[:-2], -1, -1)
+
     def _on(self, values: torch.Tensor) -> torch.Tensor:
         return self.factor.to(values)

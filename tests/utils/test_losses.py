@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from layers.normalisation import PatchStats
 from models.config import ModelConfig
 from models.timer_xl import Model
 from models.timer_xl_draft import Model as DraftModel
 from utils.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL, dropout_rate, gaussian_nll
 from utils.speculative_decoder import decode_alone
+from utils.target_law import TargetLaw
 
 PATCH = 4
 
@@ -25,6 +27,12 @@ class Says(nn.Module):
 
     def forward(self, x):
         return self.answers[0] if len(self.answers) == 1 else self.answers
+
+    def to_patches(self, series):
+        return series[:, None]  # all steps are one patch
+
+    def stats_of(self, patches):
+        return PatchStats.identity(patches)
 
 
 @pytest.fixture
@@ -102,7 +110,7 @@ def test_distillation_selects_the_same_part_of_teacher_and_draft(stochastic, tra
     mean, logvar, taught = draw(seed=1), draw(seed=2), draw(seed=4)
     selection = SupervisedLoss(PATCH, covariate=True, last_token=True, valid_last=True)
     draft = Says(mean, logvar) if stochastic else Says(mean)
-    loss = DistillationLoss(Says(taught), 0.0, 0.0, 0.0, selection)(draft.train(training), torch.zeros(1), None)
+    loss = DistillationLoss(Says(taught), 0.0, 0.0, 0.0, selection)(draft.train(training), mean, None)
     part = (slice(None), slice(-PATCH, None), slice(-1, None))
     expected = gaussian_nll(mean[part], logvar[part], taught[part]) if stochastic \
         else (mean[part] - taught[part]).square().mean()
@@ -279,3 +287,53 @@ def test_a_deterministic_draft_learns_the_forecast_by_squared_error():
         series = torch.cat([x, decode_alone(target, x, 2 * PATCH)], dim=1)
         expected = (draft(series[:, :-PATCH])[:, -2 * PATCH:] - series[:, -2 * PATCH:]).square().mean()
         assert RolloutLoss(target, 0.0, 0.0, 0.0, 2)(draft, x, None) == pytest.approx(float(expected), rel=1e-4)
+
+
+# --- noise by the law of a calibrated target
+
+LEADS = torch.linspace(0.2, 1.4, PATCH * 2).view(PATCH, 2)
+CALIBRATED = TargetLaw(LEADS, relative=True)
+
+
+def stdevs(target, series, ends):
+    """The stdev that a window or a trailing window of 3 patches ending at each of `ends` gives: [B, len(ends), C]."""
+    length = (3 if target.config.causal else series.shape[1] // PATCH) * PATCH
+    parts = [series[:, max(0, end - length):end] for end in ends]
+    return torch.stack([(part.var(dim=1, unbiased=False) + 1e-5).sqrt() for part in parts], dim=1)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_calibrated_noise_is_in_the_units_of_each_prediction(causal):
+    target, _ = pair(causal, 1)
+    x = draw((3, 4 * PATCH, 2)) * torch.tensor([1.0, 20.0])
+    taught, calm = (list(DistillationLoss(target, 0.0, noise, 0.0, plain())._teach(x, False))
+                    for noise in (CALIBRATED, 0.0))
+    torch.testing.assert_close(taught[0], calm[0])  # a validation learns the mean, the noise is in the variance
+    ends = [(t + 1) * PATCH if causal else 4 * PATCH for t in range(4)]
+    expected = (stdevs(target, x, ends)[:, :, None] * LEADS).square()
+    torch.testing.assert_close(taught[1].unflatten(1, (4, PATCH)), expected, rtol=1e-4, atol=0)
+    torch.manual_seed(0)
+    loss = DistillationLoss(target, 0.0, CALIBRATED, 0.0, plain())
+    noisy = list(loss._teach(x.repeat(4000, 1, 1), True))[0].unflatten(0, (4000, 3))
+    torch.testing.assert_close(noisy.var(dim=0), taught[1], rtol=0.12, atol=0)  # 5.4 standard errors of each of 96
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("causal", [True, False])
+def test_calibrated_noise_of_a_rollout_is_in_the_units_of_the_window_that_predicts(causal, ahead):
+    target, draft = pair(causal, ahead)
+    x, rollout = draw((5, 3 * PATCH, 2)), 4
+    loss = RolloutLoss(target, 0.0, CALIBRATED, 0.0, rollout)
+    with torch.no_grad():
+        series = torch.cat([x, decode_alone(target, x, rollout * PATCH)], dim=1)
+        scale = loss._scales(series.unflatten(1, (-1, PATCH)))[:, :, 0]
+        windows = [series[:, r * PATCH:(3 + r) * PATCH] for r in range(rollout)]
+        expected = torch.stack([(w.var(dim=1, unbiased=False) + 1e-5).sqrt() for w in windows], dim=1)
+        torch.testing.assert_close(scale, expected, rtol=1e-4, atol=0)  # the trailing window is the context here
+        calm = loss(draft.eval(), x, None)
+        torch.manual_seed(0)
+        draft.train()
+        noisy = torch.stack([loss(draft, x.repeat(40, 1, 1), None) for _ in range(20)])
+    if causal:  # otherwise training draws the place at random and validation does not
+        assert abs(noisy.mean() - calm) < 5 * noisy.std() / 20**0.5
+        assert abs(noisy.mean() - RolloutLoss(target, 0.0, 0.0, 0.0, rollout)(draft.eval(), x, None)) > noisy.std()

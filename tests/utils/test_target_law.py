@@ -50,6 +50,12 @@ def test_the_law_may_differ_from_row_to_row():
     torch.testing.assert_close(law.log_volume(ones, P), sigmas.log().sum(dim=(2, 3)))
 
 
+@pytest.mark.parametrize("name", LAWS)
+def test_the_variance_is_that_of_torch(name):
+    expected = torch.stack([as_torch(LAWS[name], SCALE[i]).variance.view(P, C) for i in range(2)])
+    torch.testing.assert_close(LAWS[name].variance(SCALE, P), expected)
+
+
 def test_whitening_takes_any_number_of_leading_dimensions():
     law, z = LAWS["full, relative"], torch.randn(5, 2, P, C)
     torch.testing.assert_close(law.whiten(law.spread(z, SCALE), SCALE), z, atol=1e-5, rtol=1e-5)
