@@ -61,15 +61,18 @@ def leave_interrupts_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context: int | None = None):
+def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context: int | None = None,
+                  wrapper=None):
     """(data set, loader) of one split. Training batches are shuffled by an `EpochSampler`, others stay in order.
 
-    context: steps before the forecast, where they are not those of the flags for this split.
+    context: steps before the forecast, where they are not those of the flags for this split. wrapper: maps the data
+    set to the one that is loaded.
     """
     test = split == "test"
     dataset = DATASETS[args.data](
         data_file(args), split, context or (args.test_seq_len if test else args.seq_len), args.input_token_len,
         horizon=args.test_pred_len, subset_ratio=args.subset_rand_ratio)
+    dataset = wrapper(dataset) if wrapper else dataset
     # a generator of its own: opening a loader draws a seed, from the global one it would shift every later dropout
     # mask, and a resumed run opens one loader more than an uninterrupted one
     common = dict(num_workers=args.num_workers, collate_fn=batch_as_is, generator=torch.Generator(),

@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 
 from data_provider.data_factory import data_provider
+from data_provider.target_forecasts import TargetForecasts
 from exp.comparison import compare, compared_methods, describe
 from exp.evaluation import AcceptanceLog, AloneMethod, SpeculativeMethod, evaluate, make_speculative
 from exp.exp_basic import Exp_Basic, seed_everything
@@ -88,8 +89,9 @@ class Exp_Forecast(Exp_Basic):
         loss = self._loss()
         if self.rank:  # equal weights to begin with, but dropout and noise of its own in every process
             torch.manual_seed(args.seed + 1_000_003 * self.rank)
-        _, train_loader = data_provider(args, "train", rank=self.rank, world_size=self.world_size)
-        _, val_loader = data_provider(args, "val")
+        _, train_loader = data_provider(args, "train", rank=self.rank, world_size=self.world_size,
+                                        wrapper=self._answers(loss, args.draft_teacher_dropout))
+        _, val_loader = data_provider(args, "val", wrapper=self._answers(loss))
         parameters = sum(p.numel() for p in model.parameters())
         self.say(f"training {args.model} ({parameters:,} parameters) on {self.device}: {folder}")
         trainer = Trainer(model, loss, train_loader, val_loader, args, folder, self.train_settings(model), self.device,
@@ -106,6 +108,20 @@ class Exp_Forecast(Exp_Basic):
             self.say(f"adapting the weights of {path}")
         return model
 
+    def _answers(self, loss, dropout: float = 0.0):
+        """What puts the target's own forecasts in place of the answers of a data set, where the loss learns these."""
+        if not isinstance(loss, RolloutLoss):
+            return None
+
+        def forecast(dataset):
+            forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, self.device,
+                                        dropout, self.args.quiet or not self.is_main)
+            if forecasts.kept is None and self.args.num_workers:
+                raise UserError(f"--num_workers {self.args.num_workers}: the target's forecasts cannot be kept "
+                                "(teacher dropout, or too many), and no worker can make them: use --num_workers 0")
+            return forecasts
+        return forecast
+
     def _loss(self):
         args = self.args
         selection = dict(patch_len=args.input_token_len, covariate=args.covariate, last_token=args.last_token,
@@ -113,8 +129,8 @@ class Exp_Forecast(Exp_Basic):
         if args.distill:
             teacher = self.load_model(args.distill_target_model, args.distill_target_ckpt, "distill_target_")
             if args.draft_rollout:
-                return RolloutLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise,
-                                   args.draft_teacher_dropout, args.draft_rollout, args.covariate)
+                return RolloutLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise, args.draft_rollout,
+                                   args.covariate)
             return DistillationLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise,
                                     args.draft_teacher_dropout, SupervisedLoss(**selection))
         if args.draft_stochastic and args.model == "timer_xl_draft":

@@ -19,6 +19,7 @@ done
 . "scripts/settings/$settings.sh"
 
 checkpoints=${CHECKPOINTS:-./checkpoints}
+draft_name=${draft_name:-stochastic}
 if [ -z "${data_file:-}" ]; then
   data_file=$("$python" -m data_provider.download)  # prints the path of ETTh1, or of its synthetic stand-in
 else

@@ -6,6 +6,6 @@ horizon=${horizons##* }
 echo "== 1/3 training the target"
 train_target
 echo "== 2/3 distilling the draft"
-distil stochastic
+distil "$draft_name"
 echo "== 3/3 comparing at horizon $horizon"
-with_draft stochastic --compare --test_pred_len "$horizon" --visualize
+with_draft "$draft_name" --compare --test_pred_len "$horizon" --visualize

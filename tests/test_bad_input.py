@@ -263,6 +263,9 @@ CASES = [
     Case("heads for several patches without forecasts to learn them from",
          "--model timer_xl_draft --distill --distill_target_ckpt given/target/checkpoint.pth --draft_patches 3",
          ["--draft_patches 3", "--draft_rollout"]),
+    Case("forecasts of a teacher with dropout, made by workers",
+         "--model timer_xl_draft --distill --distill_target_ckpt given/target/checkpoint.pth --draft_rollout 2 "
+         "--draft_teacher_dropout 0.1 --num_workers 1", ["--num_workers 1", "--num_workers 0"], just_target),
     Case("forecasts to learn from, without a target", "--draft_rollout 3", ["--draft_rollout", "--distill"]),
     Case("K neither a number nor auto", f"{SPECULATIVE} --spec_k many", ["--spec_k", "many"]),
     Case("K both planned and adapted", f"{SPECULATIVE} --spec_k auto --spec_adaptive", ["auto", "--spec_adaptive"]),

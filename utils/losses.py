@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.speculative_decoder import decode_alone
 from utils.target_law import TargetLaw
 
 LOGVAR_FLOOR = -5.0
@@ -87,22 +86,16 @@ class DistillationLoss:
 class RolloutLoss:
     """On-policy distillation: the draft learns the target's own forecast, from the places it will propose at.
 
-    Each window is continued by `rollout` patches of the target alone. At the end of the context and after each of these
+    y is the target's forecast [B, rollout * P, C] after the window x. At the end of the context and after each of these
     patches the draft predicts the next ones (as many as its heads speak of); Gaussian NLL, or MSE without a variance.
     A draft with window normalisation sees one such place a window, drawn at random; a causal one sees all of them.
     noise: as in `DistillationLoss`; it is in what the draft learns, not in what it sees.
     """
 
-    def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, teacher_dropout: float,
-                 rollout: int, covariate: bool = False):
+    def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, rollout: int,
+                 covariate: bool = False):
         self.teacher, self.var_reg, self.law = teacher.eval().requires_grad_(False), var_reg, as_law(noise)
-        self.teacher_dropout, self.rollout, self.covariate = teacher_dropout, rollout, covariate
-
-    def _continued(self, x: torch.Tensor, training: bool) -> torch.Tensor:
-        """x [B, L, C] and the target's forecast after it, as patches [B, N + rollout, P, C]."""
-        with dropout_rate(self.teacher, self.teacher_dropout if training else 0.0):
-            rolled = decode_alone(self.teacher, x, self.rollout * self.teacher.patch_len)
-        return self.teacher.to_patches(torch.cat([x, rolled.clone()], dim=1))  # out of inference mode
+        self.rollout, self.covariate = rollout, covariate
 
     def _scales(self, patches: torch.Tensor) -> torch.Tensor:
         """The stdev that each patch of the rollout was predicted with: [B, rollout, 1, C]."""
@@ -114,7 +107,7 @@ class RolloutLoss:
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         training = model.training
-        patches = self._continued(x, training)
+        patches = self.teacher.to_patches(torch.cat([x, y], dim=1))
         context = patches.shape[1] - self.rollout
         plain = getattr(model, "module", model)  # without the wrapper of distributed training
         ahead = plain.config.draft_patches

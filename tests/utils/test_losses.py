@@ -235,6 +235,10 @@ def pair(causal, ahead, stochastic=True):
     return target, draft
 
 
+def forecast(target, x, patches):
+    return decode_alone(target, x, patches * PATCH).clone()
+
+
 def rollout_by_hand(target, draft, x, rollout, ahead, places):
     """(mean, logvar, taught) of every patch that counts: `places` are the steps of the rollout to predict from."""
     parts = []
@@ -259,7 +263,7 @@ def test_the_draft_is_held_against_the_targets_own_forecast(causal, ahead):
     target, draft = pair(causal, ahead)
     x, rollout = draw((5, 3 * PATCH, 2)), 4
     with torch.no_grad():
-        got = RolloutLoss(target, 0.1, 0.3, 0.0, rollout)(draft, x, None)
+        got = RolloutLoss(target, 0.1, 0.3, rollout)(draft, x, forecast(target, x, rollout))
         places = (lambda row: range(rollout)) if causal else (lambda row: [row % rollout])
         mean, logvar, taught = rollout_by_hand(target, draft, x, rollout, ahead, places)
         # the noise that training would add enters a validation by its variance
@@ -274,7 +278,7 @@ def test_on_policy_training_reaches_the_draft_and_adds_noise(causal):
     losses = []
     for noise in (0.0, 0.0, 0.7):
         torch.manual_seed(1)
-        losses.append(RolloutLoss(target, 0.0, noise, 0.0, 4)(draft.train(), x, None))
+        losses.append(RolloutLoss(target, 0.0, noise, 4)(draft.train(), x, forecast(target, x, 4)))
     assert losses[0] == losses[1] != losses[2]
     losses[0].backward()
     assert draft.head_mean.weight.grad.abs().sum() > 0 and target.head.weight.grad is None
@@ -284,9 +288,10 @@ def test_a_deterministic_draft_learns_the_forecast_by_squared_error():
     target, draft = pair(True, 1, stochastic=False)
     x = draw((2, 3 * PATCH, 2))
     with torch.no_grad():
-        series = torch.cat([x, decode_alone(target, x, 2 * PATCH)], dim=1)
+        series = torch.cat([x, forecast(target, x, 2)], dim=1)
         expected = (draft(series[:, :-PATCH])[:, -2 * PATCH:] - series[:, -2 * PATCH:]).square().mean()
-        assert RolloutLoss(target, 0.0, 0.0, 0.0, 2)(draft, x, None) == pytest.approx(float(expected), rel=1e-4)
+        loss = RolloutLoss(target, 0.0, 0.0, 2)(draft, x, forecast(target, x, 2))
+        assert loss == pytest.approx(float(expected), rel=1e-4)
 
 
 # --- noise by the law of a calibrated target
@@ -323,17 +328,18 @@ def test_calibrated_noise_is_in_the_units_of_each_prediction(causal):
 def test_calibrated_noise_of_a_rollout_is_in_the_units_of_the_window_that_predicts(causal, ahead):
     target, draft = pair(causal, ahead)
     x, rollout = draw((5, 3 * PATCH, 2)), 4
-    loss = RolloutLoss(target, 0.0, CALIBRATED, 0.0, rollout)
+    loss = RolloutLoss(target, 0.0, CALIBRATED, rollout)
     with torch.no_grad():
-        series = torch.cat([x, decode_alone(target, x, rollout * PATCH)], dim=1)
+        y = forecast(target, x, rollout)
+        series = torch.cat([x, y], dim=1)
         scale = loss._scales(series.unflatten(1, (-1, PATCH)))[:, :, 0]
         windows = [series[:, r * PATCH:(3 + r) * PATCH] for r in range(rollout)]
         expected = torch.stack([(w.var(dim=1, unbiased=False) + 1e-5).sqrt() for w in windows], dim=1)
         torch.testing.assert_close(scale, expected, rtol=1e-4, atol=0)  # the trailing window is the context here
-        calm = loss(draft.eval(), x, None)
+        calm = loss(draft.eval(), x, y)
         torch.manual_seed(0)
         draft.train()
-        noisy = torch.stack([loss(draft, x.repeat(40, 1, 1), None) for _ in range(20)])
+        noisy = torch.stack([loss(draft, x.repeat(40, 1, 1), y.repeat(40, 1, 1)) for _ in range(20)])
     if causal:  # otherwise training draws the place at random and validation does not
         assert abs(noisy.mean() - calm) < 5 * noisy.std() / 20**0.5
-        assert abs(noisy.mean() - RolloutLoss(target, 0.0, 0.0, 0.0, rollout)(draft.eval(), x, None)) > noisy.std()
+        assert abs(noisy.mean() - RolloutLoss(target, 0.0, 0.0, rollout)(draft.eval(), x, y)) > noisy.std()

@@ -2,8 +2,8 @@
 # Target alone, draft alone and the two together at H = 336, at the published settings (simplified, sigma 0.25, bias 1,
 # K 3, sampled and mean) and by tolerance: one table, then each speculative run with its full report.
 . "$(dirname "$0")/../../common.sh"
-with_draft stochastic --compare --test_pred_len 336
+with_draft "$draft_name" --compare --test_pred_len 336
 published=(--use_speculative --spec_accept_rule simplified --spec_sigma 0.25 --spec_accept_bias 1.0 --spec_k 3)
-with_draft stochastic --test_pred_len 336 "${published[@]}" --spec_emit sample --trace_inference_breakdown
-with_draft stochastic --test_pred_len 336 "${published[@]}" --spec_emit mean
-with_draft stochastic --test_pred_len 336 --use_speculative --spec_accept_rule tolerance
+with_draft "$draft_name" --test_pred_len 336 "${published[@]}" --spec_emit sample --trace_inference_breakdown
+with_draft "$draft_name" --test_pred_len 336 "${published[@]}" --spec_emit mean
+with_draft "$draft_name" --test_pred_len 336 --use_speculative --spec_accept_rule tolerance
