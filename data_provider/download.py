@@ -12,12 +12,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tqdm import tqdm
+
 from data_provider.synthetic import write_synthetic
 from utils.files import replace_when_done
 
 SOURCE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv"
 SHA256 = "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"
 SYNTHETIC = "ETTh_synthetic.csv"
+CHUNK = 2**16
 
 
 def checksum(path: Path) -> str:
@@ -28,7 +31,7 @@ def download(path: Path, source: str = SOURCE, sha256: str = SHA256, timeout: fl
     """Fetches `source` to `path`. Returns None, or why it could not; a file with a wrong checksum is not kept."""
     try:
         with urllib.request.urlopen(source, timeout=timeout) as answer:
-            content = answer.read()
+            content = _read(answer, path.name)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         return f"{source}: {error}"
     found = hashlib.sha256(content).hexdigest()
@@ -37,6 +40,13 @@ def download(path: Path, source: str = SOURCE, sha256: str = SHA256, timeout: fl
     with replace_when_done(path) as beside:
         beside.write_bytes(content)
     return None
+
+
+def _read(answer, name: str) -> bytes:
+    """All of an answer, with a progress bar where somebody looks at a terminal."""
+    size = int(answer.headers.get("Content-Length", 0))
+    with tqdm.wrapattr(answer, "read", total=size or None, desc=name, disable=None) as reader:
+        return b"".join(iter(lambda: reader.read(CHUNK), b""))
 
 
 def obtain_etth1(folder: Path) -> Path:
@@ -57,7 +67,7 @@ def obtain_etth1(folder: Path) -> Path:
 
 
 def main() -> int:
-    """Exit code: 0 done, 2 the folder cannot be used (one line on stderr)."""
+    """Exit code: 0 done, 2 the folder cannot be used (one line on stderr), 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATASET_ROOT", "./dataset")))
     try:
@@ -66,6 +76,9 @@ def main() -> int:
         print(f"error: {error.filename or 'ETTh1'}: {error.strerror or error}: choose another --folder or DATASET_ROOT",
               file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was kept of the download", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -2,7 +2,15 @@
 import torch
 from tqdm import tqdm
 
-from exp.evaluation import AloneMethod, Evaluation, SeasonalNaiveMethod, SpeculativeMethod, make_speculative, scored
+from exp.evaluation import (
+    AloneMethod,
+    Evaluation,
+    SeasonalNaiveMethod,
+    SpeculativeMethod,
+    interruptible,
+    make_speculative,
+    scored,
+)
 from utils.metrics import SpeculationMetrics
 from utils.plots import compare_figure
 from utils.results import format_table, refuse_overflow, write_csv
@@ -65,22 +73,24 @@ def _accuracy(methods, loader, args, device):
     results = {name: Evaluation(speculation=SpeculationMetrics() if isinstance(method, SpeculativeMethod) else None)
                for name, method in methods.items()}
     squares, elements = dict.fromkeys(methods, 0.0), 0
-    for x, y in tqdm(loader, desc="compare", unit="batch", disable=args.quiet):
-        x, y = x.to(device), scored(y.to(device), args.covariate)
-        reference = None
-        for name, method in methods.items():
-            out = results[name]
-            if out.speculation:
-                decoded = method.decode(x)
-                out.speculation.update(decoded)
-                forecast = scored(decoded.forecast, args.covariate)
-            else:
-                forecast = scored(method.forecast(x), args.covariate)
-            reference = forecast if reference is None else reference
-            out.point.update(forecast, y)
-            out.windows += len(x)
-            squares[name] += float((forecast - reference).double().square().sum())
-        elements += y.numel()
+    with interruptible(results), tqdm(loader, desc="compare", unit="batch", disable=args.quiet) as bar:
+        for x, y in bar:
+            x, y = x.to(device), scored(y.to(device), args.covariate)
+            made = {name: method.decode(x) if results[name].speculation else method.forecast(x)
+                    for name, method in methods.items()}
+            reference = None
+            for name, forecast in made.items():  # after all of them: interrupted, each has the same windows
+                out = results[name]
+                if out.speculation:
+                    out.speculation.update(forecast)
+                    forecast = forecast.forecast
+                    bar.set_postfix(acceptance=f"{out.speculation.result()['acceptance_pct']:.1f} %", refresh=False)
+                forecast = scored(forecast, args.covariate)
+                reference = forecast if reference is None else reference
+                out.point.update(forecast, y)
+                out.windows += len(x)
+                squares[name] += float((forecast - reference).double().square().sum())
+            elements += y.numel()
     return results, {name: (value / elements) ** 0.5 for name, value in squares.items()}
 
 
@@ -95,7 +105,8 @@ def _times(methods, dataset, args, device) -> dict:
         for method in methods.values():
             if isinstance(method, SpeculativeMethod):
                 method.reset()  # K must not depend on what was measured before
-        for name, timed in time_side_by_side(calls, inputs, device).items():
+        bar = None if args.quiet else f"times, batch {size}"
+        for name, timed in time_side_by_side(calls, inputs, device, bar=bar).items():
             result[name] |= {key: timed["ms_median"] / size, f"{key}_p10": timed["ms_p10"] / size,
                              f"{key}_p90": timed["ms_p90"] / size}
     return result

@@ -1,4 +1,5 @@
 """Ways to forecast, and the walk over the test windows that measures them."""
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -127,6 +128,25 @@ class Evaluation:
         return self.point.result() | speculation | metrics
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a walk over the test windows; `so_far`: what the finished batches gave, by method."""
+
+    def __init__(self, so_far: dict[str, Evaluation]):
+        super().__init__()
+        self.so_far = so_far
+
+
+@contextmanager
+def interruptible(so_far: dict[str, Evaluation]):
+    """A KeyboardInterrupt inside becomes Interrupted, once there is a window that all methods have forecast."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not all(out.windows for out in so_far.values()):
+            raise
+        raise Interrupted(so_far) from None
+
+
 def scored(series: torch.Tensor, covariate: bool) -> torch.Tensor:
     """The variables that count: the last one with --covariate, else all."""
     return series[..., -1:] if covariate else series
@@ -134,11 +154,14 @@ def scored(series: torch.Tensor, covariate: bool) -> torch.Tensor:
 
 def evaluate(method, loader, device: torch.device, covariate: bool = False, quiet: bool = False,
              observer=None) -> Evaluation:
-    """Forecasts every test window with `method`. observer is handed to a speculative decode, after `observer.batch`."""
+    """Forecasts every test window with `method`. observer is handed to a speculative decode.
+
+    Raises Interrupted, with what there is, where Ctrl-C ends it early.
+    """
     speculative = isinstance(method, SpeculativeMethod)
     out = Evaluation(speculation=SpeculationMetrics() if speculative else None)
     watch = Stopwatch(device)
-    with tqdm(loader, desc="test", unit="batch", disable=quiet) as bar:
+    with interruptible({"tested": out}), tqdm(loader, desc="test", unit="batch", disable=quiet) as bar:
         for x, y in bar:
             x, y = x.to(device), y.to(device)
             if observer is not None:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from data_provider.data_factory import data_provider
 from data_provider.target_forecasts import TargetForecasts
 from exp.comparison import compare, compared_methods, describe
-from exp.evaluation import AcceptanceLog, AloneMethod, SpeculativeMethod, evaluate, make_speculative
+from exp.evaluation import AcceptanceLog, AloneMethod, Interrupted, SpeculativeMethod, evaluate, make_speculative
 from exp.exp_basic import Exp_Basic, seed_everything
 from exp.reporting import breakdown, draw_attention, draw_forecasts
 from exp.training import Trainer
@@ -25,6 +25,7 @@ from utils.results import (
     refuse_overflow,
     write_csv,
     write_metrics,
+    write_partial,
 )
 from utils.timing import TracedModel, hardware
 
@@ -176,7 +177,11 @@ class Exp_Forecast(Exp_Basic):
             untraced = make_speculative(model, draft, args)  # the trace is of forecasting, not of planning
             self._plan([untraced], [min(args.batch_size, len(dataset))])
             method.plans = untraced.plans
-        out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
+        try:
+            out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
+        except Interrupted as stop:
+            self._keep(folder, stop, len(dataset))
+            raise
         metrics = self._metrics(out, setting, checkpoint, draft is not None)
         refuse_overflow(metrics["mse"], str(checkpoint))
         self.say(f"{setting}{self._mode()}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, "
@@ -202,6 +207,12 @@ class Exp_Forecast(Exp_Basic):
             names = [name for name in vars(args) if name.startswith("spec_")]
             metrics["speculation"] = {name: getattr(args, name) for name in names}
         return metrics
+
+    def _keep(self, folder: Path, stop: Interrupted, windows: int) -> None:
+        """What an interrupted walk over the test windows has found, under a name that no whole result has."""
+        rows = [{"method": name} | out.result(self.args.batch_size) for name, out in stop.so_far.items()]
+        path = write_partial(folder, {"windows_of_the_split": windows, "rows": rows})
+        self.say(f"interrupted after {rows[-1]['windows']} of {windows} windows, the first of the split: {path}")
 
     def _plan(self, methods, batch_sizes) -> None:
         """--spec_k auto: chooses K for each method and batch size, on validation windows spread over their split."""
@@ -233,7 +244,11 @@ class Exp_Forecast(Exp_Basic):
         if args.spec_k == "auto":
             speculative = [method for method in methods.values() if isinstance(method, SpeculativeMethod)]
             self._plan(speculative, [1, min(args.batch_size, len(dataset))])
-        rows = compare(methods, dataset, loader, args, self.device, folder)
+        try:
+            rows = compare(methods, dataset, loader, args, self.device, folder)
+        except Interrupted as stop:
+            self._keep(folder, stop, len(dataset))
+            raise
         self.say(describe(rows))
         write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": args.spec_draft_ckpt,
                                "settings": {name: value for name, value in vars(args).items() if name != "explicit"}})

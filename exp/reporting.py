@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from exp.evaluation import SpeculativeMethod
 from utils.files import replace_when_done
@@ -25,7 +26,8 @@ def draw_forecasts(folder: Path, method, alone, dataset, args, device) -> None:
     """Evenly spaced test windows, the first and the last variable of each; replaces the pictures of an older run."""
     for picture in folder.glob("forecast_*.png"):
         picture.unlink()
-    for window in np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int).tolist():
+    windows = np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int).tolist()
+    for window in tqdm(windows, desc="pictures", unit="picture", disable=args.quiet):
         _draw_forecast(folder, method, alone, dataset, window, args, device)
 
 

@@ -125,7 +125,8 @@ class Trainer:
         """Mean validation loss over all windows, every window counted once."""
         self.candidate.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for x, y in self.val_loader:
+        for x, y in tqdm(self.val_loader, desc="validate", unit="batch", leave=False,
+                         disable=self.args.quiet or not self.is_main):
             with autocast(self.args, self.device):
                 loss = self.loss_fn(self.candidate, x.to(self.device), y.to(self.device))
             total += loss.double() * len(x)

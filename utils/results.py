@@ -10,12 +10,20 @@ from utils.files import append_text, write_json, write_text
 FORECAST_LOG = "result_long_term_forecast.txt"
 INFERENCE_LOG = "result_inference_summary.txt"
 BREAKDOWN_LOG = "result_inference_breakdown.txt"
+PARTIAL = "metrics_partial.json"
 POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
 
 
 def write_metrics(folder: Path, metrics: dict) -> None:
     """folder/metrics.json: everything, machine readable."""
     write_json(Path(folder) / "metrics.json", metrics)
+    (Path(folder) / PARTIAL).unlink(missing_ok=True)
+
+
+def write_partial(folder: Path, metrics: dict) -> Path:
+    """What an interrupted run has found so far; a metrics.json of an older run stays."""
+    write_json(Path(folder) / PARTIAL, metrics)
+    return Path(folder) / PARTIAL
 
 
 def refuse_overflow(mse: float, who: str) -> None:

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 
 def synchronise(device: torch.device) -> None:
@@ -49,16 +50,18 @@ class TracedModel:
         return prediction
 
 
-def time_side_by_side(calls: dict, inputs: list, device: torch.device, warm_up: int = 2) -> dict[str, dict]:
+def time_side_by_side(calls: dict, inputs: list, device: torch.device, warm_up: int = 2,
+                      bar: str | None = None) -> dict[str, dict]:
     """Times each call on each input, the calls taking turns so that all see the same machine.
 
-    calls: name -> function of one input. Returns name -> {ms_median, ms_p10, ms_p90, repeats} a call.
+    calls: name -> function of one input; bar: the words of a progress bar, None for none.
+    Returns name -> {ms_median, ms_p10, ms_p90, repeats} a call.
     """
     watch, seconds = Stopwatch(device), {name: [] for name in calls}
     for call in calls.values():
         for _ in range(warm_up):
             call(inputs[0])
-    for item in inputs:
+    for item in tqdm(inputs, desc=bar, unit="round", disable=bar is None):
         for name, call in calls.items():
             with watch:
                 call(item)

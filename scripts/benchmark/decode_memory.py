@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from scripts.benchmark.decode_speed import PATCH, Forced, build, parse_cells
-from utils.errors import UserError
+from utils.errors import exit_code
 from utils.proposals import Noise
 from utils.results import format_table, write_csv
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
@@ -46,25 +47,25 @@ def main(argv=None) -> int:
     parser.add_argument("--cells", default=DEFAULT, help="default: %(default)s")
     parser.add_argument("--out", default="benchmark/decode_memory.csv")
     parser.add_argument("--mode", choices=MODES, default=None, help="measure the one cell given, in this process")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    try:
-        cells = parse_cells(args.cells)
-        if args.mode:
-            print(measure(*cells[0], args.mode))
-            return 0
-        rows = []
-        for text, cell in zip(args.cells.split(","), cells):
-            for mode in MODES:
-                alone = [sys.executable, "-m", "scripts.benchmark.decode_memory", "--cells", text, "--mode", mode]
-                mib = float(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)
-                rows.append(dict(zip(COLUMNS, (*cell, mode, round(mib, 1)))))
-        write_csv(Path(args.out), rows, COLUMNS)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args), "the sizes in --cells", "the table holds the cells measured so far")
+
+
+def run(args) -> None:
+    cells = parse_cells(args.cells)
+    if args.mode:
+        print(measure(*cells[0], args.mode))
+        return
+    rows = []
+    for text, cell in zip(tqdm(args.cells.split(","), unit="cell", disable=args.quiet), cells):
+        for mode in MODES:
+            alone = [sys.executable, "-m", "scripts.benchmark.decode_memory", "--cells", text, "--mode", mode]
+            mib = float(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)
+            rows.append(dict(zip(COLUMNS, (*cell, mode, round(mib, 1)))))
+        write_csv(Path(args.out), rows, COLUMNS)  # a run that is stopped keeps what it has measured
     print(format_table(rows, {key: key for key in COLUMNS}))
     print(f"table: {args.out}")
-    return 0
 
 
 if __name__ == "__main__":

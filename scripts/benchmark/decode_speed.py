@@ -22,7 +22,7 @@ from layers.linear import pack_linears
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from models.prediction import Prediction
-from utils.errors import UserError
+from utils.errors import UserError, exit_code
 from utils.plots import decode_speed_figure
 from utils.proposals import Judgement, Noise, Proposals
 from utils.results import format_table, write_csv
@@ -173,18 +173,13 @@ def main(argv=None) -> int:
     parser.add_argument("--budget_s", type=float, default=20.0, help="seconds of measuring a cell (at least 3 repeats)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    try:
-        cells = parse_cells(args.cells)
-        if not 0 <= args.acceptance <= 1 or args.budget_s <= 0:
-            raise UserError("--acceptance must be from 0 to 1 and --budget_s above 0")
-        run(cells, args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args), "the sizes in --cells", "the tables hold the cells measured so far")
 
 
-def run(cells: list[tuple], args) -> None:
+def run(args) -> None:
+    cells = parse_cells(args.cells)
+    if not 0 <= args.acceptance <= 1 or args.budget_s <= 0:
+        raise UserError("--acceptance must be from 0 to 1 and --budget_s above 0")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     out, rows, plans = Path(args.out), [], []
     for cell in tqdm(cells, unit="cell", disable=args.quiet):

@@ -18,7 +18,7 @@ from exp.evaluation import AloneMethod, SpeculativeMethod
 from exp.exp_forecast import Exp_Forecast
 from exp.options import parse_args
 from utils.acceptance import Tolerance
-from utils.errors import UserError
+from utils.errors import UserError, exit_code
 from utils.metrics import SpeculationMetrics
 from utils.results import format_table, write_csv
 
@@ -56,12 +56,8 @@ def main(argv=None) -> int:
     parser.add_argument("--windows", type=int, default=None, help="how many windows (default: all)")
     parser.add_argument("--out", default="benchmark/fidelity.csv")
     own, flags = parser.parse_known_args(argv)
-    try:
-        run(own, ["--is_training", "0", "--use_speculative", *flags])
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(own, ["--is_training", "0", "--use_speculative", *flags]), "--batch_size",
+                     "no table was written")
 
 
 def run(own, flags: list[str]) -> None:

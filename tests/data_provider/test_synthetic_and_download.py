@@ -89,13 +89,15 @@ def test_a_download_that_fails_says_why_and_leaves_an_older_file_alone(source, t
 
 def test_a_download_that_breaks_off_is_reported_like_any_other_failure(monkeypatch, tmp_path):
     class Answer:
+        headers = {"Content-Length": "8"}
+
         def __enter__(self):
             return self
 
         def __exit__(self, *_):
             return None
 
-        def read(self):
+        def read(self, *_):
             raise http.client.IncompleteRead(b"half")
     monkeypatch.setattr(download_module.urllib.request, "urlopen", lambda *_, **__: Answer())
     assert download(tmp_path / "ETTh1.csv", "http://example.invalid/x") is not None

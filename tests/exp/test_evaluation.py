@@ -107,13 +107,14 @@ class FakeWatch:
 
 def test_times_are_per_forecast(monkeypatch, series):
     timed = {"ms_median": 48.0, "ms_p10": 32.0, "ms_p90": 64.0}
-    monkeypatch.setattr(comparison, "time_side_by_side", lambda calls, *_: dict.fromkeys(calls, timed))
+    monkeypatch.setattr(comparison, "time_side_by_side", lambda calls, *_, **__: dict.fromkeys(calls, timed))
     dataset = [None] * 100
 
     class Windows(list):
         def __getitems__(self, indices):
             return torch.zeros(len(indices), 8, 2), None
-    times = comparison._times({"zeros": Zeros()}, Windows(dataset), SimpleNamespace(batch_size=16), torch.device("cpu"))
+    times = comparison._times({"zeros": Zeros()}, Windows(dataset), SimpleNamespace(batch_size=16, quiet=True),
+                              torch.device("cpu"))
     assert times["batch_n"] == 16
     assert times["zeros"]["ms_batch_1"] == 48 and times["zeros"]["ms_batch_n"] == 3
 
