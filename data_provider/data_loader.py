@@ -26,6 +26,20 @@ def split_borders(file_name: str, rows: int) -> tuple[list[int], list[int]]:
     return [0, train, rows - test], [train, rows - test, rows]
 
 
+def standardised(where: str | Path, scaler: StandardScaler, known: np.ndarray, wanted: np.ndarray) -> torch.Tensor:
+    """Rows `wanted` [T, C] by the mean and standard deviation of the rows `known`, which the scaler keeps; float32."""
+    try:
+        with np.errstate(all="ignore"):
+            scaled = torch.from_numpy(scaler.fit(known).transform(wanted)).float()
+        usable = bool(torch.isfinite(scaled).all())
+    except ValueError:  # scikit-learn has met a sum that is no longer finite
+        usable = False
+    if not usable:
+        raise UserError(f"{where}: values too large, or too far from those that set the scale, to be "
+                        "standardised: correct or rescale them")
+    return scaled
+
+
 class MultivariateDatasetBenchmark(Dataset):
     """All variables of a window together.
 
@@ -51,24 +65,11 @@ class MultivariateDatasetBenchmark(Dataset):
         if needed or first < 0 or ends[index] - first < context + ahead:
             raise UserError(self._too_short(path, rows, starts, ends, ahead))
         self.scaler = StandardScaler()
-        self.values = self._standardised(path, series.values, ends[0], first, ends[index])
+        self.values = standardised(path, self.scaler, series.values[:ends[0]], series.values[first:ends[index]])
         self._spans = self.values.unfold(0, context + ahead, 1)  # [all windows, C, context + ahead], a view
         # few-shot training keeps windows evenly spread over the whole training part
         self.ratio = subset_ratio if split == "train" else 1.0
         self.windows = math.ceil(len(self._spans) * self.ratio)
-
-    def _standardised(self, path, values, train_rows: int, first: int, end: int) -> torch.Tensor:
-        """[T, C] of the rows from first to end, by mean and deviation of the training rows."""
-        try:
-            with np.errstate(all="ignore"):
-                scaled = torch.from_numpy(self.scaler.fit(values[:train_rows]).transform(values[first:end])).float()
-            usable = bool(torch.isfinite(scaled).all())
-        except ValueError:  # scikit-learn has met a sum that is no longer finite
-            usable = False
-        if not usable:
-            raise UserError(f"{path}: values too large, or too far from those of the training part, to be "
-                            "standardised: correct or rescale them")
-        return scaled
 
     def _too_short(self, path, rows, starts, ends, ahead) -> str:
         if rows < ends[-1]:

@@ -1,6 +1,7 @@
-"""Series files: csv, txt, npz, npy -> a float array [T, C] with names; everything wrong with one is said in a line."""
+"""Series: csv, txt, npz, npy, DataFrame -> a float array [T, C] with names; what is wrong is said in a line."""
 import csv
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import numpy as np
 import pandas as pd
 
 from utils.errors import UserError, shorten
+
+DATE_NAMES = ("date", "time", "timestamp", "ds", "datetime")
+LONG = ["unique_id", "ds", "y"]
+FRAME = "the DataFrame"
 
 
 @dataclass
@@ -55,17 +60,63 @@ def _read_csv(path: Path) -> Series:
         except pd.errors.ParserWarning:
             raise UserError(f"{path}: rows have more cells than the header has names ({len(header)}): name every "
                             "column, separate cells by commas, and write decimals with a point") from None
+    series = _of_columns(frame, str(path), lambda row: f"{path}, line {_line_of(path, row)}")
+    _refuse_missing_header(path, header, header[-len(series.names):])
+    return series
+
+
+def _of_columns(frame: pd.DataFrame, where: str, cell: Callable[[int], str]) -> Series:
+    """A column a variable, after a column of dates if there is one. cell: row from 0 -> the words that lead to it."""
     if frame.empty:
-        raise UserError(f"{path}: no rows below the header: at least one window of data is needed")
+        raise UserError(f"{where}: no rows below the header: at least one window of data is needed")
     dates, first = None, frame.iloc[:, 0]
-    if frame.columns[0].lower() in ("date", "time", "timestamp", "ds", "datetime") or _looks_like_dates(first):
+    if str(frame.columns[0]).lower() in DATE_NAMES or _looks_like_dates(first):
         dates, frame = first.astype(str), frame.iloc[:, 1:]
     if frame.shape[1] == 0:
-        raise UserError(f"{path}: unknown column layout: a date column and no numeric column; "
+        raise UserError(f"{where}: unknown column layout: a date column and no numeric column; "
                         "expected 'date' followed by one numeric column a variable")
-    _refuse_missing_header(path, header, header[-frame.shape[1]:])
-    columns = [_numeric_column(path, name, frame[name]) for name in frame.columns]
+    columns = [_numeric_column(name, frame[name], cell) for name in frame.columns]
     return Series(np.stack(columns, axis=1), [str(name) for name in frame.columns], dates)
+
+
+def from_frame(frame: pd.DataFrame) -> Series:
+    """A DataFrame: long (unique_id, ds, y) or wide (a numeric column a variable; times in a column or as index).
+
+    Raises UserError for what cannot be used, as `read_series` does. Variables and rows keep their order.
+    """
+    if set(LONG) <= set(frame.columns):
+        frame = _wide_of_long(frame[LONG])
+    if isinstance(frame.index, (pd.DatetimeIndex, pd.PeriodIndex)):
+        frame = frame.rename_axis(index="ds").reset_index()
+    if not frame.columns.is_unique:
+        raise UserError(f"{FRAME}: two columns are named {shorten(frame.columns[frame.columns.duplicated()][0])}: "
+                        "rename one")
+    times = [name for name in frame.columns
+             if str(name).lower() in DATE_NAMES or pd.api.types.is_datetime64_any_dtype(frame[name])]
+    if len(times) > 1:
+        raise UserError(f"{FRAME}: {shorten(times[0])} and {shorten(times[1])} are both columns of times: keep one")
+    frame = frame[times + [name for name in frame.columns if name not in times]]
+    series = _of_columns(frame, FRAME, lambda row: f"{FRAME}, data row {row + 1}")
+    _refuse_gaps(FRAME, series)
+    return series
+
+
+def _wide_of_long(frame: pd.DataFrame) -> pd.DataFrame:
+    nameless = frame[["unique_id", "ds"]].isna().any(axis=1)
+    if nameless.any():
+        raise UserError(f"{FRAME}, data row {int(nameless.argmax()) + 1}: unique_id or ds is missing: fill it or drop "
+                        "the row")
+    twice = frame.duplicated(["unique_id", "ds"])
+    if twice.any():
+        row = frame[twice].iloc[0]
+        raise UserError(f"{FRAME}: {shorten(row.unique_id)} has two values at {row.ds}: keep one")
+    wide = frame.pivot(index="ds", columns="unique_id", values="y")
+    rows = frame.groupby("unique_id", sort=False).size()
+    short = rows[rows < len(wide)]
+    if len(short):
+        raise UserError(f"{FRAME}: {shorten(short.index[0])} has {short.iloc[0]} of {len(wide)} times: all series must "
+                        "cover the same times; forecast those of other times in a call of their own")
+    return wide.loc[frame["ds"].unique(), rows.index].rename_axis(columns=None).reset_index()
 
 
 def _header(path: Path) -> list[str]:
@@ -94,13 +145,12 @@ def _looks_like_dates(column: pd.Series) -> bool:
         return bool(len(head)) and pd.to_datetime(head, errors="coerce").notna().mean() > 0.9
 
 
-def _numeric_column(path: Path, name: str, column: pd.Series) -> np.ndarray:
+def _numeric_column(name: str, column: pd.Series, cell: Callable[[int], str]) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     text = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(text):
-        cell = shorten(str(column.iloc[text[0]]))
-        raise UserError(f"{path}, line {_line_of(path, text[0])}, column {shorten(name)}: {cell} is not a number "
-                        f"({len(text)} such cells in this column): correct the cell or drop the column")
+        raise UserError(f"{cell(text[0])}, column {shorten(name)}: {shorten(str(column.iloc[text[0]]))} is not a number"
+                        f" ({len(text)} such cells in this column): correct the cell or drop the column")
     return numbers
 
 
@@ -164,7 +214,7 @@ def _unnamed(values: np.ndarray) -> Series:
     return Series(values, [f"var{i}" for i in range(values.shape[1])], None)
 
 
-def _refuse_gaps(path: Path, series: Series) -> None:
+def _refuse_gaps(path: Path | str, series: Series) -> None:
     missing = ~np.isfinite(series.values)
     if not missing.any():
         return

@@ -152,9 +152,17 @@ class Exp_Basic:
         settings = read_settings(path) or {}
         adopt(self.args, settings, ("input_token_len", "seq_len", "data", "covariate"))
         trained_on, tested_on = Path(settings.get("data_path", "")).name, Path(self.args.data_path).name
-        if settings and trained_on != tested_on:
+        if settings and trained_on != tested_on and not self.args.do_predict:
             self.say(f"note: {path} was trained on {trained_on} and is tested on {tested_on}")
         return path
+
+    def load_pair(self, checkpoint: Path):
+        """(model under test, draft or None)"""
+        args = self.args
+        model = self.load_model(args.model, checkpoint)
+        if not (args.use_speculative or args.compare):
+            return model, None
+        return model, self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
 
     def adopt_target(self) -> None:
         """A draft has its target's sizes (times the scales), patch and normalisation, unless flags differ."""

@@ -1,14 +1,16 @@
-"""The forecasting experiment: train, test (alone or speculative), compare."""
+"""The forecasting experiment: train, test (alone or speculative), compare, predict."""
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from data_provider.data_factory import data_provider
+from data_provider.data_factory import data_file, data_provider
 from data_provider.target_forecasts import TargetForecasts
 from exp.comparison import compare, compared_methods, describe
 from exp.evaluation import AcceptanceLog, AloneMethod, Interrupted, SpeculativeMethod, evaluate, make_speculative
 from exp.exp_basic import Exp_Basic, seed_everything
+from exp.forecaster import Forecaster
+from exp.prediction import predict
 from exp.reporting import breakdown, draw_attention, draw_forecasts
 from exp.training import Trainer
 from utils.checkpoint import CHECKPOINT, load_into, read_state
@@ -33,7 +35,7 @@ RESULTS = "./test_results"
 
 
 class Exp_Forecast(Exp_Basic):
-    """One command line: `run` trains --itr times and tests each, or tests a checkpoint."""
+    """One command line: `run` trains --itr times and tests each, or tests or forecasts with a checkpoint."""
 
     def run(self) -> None:
         args = self.args
@@ -42,7 +44,11 @@ class Exp_Forecast(Exp_Basic):
             setting = args.test_dir or self.setting()
             checkpoint = self.tested_checkpoint(setting)
             self._check_test(setting)
-            self._compare_or_test(setting, checkpoint)
+            if args.do_predict:
+                forecaster = Forecaster(self, checkpoint)
+                predict(forecaster, data_file(args), args.test_pred_len, self._results_folder(setting))
+            else:
+                self._compare_or_test(setting, checkpoint)
             return
         if args.distill:
             self.adopt_target()
@@ -142,16 +148,10 @@ class Exp_Forecast(Exp_Basic):
         with autocast(self.args, self.device):
             (self.compare if self.args.compare else self.test)(setting, checkpoint)
 
-    def load_pair(self, checkpoint: Path):
-        """(model under test, draft or None)"""
-        args = self.args
-        model = self.load_model(args.model, checkpoint)
-        if not (args.use_speculative or args.compare):
-            return model, None
-        return model, self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
-
     def _mode(self) -> str:
         args = self.args
+        if args.do_predict:
+            return f"_predict_{Path(args.data_path).stem}"
         if args.compare:
             return "_compare"
         return f"_spec_{args.spec_accept_rule}_{args.spec_emit}" if args.use_speculative else ""

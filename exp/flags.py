@@ -96,6 +96,8 @@ def _basic(parser):
     add("--test_dir", default=None, help="folder under --checkpoints to test (default: this run's own)")
     add("--test_file_name", default="checkpoint.pth")
     add("--resume", action="store_true", help="continue an interrupted training of the same settings")
+    add("--do_predict", action="store_true", help="forecast --test_pred_len steps beyond the last row of --data_path, "
+        "in its own units, with the checkpoint of --test_dir (and the draft of --spec_draft_ckpt)")
     add("--quiet", action="store_true", help="no progress bars")
 
 

@@ -11,6 +11,9 @@ LOSSLESS = ("exact", "coupling")
 RULES_OF = {"spec_tol": ("tolerance",)} | dict.fromkeys(
     ("spec_sigma", "spec_sigma_mode", "spec_temp"), ("simplified", *LOSSLESS)) | dict.fromkeys(
     ("spec_accept_bias", "spec_sigma_adapt_c", "spec_accept_mse_tol"), ("simplified",))
+# what concerns test windows or the order of batches; a forecast beyond the last row has neither
+NOT_IN_PREDICTION = ("compare", "visualize", "output_attention", "trace_inference_breakdown", "spec_debug_accept",
+                     "spec_adaptive", "subset_rand_ratio", "num_workers")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,6 +29,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _settle(args) -> None:
     """Fills defaults that depend on other flags and refuses flags that contradict each other."""
+    if args.do_predict:
+        _settle_prediction(args)
     if "input_token_len" in args.explicit or (args.is_training and not args.distill and not args.adaptation):
         settle_lengths(args)  # else a checkpoint may know the patch, and `adopt` settles them
     if args.nonautoregressive:
@@ -50,6 +55,23 @@ def _settle(args) -> None:
         raise UserError("--spec_k auto chooses K by measurement, --spec_adaptive changes it: leave one of them out")
     _refuse_without_effect(args)
     _settle_rule(args)
+
+
+def _settle_prediction(args) -> None:
+    """--do_predict trains and tests nothing; a draft that is named is used."""
+    if "is_training" in args.explicit and args.is_training:
+        raise UserError("--do_predict forecasts with a trained checkpoint: leave out --is_training 1, and train first")
+    args.is_training = 0
+    for name in NOT_IN_PREDICTION:
+        if name in args.explicit:
+            raise UserError(f"--{name} concerns test windows, --do_predict forecasts beyond the last row (and always "
+                            "draws it): leave one of them out")
+    if args.spec_k == "auto":
+        raise UserError("--spec_k auto measures on validation windows, --do_predict has none: give a number")
+    if args.spec_emit == "sample":
+        raise UserError("--spec_emit sample draws one path, --do_predict writes a mean: leave it out")
+    args.spec_emit = "mean"
+    args.use_speculative = args.use_speculative or args.spec_draft_ckpt is not None
 
 
 def settle_lengths(args) -> None:

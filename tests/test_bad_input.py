@@ -124,6 +124,7 @@ class Case:
     prepare: Callable = nothing
 
 
+PREDICT = "--do_predict --checkpoints given --test_dir target"
 SPECULATIVE = f"{TEST} --use_speculative --spec_draft_ckpt {DRAFT}"
 CASES = [
     # data
@@ -225,6 +226,23 @@ CASES = [
     Case("test_results is a file, found before the training", "--data_path nowhere.csv",
          ["test_results", "is a file", "--des"], lambda: Path("test_results").touch()),
     Case("checkpoints is a file", "--checkpoints good.csv", ["good.csv"]),
+    # forecasts beyond the end of a file
+    Case("a file shorter than the context", f"{PREDICT} --data_path short.csv",
+         ["short.csv", "40 rows", "takes 48", "--test_seq_len 36"],
+         lambda: (just_target(), write_rows("short.csv", 40))),
+    Case("a file with a gap in its times", PREDICT, ["good.csv", "data row 1", "not a time"], just_target),
+    Case("a file with missing values", f"{PREDICT} --data_path gap.csv", ["gap.csv", "row 100", "run of 5"],
+         lambda: (just_target(), nan_run())),
+    Case("training to predict", f"{PREDICT} --is_training 1", ["--do_predict", "--is_training 1"]),
+    Case("a comparison of a prediction", f"{PREDICT} --compare", ["--compare", "--do_predict"]),
+    Case("pictures of test windows of a prediction", f"{PREDICT} --visualize", ["--visualize", "--do_predict"]),
+    Case("a prediction planned on validation windows", f"{PREDICT} --spec_draft_ckpt {DRAFT} --spec_k auto",
+         ["--spec_k auto", "--do_predict", "a number"]),
+    Case("one drawn path as a prediction", f"{PREDICT} --spec_draft_ckpt {DRAFT} --spec_emit sample",
+         ["--spec_emit sample", "mean"]),
+    Case("a prediction by a draft that is not there", f"{PREDICT} --spec_draft_ckpt {DRAFT}",
+         [DRAFT, "does not exist"], just_target),
+    Case("K of a prediction without a draft", f"{PREDICT} --spec_k 2", ["--spec_k", "--use_speculative"]),
     # flags without what they need, or without effect
     Case("spec_k without speculation", f"{TEST} --spec_k 2", ["--spec_k", "no effect", "--use_speculative"],
          just_target),

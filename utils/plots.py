@@ -36,38 +36,70 @@ def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int,
     for c, (axis, name) in enumerate(zip(axes[:, 0], names)):
         if draft_sigma is not None:
             low, high = (draft_mean[:, c] + sign * draft_sigma[:, c] for sign in (-2, 2))
-            axis.fill_between(future, low, high, color=SKY, alpha=0.35, lw=0, label="draft, mean ± 2 sigma")
+            axis.fill_between(future, low, high, color=SKY, alpha=0.5, lw=0, label="draft, mean ± 2 sigma")
+        if target_alone is not None:  # pale and wide, so that what lies on it is seen
+            axis.plot(future, target_alone[:, c], color=ORANGE, lw=2.6, alpha=0.7, label="target alone")
         axis.plot(past, shown[:, c], color=BLACK, lw=0.9, label="history")
-        axis.plot(future, truth[:, c], color="#888888", lw=0.9, label="truth")
-        if target_alone is not None:
-            axis.plot(future, target_alone[:, c], color=ORANGE, lw=1.6, label="target alone")
-        axis.plot(future, forecast[:, c], color=BLUE, lw=1.2, ls="--" if target_alone is not None else "-", label=label)
+        axis.plot(future, truth[:, c], color=BLACK, lw=0.8, ls=(0, (1, 1)), label="truth")
+        axis.plot(future, forecast[:, c], color=BLUE, lw=1.2, label=label)
         axis.axvline(-0.5, color=BLACK, lw=0.6, ls=":")
         axis.set_ylabel(f"{name}\n(standardised)", parse_math=False)  # a name may hold a '$'
         axis.margins(x=0.01)
         if origin is not None:
-            _origin_strip(axis, origin, patch_len, horizon)
+            _origin_strip(axis, origin, [min(patch * patch_len, horizon) for patch in range(len(origin) + 1)])
     axes[-1, 0].set_xlabel("steps after the end of the context")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, fontsize=8, frameon=False,
-                  title=title)
-    figure.tight_layout()
+    _legend_above(figure, axes[0, 0], 4, title)
     save_figure(figure, path)
 
 
-def _origin_strip(axis, origin, patch_len: int, horizon: int) -> None:
-    """A strip along the bottom: one box a patch, colour and hatching say where it came from."""
+def prediction_figure(path: Path, name: str, past, history, future, mean, bands=(), origin=None, patch_len: int = 1,
+                      title: str = "") -> None:
+    """The end of a history and what is forecast after it, in the units of the series.
+
+    past, future: times or whole numbers (pandas); history [L], mean [H]; bands: (label, low [H], high [H]), the widest
+    first; origin [n]: where each patch came from.
+    """
+    if hasattr(past, "tz_localize"):  # wall-clock times, which is what the file shows
+        past, future = past.tz_localize(None), future.tz_localize(None)
+    figure, axis = plt.subplots(figsize=(11, 3.4))
+    for shade, (label, low, high) in zip((0.25, 0.45, 0.7), bands):
+        axis.fill_between(future, low, high, color=SKY, alpha=shade, lw=0, label=label)
+    axis.plot(past, history, color=BLACK, lw=0.9, label="history")
+    axis.plot(future, mean, color=BLUE, lw=1.6, label="forecast, mean")
+    axis.axvline(past[-1], color=BLACK, lw=0.6, ls=":")
+    axis.margins(x=0.01)
+    axis.set_ylabel(f"{name}\n(units of the series)", parse_math=False)
+    axis.set_xlabel("time" if hasattr(past, "tz_localize") else "row")
+    if hasattr(past, "tz_localize"):
+        axis.xaxis.set_major_formatter(matplotlib.dates.ConciseDateFormatter(axis.xaxis.get_major_locator()))
+    if origin is not None:
+        starts = range(0, len(future), patch_len)
+        _origin_strip(axis, origin, [*(future[start] for start in starts), future[-1]])
+    _legend_above(figure, axis, 7, title)
+    save_figure(figure, path)
+
+
+def _legend_above(figure, axis, columns: int, title: str) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.tight_layout()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=columns, fontsize=8,
+                  frameon=False, title=title)
+
+
+def _origin_strip(axis, origin, borders) -> None:
+    """A strip below the curves: one box a patch, colour and hatching say where it came from; borders [n + 1] on x."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - 0.09 * (high - low), high)
     seen = set()
-    for patch, kind in enumerate(origin):
+    for kind, start, stop in zip(origin, borders, borders[1:]):
         name, colour, hatch = ORIGINS[int(kind)]
-        start, stop = patch * patch_len, min((patch + 1) * patch_len, horizon)
-        axis.axvspan(start, stop, ymin=0, ymax=0.05, facecolor=colour, edgecolor="white", hatch=hatch, lw=0.8,
+        axis.axvspan(start, stop, ymin=0, ymax=0.06, facecolor=colour, edgecolor="white", hatch=hatch, lw=0.8,
                      label=None if kind in seen else name)
         seen.add(kind)
 
 
 def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) -> None:
-    """Time against error, one panel for batch 1 and one for `batch_size`; lower left is better.
+    """Time against error, one panel for batch 1 and one for `batch_size`; whiskers: 10th to 90th percentile.
 
     A method without a model (seasonal-naive) would squash the axes: it is named in the legend with its figures.
     """
@@ -79,16 +111,15 @@ def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) ->
             label = row["method"] + ("" if drawn else f": MSE {row['mse']:.3f}, off the scale")
             axis.scatter(*([row[key]], [row["mse"]]) if drawn else ([], []), s=80, color=colours[i % 8],
                          marker=markers[i % 8], label=label)
+            if drawn:
+                axis.hlines(row["mse"], row[f"{key}_p10"], row[f"{key}_p90"], color=colours[i % 8], lw=1.5)
         axis.axhline(rows[0]["mse"], color=BLACK, lw=0.7, ls=":", zorder=0)
         axis.axvline(rows[0][key], color=BLACK, lw=0.7, ls=":", zorder=0)
         axis.set_xlim(left=0)
-        axis.set_xlabel(f"time per forecast at batch {batch} (ms)")
+        axis.set_xlabel(f"time per forecast at batch {batch} (ms); left and low is better")
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("MSE (standardised)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, fontsize=9, frameon=False,
-                  title=title)
-    figure.tight_layout()
+    _legend_above(figure, axes[0], 3, title)
     save_figure(figure, path)
 
 

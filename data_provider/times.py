@@ -1,0 +1,134 @@
+"""Time stamps of a series: read, checked, continued by the series' own frequency; nothing is filled in or sorted."""
+import re
+import warnings
+from dataclasses import dataclass
+
+import pandas as pd
+from pandas.tseries.frequencies import to_offset
+
+from data_provider.reading import Series
+from utils.errors import UserError, shorten
+
+# what a column of text may mean, in the order of preference
+READINGS = ({}, {"dayfirst": True}, {"format": "ISO8601"})
+
+
+@dataclass
+class Calendar:
+    """history [T] and future [H]: times, or whole numbers where the series has none; frequency as pandas writes it."""
+
+    history: pd.Index
+    future: pd.Index
+    frequency: str
+
+
+def continued(series: Series, steps: int, where: str) -> Calendar:
+    """The times of `series` and of the `steps` after its last row.
+
+    Without dates the rows are numbered, the first is 0. Raises UserError that names the row where a cell is no time,
+    or where times repeat, run backwards or leave the frequency.
+    """
+    rows = len(series.values)
+    if series.dates is None:
+        return _counted(0, 1, rows, steps)
+    counted = _whole_numbers(series.dates, steps, where)
+    if counted is not None:
+        return counted
+    times = _parsed(series.dates, where)
+    frequency = frequency_of(times)
+    if frequency is None:
+        raise UserError(f"{where}: {_first_irregularity(times)}; {_regular_part(times)}")
+    try:
+        future = pd.date_range(times[-1], periods=steps + 1, freq=frequency)[1:]
+    except (OverflowError, ValueError):
+        raise UserError(f"{where}: {steps} steps ({frequency}) after {times[-1]} lead past what a time stamp can hold: "
+                        "lower --test_pred_len") from None
+    return Calendar(times, future, frequency)
+
+
+def frequency_of(times: pd.DatetimeIndex) -> str | None:
+    """The frequency that yields exactly these times; None for irregular ones, and for fewer than 3."""
+    if len(times) < 3 or not (times.is_unique and times.is_monotonic_increasing):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas 3 announces that pandas 4 will return an offset
+        frequency = pd.infer_freq(times)
+    if frequency is None:
+        return None
+    frequency = to_offset(frequency).freqstr
+    again = pd.date_range(times[0], periods=len(times), freq=frequency)
+    return frequency if (again == times).all() else None  # of business hours, for one, pandas guesses the wrong ones
+
+
+def _counted(first: int, step: int, rows: int, steps: int) -> Calendar:
+    end = first + rows * step
+    return Calendar(pd.RangeIndex(first, end, step), pd.RangeIndex(end, end + steps * step, step), f"steps of {step}")
+
+
+def _whole_numbers(dates: pd.Series, steps: int, where: str) -> Calendar | None:
+    """A time column that counts (0, 1, 2 or seconds of an epoch) is counted on; 20200131 is a date."""
+    if not dates.str.fullmatch(r"-?\d{1,18}").all() or dates.str.fullmatch(r"\d{8}").all():
+        return None
+    numbers = dates.astype("int64").to_numpy()
+    gaps = numbers[1:] - numbers[:-1]
+    odd = (gaps != gaps[0]).nonzero()[0] if len(gaps) else gaps
+    if not len(gaps) or gaps[0] < 1 or len(odd):
+        row = int(odd[0]) + 1 if len(odd) else 1
+        raise UserError(f"{where}: {_pair(dates.to_numpy(), row)}, which is not the step before; the numbers of the "
+                        "time column must rise in equal steps")
+    return _counted(int(numbers[0]), int(gaps[0]), len(numbers), steps)
+
+
+def _parsed(dates: pd.Series, where: str) -> pd.DatetimeIndex:
+    """The text as times, days before months where only that makes the times regular."""
+    if re.match(r"\d{1,2}:\d", dates.iloc[0]):
+        raise UserError(f"{where}, data row 1: {shorten(dates.iloc[0])} has no date: write date and time of day")
+    readings = []
+    for how in READINGS:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                readings.append(pd.DatetimeIndex(pd.to_datetime(dates, errors="coerce", **how)))
+        except (ValueError, TypeError):  # pandas refuses several offsets from UTC
+            raise UserError(f"{where}: the times have several offsets from UTC: write all of them in UTC") from None
+    regular = [times for times in readings if frequency_of(times) is not None]
+    if any((times != regular[0]).any() for times in regular):
+        raise UserError(f"{where}: {shorten(dates.iloc[0])} may be a day before a month or a month before a day: write "
+                        "2020-12-31")
+    times = regular[0] if regular else min(readings, key=lambda times: times.isna().sum())
+    unreadable = times.isna().nonzero()[0]
+    if len(unreadable):
+        row = int(unreadable[0])
+        raise UserError(f"{where}, data row {row + 1}: {shorten(dates.iloc[row])} is not a time "
+                        f"({len(unreadable)} such cells): write all of them like 2020-12-31 23:00:00")
+    return times
+
+
+def _pair(times, row: int) -> str:
+    return f"data row {row + 1} ({times[row]}) comes after row {row} ({times[row - 1]})"
+
+
+def _first_irregularity(times: pd.DatetimeIndex) -> str:
+    gaps = times[1:] - times[:-1]
+    for wrong, words in ((gaps == pd.Timedelta(0), "and repeats its time"), (gaps < pd.Timedelta(0), "but is earlier")):
+        if wrong.any():
+            return f"{_pair(times, int(wrong.argmax()) + 1)} {words} ({int(wrong.sum())} such rows)"
+    if len(times) < 3:
+        return f"{len(times)} rows have no frequency: 3 are needed"
+    row = _longest(lambda length: times[:length], len(times))
+    return f"{_pair(times, row)}, which is not one step of {frequency_of(times[:row]) or 'any frequency'}"
+
+
+def _regular_part(times: pd.DatetimeIndex) -> str:
+    length = _longest(lambda length: times[-length:], len(times))
+    tail = f" (the last {length} are: cut the file to them, or resample it)" if length > 3 else ""
+    return f"the rows must be equally spaced{tail}; nothing is filled in, dropped or sorted here"
+
+
+def _longest(part, rows: int) -> int:
+    """The most rows, at least 2, of which `part` is regular: where some are, fewer are too."""
+    low, high = 2, rows
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if frequency_of(part(middle)) is not None else (low, middle)
+    return low

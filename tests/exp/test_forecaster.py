@@ -1,0 +1,245 @@
+"""Forecasts beyond the end: what csv and DataFrame hold is what an independent loop computes, in the same units."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import PATCH, tiny_draft, tiny_target
+from test_forecast_cli import assert_picture
+
+import run
+from exp.forecaster import LEVELS, Forecaster, quantiles_of
+from utils.checkpoint import save_checkpoint
+from utils.errors import UserError
+
+CONTEXT, HORIZON, ROWS = 5 * PATCH, 20, 70
+CASES = {"plain": {"use_norm": False}, "norm": {}, "causal": {"norm_mode": "causal", "norm_window": 5}}
+
+
+def save(folder, model, name, **settings):
+    save_checkpoint(Path(folder), model.state_dict(), model.config.as_dict() | {
+        "model": name, "seq_len": CONTEXT, "data_path": "other.csv"} | settings)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Pairs of a target and a draft; the target named 'uni' forecasts every series for itself."""
+    monkeypatch.chdir(tmp_path)
+    for name, changes in CASES.items():
+        target = tiny_target(**changes)
+        save(f"checkpoints/{name}", target, "timer_xl")
+        save(f"checkpoints/{name}_draft", tiny_draft(target), "timer_xl_draft")
+    save("checkpoints/uni", tiny_target(use_norm=False), "timer_xl", data="UnivariateDatasetBenchmark")
+    return tmp_path
+
+
+def values(rows=ROWS, seed=0):
+    """[rows, 4], each variable with a level and a scale of its own."""
+    t = np.arange(rows)[:, None]
+    waves = np.sin(2 * np.pi * t / np.array([7, 7, 12, 30])) + 0.2 * np.random.default_rng(seed).normal(size=(rows, 4))
+    return waves * np.array([1.0, 50.0, 0.01, 3.0]) + np.array([0.0, 1e4, -5.0, 100.0])
+
+
+def daily(rows=ROWS):
+    frame = pd.DataFrame(values(rows), columns=["a", "b/2", "c $", "d"])
+    frame.insert(0, "day", pd.date_range("2021-02-01", periods=rows, freq="D"))
+    return frame
+
+
+def rolled(model, series, horizon=HORIZON):
+    """An independent loop: [T, C] -> [horizon, C], in units; a causal model reads all patches, others a window."""
+    mean, deviation = series.mean(axis=0), series.std(axis=0)
+    past = torch.from_numpy(((series - mean) / deviation)[-CONTEXT:].astype(np.float32))[None]
+    for _ in range(-(-horizon // PATCH)):
+        seen = past if model.config.causal else past[:, -CONTEXT:]
+        with torch.no_grad():
+            past = torch.cat([past, model(seen)[:, -PATCH:]], dim=1)
+    return past[0, CONTEXT:CONTEXT + horizon].double().numpy() * deviation + mean
+
+
+def wide(table, column="mean"):
+    """[H, C] of a long table, in the order of its series."""
+    return np.stack([part[column].to_numpy() for _, part in table.groupby("unique_id", sort=False)], axis=1)
+
+
+def predict(flags, name="plain", pictures=False):
+    command = (f"--quiet --do_predict --root_path . --data_path mine.csv --test_dir {name} --test_pred_len {HORIZON} "
+               f"{flags}")
+    with pytest.MonkeyPatch.context() as patch:
+        if not pictures:  # they take longer than all the rest
+            patch.setattr("exp.prediction.draw", lambda *_: None)
+        return run.main(command.split())
+
+
+def results(name="plain", horizon=HORIZON):
+    return Path(f"test_results/{name}_pl{horizon}_predict_mine")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("draft", ["", "--spec_tol 0"])
+def test_the_csv_holds_the_forecast_in_the_units_and_at_the_times_of_the_file(place, name, draft):
+    daily().to_csv("mine.csv", index=False)
+    flags = f"{draft} --spec_draft_ckpt checkpoints/{name}_draft/checkpoint.pth" if draft else ""
+    assert predict(flags, name) == 0
+    table = pd.read_csv(results(name) / "forecast.csv", parse_dates=["ds"])
+    assert list(table.columns) == ["unique_id", "ds", "mean"]  # no quantiles without a law
+    assert list(table.unique_id) == list(np.repeat(["a", "b/2", "c $", "d"], HORIZON))
+    expected = rolled(tiny_target(**CASES[name]), values())
+    np.testing.assert_allclose(wide(table), expected, rtol=1e-5, atol=1e-5 * np.array([1, 50, 0.01, 3]).max())
+    assert list(table.ds[:HORIZON]) == list(pd.date_range("2021-02-01", periods=ROWS + HORIZON, freq="D")[ROWS:])
+
+
+def test_a_univariate_model_forecasts_every_series_for_itself(place):
+    daily().to_csv("mine.csv", index=False)
+    assert predict("--batch_size 3", "uni") == 0
+    got = wide(pd.read_csv(results("uni") / "forecast.csv"))
+    for c in range(4):
+        np.testing.assert_allclose(got[:, c], rolled(tiny_target(use_norm=False), values()[:, [c]])[:, 0], rtol=1e-5)
+
+
+def test_python_and_the_command_line_give_the_same_forecast(place):
+    daily().to_csv("mine.csv", index=False)
+    assert predict("--spec_tol 0.2 --spec_draft_ckpt checkpoints/norm_draft/checkpoint.pth", "norm") == 0
+    got = Forecaster.load("checkpoints/norm", draft="checkpoints/norm_draft", spec_tol=0.2).predict(daily(), HORIZON)
+    saved = pd.read_csv(results("norm") / "forecast.csv", parse_dates=["ds"])
+    pd.testing.assert_frame_equal(got, saved, rtol=1e-8, check_dtype=False)
+
+
+def test_a_long_frame_and_a_wide_one_hold_the_same_series(place):
+    frame = daily()
+    forecaster = Forecaster.load("checkpoints/plain")
+    frame = frame.rename(columns={"a": "z"})  # the order is that of the frame, not of the alphabet
+    long = frame.melt("day", var_name="unique_id", value_name="y").rename(columns={"day": "ds"})
+    first = forecaster.predict(frame, HORIZON)
+    last = frame[["z", "b/2", "c $", "d", "day"]]
+    for other in (long, long.sort_values("ds", kind="stable"), frame.set_index("day"), last):
+        pd.testing.assert_frame_equal(forecaster.predict(other, HORIZON), first)
+
+
+def test_one_forecaster_serves_many_horizons_and_frames_and_repeats_itself(place):
+    forecaster = Forecaster.load("checkpoints/plain", draft=Path("checkpoints/plain_draft/checkpoint.pth"), spec_tol=0)
+    for horizon, columns in ((3, ["day", "a"]), (40, ["day", "d", "a"]), (3, ["day", "a"])):
+        got = forecaster.predict(daily()[columns], horizon)
+        expected = rolled(tiny_target(use_norm=False), daily()[columns[1:]].to_numpy(), horizon)
+        np.testing.assert_allclose(wide(got), expected, rtol=1e-5)
+
+
+def test_a_draft_alone_can_be_loaded_too(place):
+    assert len(Forecaster.load("checkpoints/plain_draft").predict(daily(), HORIZON)) == 4 * HORIZON
+
+
+def test_other_units_give_the_same_forecast_in_other_units(place):
+    forecaster = Forecaster.load("checkpoints/norm")
+    frame = daily()
+    first = forecaster.predict(frame, HORIZON)
+    frame["a"] = 1e6 + 1000 * frame["a"]
+    moved = forecaster.predict(frame, HORIZON)
+    np.testing.assert_allclose(moved["mean"][:HORIZON], 1e6 + 1000 * first["mean"][:HORIZON], rtol=1e-6)
+    np.testing.assert_allclose(moved["mean"][HORIZON:], first["mean"][HORIZON:], rtol=1e-6)
+
+
+def test_without_dates_the_rows_are_numbered_on(place):
+    daily().drop(columns="day").to_csv("mine.csv", index=False)
+    assert predict("") == 0
+    assert list(pd.read_csv(results() / "forecast.csv").ds[:HORIZON]) == list(range(ROWS, ROWS + HORIZON))
+
+
+def test_a_constant_column_stays_constant_and_that_is_said(place, capsys):
+    frame = daily()
+    frame["d"] = 1e7
+    frame.to_csv("mine.csv", index=False)
+    assert predict("") == 0
+    said = capsys.readouterr().out
+    assert "note: 'd' is 1e+07 in all 70 rows" in said
+    assert (wide(pd.read_csv(results() / "forecast.csv"))[:, 3] == 1e7).all()
+
+
+def test_that_there_are_no_quantiles_is_said_in_a_line(place, capsys):
+    daily().to_csv("mine.csv", index=False)
+    assert predict("") == 0
+    assert capsys.readouterr().out.count("without quantiles") == 1
+
+
+def test_a_picture_a_variable_and_how_the_forecast_was_made(place):
+    daily().to_csv("mine.csv", index=False)
+    results().mkdir(parents=True)
+    older = results() / "forecast_009_old.png"
+    older.touch()
+    assert predict("--spec_draft_ckpt checkpoints/plain_draft/checkpoint.pth", pictures=True) == 0
+    names = sorted(path.name for path in results().iterdir())
+    assert names == ["forecast.csv", "forecast.json", "forecast_000_a.png", "forecast_001_b_2.png",
+                     "forecast_002_c.png", "forecast_003_d.png"]
+    assert_picture(results() / "forecast_003_d.png")
+    record = json.loads((results() / "forecast.json").read_text())
+    assert record["frequency"] == "D" and record["rows"] == ROWS and record["context"] == CONTEXT
+    assert record["cost"]["target_passes"] >= 1 and record["settings"]["spec_tol"] == 0.3
+
+
+def test_a_model_with_covariates_forecasts_its_last_variable_only(place, capsys):
+    save("checkpoints/cov", tiny_target(covariate=True), "timer_xl")
+    got = Forecaster.load("checkpoints/cov").predict(daily(), HORIZON)
+    assert set(got.unique_id) == {"d"} and len(got) == HORIZON
+    assert "last variable only" in capsys.readouterr().out
+
+
+# --- a law, where something samples it
+
+def paths(context, horizon, count=4000):
+    """[S, B, H, C]: standard normal around 1."""
+    generator = torch.Generator().manual_seed(0)
+    return 1 + torch.randn(count, len(context), horizon, context.shape[2], generator=generator)
+
+
+@pytest.mark.parametrize("name", ["plain", "uni"])
+def test_sampled_paths_become_quantile_columns_in_the_units_of_the_series(place, name):
+    got = Forecaster.load(f"checkpoints/{name}").predict(daily(), HORIZON, sampler=paths)
+    assert list(got.columns[3:]) == ["q0.025", "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.975"]
+    mean, deviation = values().mean(axis=0), values().std(axis=0)
+    for level, z in ((0.025, -1.96), (0.5, 0.0), (0.9, 1.2816)):
+        standardised = (wide(got, f"q{level:g}") - mean) / deviation - 1
+        assert np.abs(standardised.mean(axis=0) - z).max() < 0.05  # 20 steps of 4000 paths: a standard error of 0.01
+
+
+def test_quantiles_are_of_every_step_for_itself():
+    samples = torch.arange(101.0)[:, None, None, None] + torch.tensor([[[0.0, 1000.0]]])
+    assert quantiles_of(samples, LEVELS).shape == (len(LEVELS), 1, 1, 2)
+    assert quantiles_of(samples, (0.1, 0.5))[:, 0, 0].tolist() == [[10, 1010], [50, 1050]]
+
+
+# --- refusals in Python
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda frame: frame.head(30), ["30 rows", "takes 40", "--test_seq_len 24"]),
+    (lambda frame: frame.assign(a=frame.a.where(frame.index != 50)), ["the DataFrame, data row 51, column 'a'"]),
+    (lambda frame: frame.assign(a="high"), ["data row 1", "'a'", "'high'", "not a number"]),
+    (lambda frame: frame.drop(index=33), ["data row 34 (2021-03-07 00:00:00)", "not one step of D"]),
+    (lambda frame: frame.assign(day=frame.day[0]), ["data row 2", "repeats"]),
+    (lambda frame: frame.rename(columns={"a": "d"}), ["two columns", "'d'"]),
+    (lambda frame: frame.assign(a=1e300 * frame.index), ["too large"]),
+    (lambda frame: frame[[]], ["no rows"]),
+    (lambda frame: frame.melt("day", var_name="unique_id", value_name="y").rename(columns={"day": "ds"}).iloc[:-3],
+     ["'d' has 67 of 70 times", "same times"]),
+    (lambda frame: pd.DataFrame({"unique_id": "x", "ds": frame.day[0], "y": [1.0, 2.0]}), ["'x' has two values"]),
+    (lambda frame: pd.DataFrame({"unique_id": ["x", None], "ds": [1, 2], "y": [1.0, 2]}), ["data row 2", "unique_id"]),
+    (lambda frame: frame[::-1], ["data row 2 (2021-04-10 00:00:00)", "earlier"]),
+    (lambda frame: frame.assign(date=frame.day), ["'day' and 'date'", "keep one"]),
+])
+def test_a_frame_that_cannot_be_forecast_is_refused_in_a_line(place, spoil, words):
+    with pytest.raises(UserError) as caught:
+        Forecaster.load("checkpoints/plain").predict(spoil(daily()), HORIZON)
+    said = str(caught.value)
+    assert "\n" not in said and not [word for word in words if word not in said], said
+
+
+def test_a_horizon_of_nothing_is_refused(place):
+    with pytest.raises(UserError, match="at least 1"):
+        Forecaster.load("checkpoints/plain").predict(daily(), 0)
+
+
+def test_what_the_command_line_refuses_python_refuses(place):
+    with pytest.raises(UserError, match="--spec_k auto"):
+        Forecaster.load("checkpoints/plain", draft="checkpoints/plain_draft", spec_k="auto")
+    with pytest.raises(UserError, match="contradicts"):
+        Forecaster.load("checkpoints/plain", d_model=64)
