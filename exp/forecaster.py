@@ -26,7 +26,7 @@ from utils.metrics import SpeculationMetrics
 from utils.precision import autocast
 
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
-# context [B, L, C] and horizon -> sampled paths [S, B, H, C], both standardised
+# context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
 Sampler = Callable[[torch.Tensor, int], torch.Tensor]
 
 
@@ -56,10 +56,13 @@ class Forecast:
         return pd.DataFrame(columns)
 
 
-def quantiles_of(samples: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
-    """Sampled paths [S, B, H, C] -> [Q, B, H, C]: of every step for itself."""
+def quantiles_of(paths: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
+    """Sampled paths [B, S, H, C] -> [Q, B, H, C]: of every step for itself.
+
+    Placed so that a further path lies below a quantile as often as its level says.
+    """
     # not torch.quantile, which refuses more than 16 million elements
-    return torch.from_numpy(np.quantile(samples.cpu().numpy(), levels, axis=0)).to(samples)
+    return torch.from_numpy(np.quantile(paths.cpu().numpy(), levels, axis=1, method="weibull")).to(paths)
 
 
 class Forecaster:

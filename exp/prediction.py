@@ -33,7 +33,7 @@ def predict(forecaster: Forecaster, path: Path, horizon: int, folder: Path) -> F
     future = forecast.calendar.future
     say(f"forecast: {folder / 'forecast.csv'}: {len(forecast.names)} series, {horizon} steps "
         f"({forecast.calendar.frequency}), {future[0]} to {future[-1]}")
-    if forecast.cost:
+    if forecast.cost and forecast.cost["attempted"]:
         say(f"accepted {forecast.cost['accepted']} of {forecast.cost['attempted']} proposals judged, "
             f"target passes: {forecast.cost['target_passes']:g}")
     draw(folder, forecast, series, args)

@@ -187,9 +187,9 @@ def test_a_model_with_covariates_forecasts_its_last_variable_only(place, capsys)
 # --- a law, where something samples it
 
 def paths(context, horizon, count=4000):
-    """[S, B, H, C]: standard normal around 1."""
+    """[B, S, H, C]: standard normal around 1."""
     generator = torch.Generator().manual_seed(0)
-    return 1 + torch.randn(count, len(context), horizon, context.shape[2], generator=generator)
+    return 1 + torch.randn(len(context), count, horizon, context.shape[2], generator=generator)
 
 
 @pytest.mark.parametrize("name", ["plain", "uni"])
@@ -203,9 +203,9 @@ def test_sampled_paths_become_quantile_columns_in_the_units_of_the_series(place,
 
 
 def test_quantiles_are_of_every_step_for_itself():
-    samples = torch.arange(101.0)[:, None, None, None] + torch.tensor([[[0.0, 1000.0]]])
-    assert quantiles_of(samples, LEVELS).shape == (len(LEVELS), 1, 1, 2)
-    assert quantiles_of(samples, (0.1, 0.5))[:, 0, 0].tolist() == [[10, 1010], [50, 1050]]
+    ladder = torch.arange(1.0, 100.0)[None, :, None, None] + torch.tensor([0.0, 1000.0])  # 99 paths cut 100 equal parts
+    assert quantiles_of(ladder, LEVELS).shape == (len(LEVELS), 1, 1, 2)
+    assert quantiles_of(ladder, (0.1, 0.5))[:, 0, 0].tolist() == [[10, 1010], [50, 1050]]
 
 
 # --- refusals in Python
