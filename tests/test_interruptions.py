@@ -38,7 +38,7 @@ def interrupt(command: list[str], sign: str) -> tuple[int, str]:
         assert some, said.decode()
         said += some
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=180)
     text = (said + rest).decode()
     assert text.splitlines()[-1].startswith("interrupted: "), text
     assert "Traceback" not in text
