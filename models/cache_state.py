@@ -59,6 +59,11 @@ class CacheState:
         for cache in self.caches:
             cache.select(rows)
 
+    def fan_out(self, samples: int) -> None:
+        if self.pending:
+            self.predict(1)
+        self.select(torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(samples))
+
     def predict(self, newest: int) -> Prediction:
         """Encodes what is pending, at least the `newest` tokens, and predicts after each of these."""
         m, model, C = max(self.pending, newest), self.model, self.series.shape[3]

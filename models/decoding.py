@@ -7,6 +7,7 @@ A model that can be decoded offers
     state.append(patches)                      patches [B, k, P, C] that are known and need no prediction of their own
     state.rollback(lengths)                    per row: forget everything after `lengths` [B] patches
     state.select(rows)                         keep these rows only: a finished row leaves the batch
+    model.fan_out(state, samples)              every row `samples` times over: paths that share their context
 
 `extend` predicts after what the state already holds and after each of the k new patches, so K proposals and the
 bonus patch are one call. Nothing is computed before the first `extend`: it encodes context and proposals together.
@@ -34,3 +35,7 @@ class Decodable:
         if patches is not None:
             state.append(patches)
         return state.predict(1 if patches is None else patches.shape[1] + 1)
+
+    def fan_out(self, state, samples: int) -> None:
+        """Every row `samples` times, one after the other. What is pending is encoded before, once for all of them."""
+        state.fan_out(samples)

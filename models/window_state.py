@@ -34,6 +34,9 @@ class WindowState:
     def select(self, rows: torch.Tensor) -> None:
         self.series, self.lengths = self.series[rows], self.lengths[rows]
 
+    def fan_out(self, samples: int) -> None:
+        self.select(torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(samples))
+
     def windows(self, newest: int) -> torch.Tensor:
         """The windows that end at each row's last `newest` positions, oldest first: [B * newest, N, P, C]."""
         every = self.series.unfold(1, self.context_patches, 1)  # [B, 1 + room, P, C, N], a view

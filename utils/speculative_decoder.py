@@ -60,7 +60,8 @@ def decode_alone(model, context: torch.Tensor, horizon: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule, max_proposals: int | None = None,
-                       noise: Noise | None = None, observer=None, repropose: str = "draft") -> Decoded:
+                       noise: Noise | None = None, observer=None, repropose: str = "draft",
+                       samples: int = 1) -> Decoded:
     """Speculative decoding of context [B, L, C] over `horizon` steps.
 
     A round costs the draft passes for at most `max_proposals` proposals and ONE target pass, which verifies them and
@@ -69,12 +70,18 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
     patches left needs r - 1 proposals; max_proposals None: all of them.
     noise: required by random rules. observer(rows, first, judgement, looked_at) is called once a round.
     repropose: where proposals come from after a rejection, see `_Proposer`.
+    samples: forecasts of each window, which are B * samples rows from then on (and in noise), those of a window one
+    after the other; with a cache its context is encoded once for all of them, which is not counted as their pass.
     """
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
+    state, draft_state = (model.start(context, room=n + limit) for model in (target, draft))
+    if samples > 1:
+        target.fan_out(state, samples)
+        draft.fan_out(draft_state, samples)
+        context = context.repeat_interleave(samples, dim=0)
     out = _Ledger(context, n, target.patch_len, limit)
-    state = target.start(context, room=n + limit)
-    proposer = _Proposer(draft, draft.start(context, room=n + limit), rule, repropose)
+    proposer = _Proposer(draft, draft_state, rule, repropose)
     rows = torch.arange(context.shape[0], device=context.device)
     done = torch.zeros_like(rows)
     while True:

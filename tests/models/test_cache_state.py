@@ -23,8 +23,8 @@ def whole_pass(model, history, newest):
 
 
 # an operation on the state: what to do, and a number that decides how far
-operations = st.lists(st.tuples(st.sampled_from(["extend", "append", "roll back", "select"]), st.integers(0, 10**6)),
-                      min_size=1, max_size=12)
+KINDS = ["extend", "append", "roll back", "select", "fan out"]
+operations = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10**6)), min_size=1, max_size=12)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -51,6 +51,9 @@ def test_any_sequence_of_operations_gives_what_a_whole_pass_gives(steps, rows, v
                 going = [row for row in range(len(histories)) if row != dropped]
                 state.select(torch.tensor(going))
                 histories = [histories[row] for row in going]
+            elif kind == "fan out" and len(histories) <= 4:
+                model.fan_out(state, 2)
+                histories = [history for history in histories for _ in range(2)]
             elif kind == "extend":
                 k = choice % 4
                 new = random_patches(len(histories), max(k, 1), variables, seed=number)

@@ -47,6 +47,9 @@ class Watched:
     def start(self, context, room):
         return self.model.start(context, room)
 
+    def fan_out(self, state, samples):
+        self.model.fan_out(state, samples)
+
     def extend(self, state, patches=None):
         self.rows.append(len(state.lengths))
         return self.model.extend(state, patches)
@@ -261,3 +264,30 @@ def test_the_band_is_the_drafts_own_standard_deviation(pair, series):
     with torch.no_grad():
         logvar = draft(series())[1][:, -PATCH:]
     torch.testing.assert_close(decoded.draft_sigma[:, :PATCH], torch.exp(0.5 * logvar), atol=1e-5, rtol=1e-4)
+
+
+# --- several forecasts of a window
+
+@pytest.mark.parametrize("rolling", ["window", "cache"])
+def test_samples_are_the_forecasts_of_as_many_windows(pair, cached_pair, series, rolling):
+    target, drafts = pair if rolling == "window" else cached_pair
+    context, draft = series(), drafts[1]
+    repeated = context.repeat_interleave(3, dim=0)
+    noise = draw(repeated, patches_in(HORIZON, PATCH))
+    rule = Simplified(0.45)
+    expected = decode_speculative(target, draft, repeated, HORIZON, rule, 2, noise)
+    got = decode_speculative(target, draft, context, HORIZON, rule, 2, noise, samples=3)
+    torch.testing.assert_close(got.forecast, expected.forecast, atol=2e-5, rtol=0)
+    assert torch.equal(got.origin, expected.origin) and torch.equal(got.accepted, expected.accepted)
+    assert len(set(got.accepted.tolist())) > 1
+
+
+def test_a_cache_encodes_the_context_once_for_all_samples(cached_pair, series, monkeypatch):
+    target, drafts = cached_pair
+    seen = []
+    embed = target.embed
+    monkeypatch.setattr(target, "embed", lambda patches, stats: seen.append(patches.shape[:2]) or embed(patches, stats))
+    context = series()
+    noise = draw(context.repeat_interleave(4, dim=0), patches_in(HORIZON, PATCH))
+    decode_speculative(target, drafts[1], context, HORIZON, Simplified(0.45), 2, noise, samples=4)
+    assert seen[0] == (6, 5) and seen[1] == (24, 3)  # the context a window; then the newest patch and two proposals

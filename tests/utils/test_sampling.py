@@ -1,0 +1,90 @@
+"""Plain sampling: the law of the paths, what a batch shares, and what it does not."""
+import pytest
+import torch
+from conftest import PATCH, tiny_target
+
+from models.prediction import Prediction
+from utils.sampling import sample_alone
+from utils.target_law import TargetLaw
+
+CAUSAL = {"norm_mode": "causal", "norm_window": 3}
+LAW = TargetLaw(torch.linspace(0.1, 0.6, PATCH * 3).view(PATCH, 3), relative=True)
+
+
+class Autoregression:
+    """Next patch = 0.8 last patch (of 2 steps, 1 variable, mixed by MIX), in a window whose stdev is said to be 2."""
+
+    MIX, SCALE, patch_len = torch.tensor([[0.7, 0.2], [-0.3, 0.8]]), 2.0, 2
+
+    def start(self, context, room):
+        self.last = [context[:, -2:, 0]]
+        return self
+
+    def append(self, patches):
+        self.last[0] = patches[:, -1, :, 0]
+
+    def fan_out(self, state, samples):
+        self.last[0] = self.last[0].repeat_interleave(samples, dim=0)
+
+    def extend(self, state):
+        mean = (self.last[0] @ self.MIX.T)[:, None, :, None]
+        return Prediction(mean, None, torch.full((len(mean), 1, 1, 1), self.SCALE))
+
+
+@pytest.mark.parametrize("law", [TargetLaw(torch.tensor([[0.5], [1.0]]), relative=True),
+                                 TargetLaw(torch.tensor([[0.5, 0.0], [0.4, 0.3]]), full=True, relative=True)],
+                         ids=["diag", "full"])
+def test_paths_have_the_law_that_the_autoregression_has(law):
+    model, samples, n = Autoregression(), 20000, 3
+    context = torch.tensor([[[1.0], [2.0]], [[-4.0], [0.5]]])
+    z = torch.randn(2, samples, n, 2, 1, generator=torch.Generator().manual_seed(0))
+    paths = sample_alone(model, context, 2 * n, law, z)[..., 0].double()
+    factor = model.SCALE * (law.factor if law.full else torch.diag(law.factor[:, 0])).double()
+    mix, noise = model.MIX.double(), factor @ factor.T
+    mean, covariance = context[:, :, 0].double(), torch.zeros(2, 2).double()
+    for step in range(n):
+        mean, covariance = mean @ mix.T, mix @ covariance @ mix.T + noise
+        found = paths[..., 2 * step:2 * step + 2]
+        deviation = covariance.diagonal().sqrt()
+        # false alarm: about 1e-6 for each of 36 numbers
+        assert ((found.mean(dim=1) - mean).abs() < 5 * deviation / samples**0.5).all()
+        for row in found:
+            error = (torch.cov(row.T) - covariance).abs()
+            assert (error < 5 * (2 / samples)**0.5 * torch.outer(deviation, deviation)).all()
+
+
+def paths_by_hand(model, context, law, z):
+    """One path, a whole pass over the series (or the last window of it) for every patch."""
+    series = context
+    for noise in z:
+        seen = series if model.config.causal else series[-len(context):]
+        with torch.no_grad():
+            mean = model(seen[None])[0, -PATCH:]
+        window = series[-3 * PATCH:] if model.config.causal else seen
+        scale = (window.var(dim=0, unbiased=False) + 1e-5).sqrt()
+        series = torch.cat([series, mean + law.factor * noise * scale])
+    return series[len(context):]
+
+
+@pytest.mark.parametrize("changes", [{}, CAUSAL], ids=["window", "cache"])
+def test_every_path_is_its_own_autoregression_whatever_is_beside_it(changes, series):
+    model, context = tiny_target(**changes), series()
+    z = torch.randn(6, 4, 3, PATCH, 3, generator=torch.Generator().manual_seed(1))
+    paths = sample_alone(model, context, 3 * PATCH - 2, LAW, z)
+    assert paths.shape == (6, 4, 3 * PATCH - 2, 3)
+    for row, path in ((0, 0), (2, 3), (5, 1)):
+        expected = paths_by_hand(model, context[row], LAW, z[row, path])[:3 * PATCH - 2]
+        torch.testing.assert_close(paths[row, path], expected, atol=1e-4, rtol=1e-4)
+    alone = sample_alone(model, context[2:3], 3 * PATCH - 2, LAW, z[2:3, 1:3])
+    torch.testing.assert_close(alone[0], paths[2, 1:3], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes, tokens", [({}, [6 * 5, 24 * 5, 24 * 5]), (CAUSAL, [6 * 5, 24, 24])],
+                         ids=["window", "cache"])
+def test_the_context_is_encoded_once_for_all_paths(changes, tokens, series, monkeypatch):
+    model, seen = tiny_target(**changes), []
+    embed = model.embed
+    monkeypatch.setattr(model, "embed", lambda patches, stats: seen.append(patches.shape[:2].numel())
+                        or embed(patches, stats))
+    sample_alone(model, series(), 3 * PATCH, LAW, torch.zeros(6, 4, 3, PATCH, 3))
+    assert seen == tokens
