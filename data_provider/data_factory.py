@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark
+from utils.errors import UserError
 
 DATASETS = {
     "MultivariateDatasetBenchmark": MultivariateDatasetBenchmark,
@@ -61,12 +62,24 @@ def leave_interrupts_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def spread_windows(dataset, count: int | None) -> list[int]:
+    """The items of `count` windows of each series, evenly spread from the first to the last; None: all of them."""
+    if count is None:
+        return list(range(len(dataset)))
+    if count > dataset.windows:
+        raise UserError(f"--test_windows {count}: the test part has {dataset.windows} windows (of each series): give "
+                        "fewer, or leave it out")
+    windows = torch.linspace(0, dataset.windows - 1, count).long()
+    return (torch.arange(dataset.series)[:, None] * dataset.windows + windows).flatten().tolist()
+
+
 def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context: int | None = None,
                   wrapper=None):
     """(data set, loader) of one split. Training batches are shuffled by an `EpochSampler`, others stay in order.
 
     context: steps before the forecast, where they are not those of the flags for this split. wrapper: maps the data
-    set to the one that is loaded.
+    set to the one that is loaded. --test_windows limits what the loader of the test split walks over, not
+    the data set.
     """
     test = split == "test"
     dataset = DATASETS[args.data](
@@ -78,6 +91,8 @@ def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context:
     common = dict(num_workers=args.num_workers, collate_fn=batch_as_is, generator=torch.Generator(),
                   worker_init_fn=leave_interrupts_to_the_parent)
     size = args.batch_size
+    if split == "test" and args.test_windows is not None:
+        common["sampler"] = spread_windows(dataset, args.test_windows)
     if split == "train":
         sampler = EpochSampler(len(dataset), size, args.seed, rank, world_size)
         return dataset, DataLoader(dataset, batch_sampler=sampler, **common)

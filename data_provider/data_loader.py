@@ -88,8 +88,13 @@ class MultivariateDatasetBenchmark(Dataset):
         return lengths[0] >= self.context + self.patch_len and lengths[1] >= self.patch_len \
             and lengths[2] >= max(self.horizon, 1)
 
+    @property
+    def series(self) -> int:
+        """How many series the items are cut from, one after the other: all variables together make one."""
+        return 1
+
     def __len__(self) -> int:
-        return self.windows
+        return self.windows * self.series
 
     def __getitem__(self, index: int):
         x, y = self.__getitems__([index])
@@ -111,8 +116,9 @@ class MultivariateDatasetBenchmark(Dataset):
 class UnivariateDatasetBenchmark(MultivariateDatasetBenchmark):
     """Each variable of each window for itself: items (x [context, 1], y [..., 1]), variable by variable."""
 
-    def __len__(self) -> int:
-        return self.windows * len(self.names)
+    @property
+    def series(self) -> int:
+        return len(self.names)
 
     def __getitems__(self, indices: list[int]):
         index = torch.as_tensor(indices)

@@ -72,13 +72,16 @@ class SpeculativeMethod:
             return self.max_proposals
         return self.plans[min(self.plans, key=lambda size: abs(size - batch))].proposals
 
-    def decode(self, context: torch.Tensor, observer=None) -> Decoded:
+    def decode(self, context: torch.Tensor, observer=None, samples: int = 1) -> Decoded:
+        """samples > 1: so many forecasts of each window, as rows one after the other."""
         noise = None
         if self.rule.random:
             patches = patches_in(self.horizon, self.target.patch_len)
-            noise = Noise.draw(context, patches, self.target.patch_len, self.generator)
+            rows = context.repeat_interleave(samples, dim=0)
+            noise = Noise.draw(rows, patches, self.target.patch_len, self.generator)
         decoded = decode_speculative(self.target, self.draft, context, self.horizon, self.rule,
-                                     self.proposals_for(len(context)), noise, observer, self.repropose)
+                                     self.proposals_for(len(context) * samples), noise, observer, self.repropose,
+                                     samples)
         if self.adaptive:
             self._adapt(decoded)
         return decoded

@@ -4,15 +4,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from data_provider.data_factory import data_file, data_provider
+from data_provider.data_factory import data_file, data_provider, spread_windows
 from data_provider.target_forecasts import TargetForecasts
 from exp.comparison import compare, compared_methods, describe
 from exp.evaluation import AcceptanceLog, AloneMethod, Interrupted, SpeculativeMethod, evaluate, make_speculative
 from exp.exp_basic import Exp_Basic, seed_everything
 from exp.forecaster import Forecaster
+from exp.laws import calibrated, law_of_flags, validation_part
 from exp.prediction import predict
 from exp.reporting import breakdown, draw_attention, draw_forecasts
+from exp.sampling import PlainSampler, SpeculativeSampler, evaluate_paths, samples_shape
 from exp.training import Trainer
+from utils.calibration import forget
 from utils.checkpoint import CHECKPOINT, load_into, read_state
 from utils.errors import UserError
 from utils.files import inside, refuse_unwritable
@@ -24,7 +27,9 @@ from utils.results import (
     log_breakdown,
     log_forecast,
     log_inference,
+    refuse_huge_samples,
     refuse_overflow,
+    samples_line,
     write_csv,
     write_metrics,
     write_partial,
@@ -73,7 +78,9 @@ class Exp_Forecast(Exp_Basic):
         args = self.args
         for iteration in range(args.itr):
             self._check_test(self.setting(iteration))
-        data_provider(args, "test")
+        self._check_test_part(data_provider(args, "test")[0])
+        if "calibrated" in (args.spec_sigma_mode, args.draft_teacher_noise):
+            validation_part(args)
         if args.use_speculative or args.compare:
             self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
 
@@ -87,6 +94,11 @@ class Exp_Forecast(Exp_Basic):
         if args.compare and args.season > args.test_seq_len:
             raise UserError(f"--season {args.season} is longer than the context of {args.test_seq_len} steps: the "
                             "seasonal-naive row of --compare repeats a whole season; give a shorter one")
+
+    def _check_test_part(self, dataset) -> None:
+        spread_windows(dataset, self.args.test_windows)
+        if self.args.save_samples:
+            refuse_huge_samples(samples_shape(self.args, dataset))
 
     def train(self, setting: str) -> Path:
         """Trains one model; returns the folder that holds its best checkpoint."""
@@ -104,6 +116,8 @@ class Exp_Forecast(Exp_Basic):
         trainer = Trainer(model, loss, train_loader, val_loader, args, folder, self.train_settings(model), self.device,
                           self.rank, self.world_size)
         best = trainer.run()
+        if self.is_main:
+            forget(folder / CHECKPOINT)
         self.say(f"best validation loss {best:.5f}: {folder / CHECKPOINT}")
         return folder
 
@@ -135,11 +149,13 @@ class Exp_Forecast(Exp_Basic):
                          valid_last=args.valid_last, skip=args.skip_patches)
         if args.distill:
             teacher = self.load_model(args.distill_target_model, args.distill_target_ckpt, "distill_target_")
+            noise = args.draft_teacher_noise
+            if noise == "calibrated":
+                noise = calibrated(args, teacher, args.distill_target_ckpt, self.device, self.say).law
             if args.draft_rollout:
-                return RolloutLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise, args.draft_rollout,
-                                   args.covariate)
-            return DistillationLoss(teacher, args.draft_nll_var_reg, args.draft_teacher_noise,
-                                    args.draft_teacher_dropout, SupervisedLoss(**selection))
+                return RolloutLoss(teacher, args.draft_nll_var_reg, noise, args.draft_rollout, args.covariate)
+            return DistillationLoss(teacher, args.draft_nll_var_reg, noise, args.draft_teacher_dropout,
+                                    SupervisedLoss(**selection))
         if args.draft_stochastic and args.model == "timer_xl_draft":
             return SupervisedNLL(args.draft_nll_var_reg, **selection)
         return SupervisedLoss(**selection)
@@ -154,7 +170,10 @@ class Exp_Forecast(Exp_Basic):
             return f"_predict_{Path(args.data_path).stem}"
         if args.compare:
             return "_compare"
-        return f"_spec_{args.spec_accept_rule}_{args.spec_emit}" if args.use_speculative else ""
+        emitted = args.spec_emit if args.num_samples is None else "samples"
+        if args.use_speculative:
+            return f"_spec_{args.spec_accept_rule}_{emitted}"
+        return "" if args.num_samples is None else "_samples"
 
     def _results_folder(self, setting: str) -> Path:
         args = self.args
@@ -169,24 +188,39 @@ class Exp_Forecast(Exp_Basic):
         model, draft = self.load_pair(checkpoint)
         folder = self._results_folder(setting)
         dataset, loader = data_provider(args, "test")
+        self._check_test_part(dataset)
+        law = None
+        if args.num_samples is not None or args.spec_sigma_mode == "calibrated":
+            law = law_of_flags(args, model, checkpoint, self.device, self.say)
         traced = [TracedModel(m, self.device) if args.trace_inference_breakdown and m is not None else m
                   for m in (model, draft)]
-        method = AloneMethod(traced[0], args.test_pred_len) if draft is None else make_speculative(*traced, args)
+        emit = None if args.num_samples is None else "mean"
+        method = AloneMethod(traced[0], args.test_pred_len) if draft is None \
+            else make_speculative(*traced, args, emit=emit, law=law)
         observer = AcceptanceLog(args.spec_debug_n) if args.spec_debug_accept else None
         if args.spec_k == "auto" and draft is not None:
-            untraced = make_speculative(model, draft, args)  # the trace is of forecasting, not of planning
+            # the trace is of forecasting, not of planning
+            untraced = make_speculative(model, draft, args, emit=emit, law=law)
             self._plan([untraced], [min(args.batch_size, len(dataset))])
             method.plans = untraced.plans
         try:
             out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
         except Interrupted as stop:
-            self._keep(folder, stop, len(dataset))
+            self._keep(folder, stop, len(spread_windows(dataset, args.test_windows)))
             raise
         metrics = self._metrics(out, setting, checkpoint, draft is not None)
         refuse_overflow(metrics["mse"], str(checkpoint))
         self.say(f"{setting}{self._mode()}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, "
                  f"mae:{metrics['mae']:.4f}")
         self.say(inference_line(metrics))
+        if args.num_samples is not None:
+            sampler = PlainSampler(model, args.test_pred_len, law, args.seed)
+            if draft is not None:
+                sampling = make_speculative(model, draft, args, emit="sample", law=law)
+                sampling.plans = method.plans
+                sampler = SpeculativeSampler(sampling)
+            metrics["samples"] = evaluate_paths(sampler, dataset, loader, args, self.device, folder) | self._law()
+            self.say(samples_line(metrics["samples"]))
         if args.trace_inference_breakdown:
             metrics["breakdown"] = breakdown(out.seconds, *traced)
             self.say(breakdown_line(metrics["breakdown"]))
@@ -202,7 +236,8 @@ class Exp_Forecast(Exp_Basic):
         args = self.args
         metrics = out.result(args.batch_size) | hardware(self.device)
         metrics |= {"setting": setting, "checkpoint": str(checkpoint), "data_path": args.data_path, "data": args.data,
-                    "context": args.test_seq_len, "horizon": args.test_pred_len, "seed": args.seed}
+                    "context": args.test_seq_len, "horizon": args.test_pred_len, "seed": args.seed,
+                    "test_windows": args.test_windows}
         if speculative:
             names = [name for name in vars(args) if name.startswith("spec_")]
             metrics["speculation"] = {name: getattr(args, name) for name in names}
@@ -213,6 +248,14 @@ class Exp_Forecast(Exp_Basic):
         rows = [{"method": name} | out.result(self.args.batch_size) for name, out in stop.so_far.items()]
         path = write_partial(folder, {"windows_of_the_split": windows, "rows": rows})
         self.say(f"interrupted after {rows[-1]['windows']} of {windows} windows, the first of the split: {path}")
+
+    def _law(self) -> dict:
+        """What the paths were drawn from, for metrics.json."""
+        args = self.args
+        given = {"spec_temp": args.spec_temp}
+        given |= {"spec_covariance": args.spec_covariance} if args.spec_sigma_mode == "calibrated" \
+            else {"spec_sigma": args.spec_sigma}
+        return {"law": {"spec_sigma_mode": args.spec_sigma_mode} | given}
 
     def _plan(self, methods, batch_sizes) -> None:
         """--spec_k auto: chooses K for each method and batch size, on validation windows spread over their split."""
@@ -247,7 +290,7 @@ class Exp_Forecast(Exp_Basic):
         try:
             rows = compare(methods, dataset, loader, args, self.device, folder)
         except Interrupted as stop:
-            self._keep(folder, stop, len(dataset))
+            self._keep(folder, stop, len(spread_windows(dataset, args.test_windows)))
             raise
         self.say(describe(rows))
         write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": args.spec_draft_ckpt,

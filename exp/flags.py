@@ -42,6 +42,11 @@ def count_or_auto(text):
     return text if text == "auto" else count(text)
 
 
+def noise_or_calibrated(text):
+    """An argparse type: a standard deviation from 0, or 'calibrated'."""
+    return text if text == "calibrated" else non_negative(text)
+
+
 def name_part(text):
     """A word that becomes part of a folder's name."""
     if "/" in text or not text.isprintable():
@@ -112,6 +117,8 @@ def _data(parser):
     add("--output_token_len", type=count, default=None, help="must equal --input_token_len")
     add("--test_seq_len", type=count, default=None, help="context in testing (default: --seq_len)")
     add("--test_pred_len", type=count, default=96, help="horizon")
+    add("--test_windows", type=count, default=None, help="test on so many windows (of each series), evenly spread from "
+        "the first to the last (default: all)")
     add("--subset_rand_ratio", type=between(0.0, 1.0, open_low=True), default=1.0,
         help="few-shot: share of the training windows, evenly spread")
     add("--num_workers", type=between(0, 64, kind=int), default=0)
@@ -182,7 +189,8 @@ def _distillation(parser):
         add(f"--distill_target_{part}", type=depth if part == "e_layers" else width, default=None,
             help="for a target without args.json")
     add("--draft_nll_var_reg", type=non_negative, default=0.0, help="weight of the variance regularisation")
-    add("--draft_teacher_noise", type=non_negative, default=0.0, help="noise on its output, standardised units")
+    add("--draft_teacher_noise", type=noise_or_calibrated, default=0.0, help="noise on its output: a standard "
+        "deviation in standardised units, or 'calibrated': samples of the target's calibrated law")
     add("--draft_teacher_dropout", type=rate, default=0.0)
     add("--draft_rollout", type=natural, default=0, help="on-policy: learn the target's own forecasts of so many "
         "patches after each window (0: its answers to real windows, as published)")
@@ -204,8 +212,11 @@ def _speculation(parser):
         "tolerance, which has no other, else sample)")
     add("--spec_sigma", type=positive, default=0.25, help="simplified, exact, coupling: the target's sigma, "
         "standardised units")
-    add("--spec_sigma_mode", default="fixed", choices=["fixed", "adaptive"],
-        help="fixed, or (simplified) from spec_sigma_adapt_c * mean squared gap")
+    add("--spec_sigma_mode", default="fixed", choices=["fixed", "adaptive", "calibrated"],
+        help="fixed; from spec_sigma_adapt_c * mean squared gap (simplified); or fitted to the target's errors on the "
+        "validation part, kept beside its checkpoint (exact, coupling, and --num_samples of the target alone)")
+    add("--spec_covariance", default="diag", choices=["diag", "full"], help="calibrated: the elements of a patch by "
+        "themselves, or with their correlations, which gives smooth paths")
     add("--spec_sigma_adapt_c", type=positive, default=4.0)
     add("--spec_accept_bias", type=positive, default=1.0, help="simplified: factor on the acceptance ratio")
     add("--spec_accept_mse_tol", type=between(-LARGEST, LARGEST), default=-1.0,
@@ -220,6 +231,10 @@ def _speculation(parser):
 
 def _reports(parser):
     add = parser.add_argument_group("reports").add_argument
+    add("--num_samples", type=between(2, 10000, kind=int), default=None, help="draw so many paths a test window, of "
+        "the target alone or by a sampling rule, and score them: CRPS, energy score, coverage of bands (39 or more for "
+        "that of 95 %%), PIT")
+    add("--save_samples", action="store_true", help="write the paths to samples.npz in the folder of results")
     add("--spec_debug_accept", action="store_true", help="write every judgement to a csv")
     add("--spec_debug_out", type=csv_name, default="spec_accept_debug.csv", help="its name, in the folder of results")
     add("--spec_debug_n", type=count, default=64, help="of how many windows")

@@ -13,7 +13,9 @@ RULES_OF = {"spec_tol": ("tolerance",)} | dict.fromkeys(
     ("spec_accept_bias", "spec_sigma_adapt_c", "spec_accept_mse_tol"), ("simplified",))
 # what concerns test windows or the order of batches; a forecast beyond the last row has neither
 NOT_IN_PREDICTION = ("compare", "visualize", "output_attention", "trace_inference_breakdown", "spec_debug_accept",
-                     "spec_adaptive", "subset_rand_ratio", "num_workers")
+                     "spec_adaptive", "subset_rand_ratio", "num_workers", "num_samples", "save_samples", "test_windows")
+# of the target's law, which plain sampling has too
+LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,6 +57,7 @@ def _settle(args) -> None:
         raise UserError("--spec_k auto chooses K by measurement, --spec_adaptive changes it: leave one of them out")
     _refuse_without_effect(args)
     _settle_rule(args)
+    _refuse_wrong_law(args)
 
 
 def _settle_prediction(args) -> None:
@@ -66,6 +69,9 @@ def _settle_prediction(args) -> None:
         if name in args.explicit:
             raise UserError(f"--{name} concerns test windows, --do_predict forecasts beyond the last row (and always "
                             "draws it): leave one of them out")
+    if args.spec_sigma_mode == "calibrated":
+        raise UserError("--spec_sigma_mode calibrated is fitted on validation windows, --do_predict has none: leave "
+                        "it out")
     if args.spec_k == "auto":
         raise UserError("--spec_k auto measures on validation windows, --do_predict has none: give a number")
     if args.spec_emit == "sample":
@@ -106,7 +112,13 @@ def adopt(args, settings: dict, names) -> None:
 
 def _refuse_without_effect(args) -> None:
     """A flag that would change nothing is refused, not ignored."""
-    conditions = (("spec_", args.use_speculative or args.compare, "--use_speculative or --compare"),
+    calibrated = args.spec_sigma_mode == "calibrated" or args.draft_teacher_noise == "calibrated"
+    law = args.use_speculative or args.compare or args.num_samples is not None
+    conditions = (("spec_covariance", calibrated, "--spec_sigma_mode calibrated or --draft_teacher_noise calibrated"),
+                  ("spec_sigma", law, "--use_speculative, --compare or --num_samples"),
+                  ("spec_temp", law, "--use_speculative, --compare or --num_samples"),
+                  ("spec_", args.use_speculative or args.compare, "--use_speculative or --compare"),
+                  ("save_samples", args.num_samples is not None, "--num_samples"),
                   ("distill_target_", args.distill, "--distill"), ("draft_teacher_", args.distill, "--distill"),
                   ("draft_rollout", args.distill, "--distill"),
                   ("season", args.compare, "--compare"), ("pretrain_model_path", args.adaptation, "--adaptation"),
@@ -122,12 +134,14 @@ def _refuse_without_effect(args) -> None:
                   ("adaptation", args.is_training, "--is_training 1"), ("distill", args.is_training, "--is_training 1"),
                   ("resume", args.is_training, "--is_training 1"))
     for start, met, wanted in conditions:
-        idle = sorted(name for name in args.explicit if name.startswith(start))
+        own = LAW if start == "spec_" else set()  # which have conditions of their own
+        idle = sorted(name for name in args.explicit - own if name.startswith(start))
         if idle and not met:
             raise UserError(f"--{idle[0]} has no effect without {wanted}: add that flag, or leave this one out")
     if args.cosine and "lradj" in args.explicit:
         raise UserError("--lradj has no effect with --cosine, a schedule of its own: leave one of them out")
-    single = ("spec_debug_accept", "spec_accept_rule", "spec_emit", "output_attention", "trace_inference_breakdown")
+    single = ("spec_debug_accept", "spec_accept_rule", "spec_emit", "output_attention", "trace_inference_breakdown",
+              "num_samples")
     for name in single:
         if args.compare and name in args.explicit:
             raise UserError(f"--{name} concerns one way to forecast, --compare runs them all: leave one of them out")
@@ -166,6 +180,29 @@ def _settle_rule(args) -> None:
         raise UserError("--spec_emit sample has no meaning for --spec_accept_rule tolerance, which emits means")
     if args.spec_emit is None:
         args.spec_emit = "mean" if rule == "tolerance" else "sample"
+
+
+def _refuse_wrong_law(args) -> None:
+    """What --spec_sigma_mode and --num_samples cannot mean together with the other flags."""
+    rule = args.spec_accept_rule
+    if args.spec_sigma_mode == "calibrated":
+        if "spec_sigma" in args.explicit:
+            raise UserError(f"--spec_sigma {args.spec_sigma:g} has no effect with --spec_sigma_mode calibrated, which "
+                            "finds sigma itself: leave one of them out")
+        if args.compare or (args.use_speculative and rule == "simplified"):
+            raise UserError("--spec_sigma_mode calibrated has a sigma for every element of a patch, the rule "
+                            "simplified one number for all of them: use exact or coupling, or --spec_sigma")
+    if args.num_samples is None:
+        return
+    if args.use_speculative and rule == "tolerance":
+        raise UserError("--num_samples needs a rule that samples, --spec_accept_rule tolerance emits means: name "
+                        "another rule, or leave out --use_speculative to sample from the target alone")
+    if "spec_emit" in args.explicit:
+        raise UserError("--spec_emit has no effect with --num_samples: paths are sampled, and point metrics are those "
+                        "of mean emission; leave one of them out")
+    if not args.use_speculative and args.spec_sigma_mode == "adaptive":
+        raise UserError("--spec_sigma_mode adaptive takes sigma from the gap to a draft: for --num_samples of the "
+                        "target alone use fixed or calibrated")
 
 
 def check_against_checkpoint(settings: dict, explicit: set, args, fields, path, prefix: str = "") -> None:

@@ -16,8 +16,10 @@ COUNTERS = {"epoch": int, "batch": int, "step": int, "best": float, "bad_rounds"
             "running": float | None}
 # flags that may differ between a run and its continuation: they do not touch the weights
 FREE_TO_CHANGE = {"resume", "quiet", "num_workers", "gpu", "devices", "train_epochs", "itr", "is_training", "compare",
-                  "use_speculative", "visualize", "output_attention", "trace_inference_breakdown", "season"}
+                  "use_speculative", "visualize", "output_attention", "trace_inference_breakdown", "season",
+                  "num_samples", "save_samples"}
 FREE_PREFIXES = ("test_", "spec_")
+BOUND = {"spec_covariance"}  # of --draft_teacher_noise calibrated
 
 
 class Trainer:
@@ -185,7 +187,8 @@ class Trainer:
         """What forbids to continue a run of these settings with the present ones."""
         for key in sorted(settings.keys() | self.settings.keys()):
             then, now = settings.get(key), self.settings.get(key)
-            if then != now and key not in FREE_TO_CHANGE and not key.startswith(FREE_PREFIXES):
+            free = key in FREE_TO_CHANGE or (key.startswith(FREE_PREFIXES) and key not in BOUND)
+            if then != now and not free:
                 return (f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one {now}: "
                         "give the same flags, or drop --resume to start anew")
         return None

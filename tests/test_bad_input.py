@@ -110,6 +110,11 @@ def just_target():
     save_model("given/target")
 
 
+def cut_calibration():
+    save_model("given/target")
+    Path("given/target/checkpoint_calibration_good_48_diag.pth").write_bytes(b"PK")
+
+
 def nothing():
     pass
 
@@ -290,6 +295,44 @@ CASES = [
     Case("reproposing for a rule that samples", f"{SPECULATIVE} --spec_accept_rule simplified --spec_repropose target",
          ["--spec_repropose target", "tolerance"]),
     Case("sampled emission together with tolerance", f"{SPECULATIVE} --spec_emit sample", ["--spec_emit", "tolerance"]),
+    # sampled paths and the law they come from
+    Case("a single path", f"{TEST} --num_samples 1", ["--num_samples", "1", "at least 2"]),
+    Case("num_samples of a rule that emits means", f"{SPECULATIVE} --num_samples 9", ["--num_samples", "tolerance"]),
+    Case("num_samples together with compare", f"{TEST} --compare --spec_draft_ckpt {DRAFT} --num_samples 9",
+         ["--num_samples", "--compare"]),
+    Case("num_samples together with an emission", f"{SPECULATIVE} --spec_sigma 1 --spec_emit sample --num_samples 9",
+         ["--spec_emit", "--num_samples"]),
+    Case("save_samples without samples", f"{TEST} --save_samples", ["--save_samples", "--num_samples"]),
+    Case("samples larger than any use", f"{TEST} --num_samples 10000 --save_samples --test_pred_len 119 --seq_len 12 "
+         "--data_path long.csv", ["--save_samples", "GiB", "--test_windows"],
+         lambda: (just_target(), write_rows("long.csv", 7000))),
+    Case("more test windows than there are", f"{TEST} --test_windows 86", ["--test_windows 86", "85"], just_target),
+    Case("more test windows than there are, found before the training", "--test_windows 86", ["--test_windows 86"]),
+    Case("a law without anything to sample", f"{TEST} --spec_sigma 0.2", ["--spec_sigma", "--num_samples"]),
+    Case("spec_covariance of a fixed sigma", f"{TEST} --num_samples 9 --spec_covariance full",
+         ["--spec_covariance", "calibrated"]),
+    Case("spec_sigma of a calibrated law", f"{TEST} --num_samples 9 --spec_sigma_mode calibrated --spec_sigma 1",
+         ["--spec_sigma 1", "calibrated"]),
+    Case("adaptive sigma without a draft", f"{TEST} --num_samples 9 --spec_sigma_mode adaptive",
+         ["adaptive", "fixed or calibrated"]),
+    Case("calibrated sigma of the published rule", f"{SPECULATIVE} --spec_sigma_mode calibrated",
+         ["calibrated", "simplified", "one number"]),
+    Case("calibrated sigma of compare", f"{TEST} --compare --spec_draft_ckpt {DRAFT} --spec_sigma_mode calibrated",
+         ["calibrated", "simplified"]),
+    Case("too few windows to calibrate on", f"{TEST} --num_samples 9 --spec_sigma_mode calibrated "
+         "--data_path short.csv", ["short.csv", "29 windows", "36"],
+         lambda: (just_target(), write_rows("short.csv", 400))),
+    Case("too few windows to calibrate on, found before the training",
+         "--num_samples 9 --spec_sigma_mode calibrated --data_path short.csv", ["short.csv", "36"],
+         lambda: write_rows("short.csv", 400)),
+    Case("paths of a forecast beyond the last row", f"{TEST} --do_predict --num_samples 9",
+         ["--num_samples", "--do_predict"]),
+    Case("a calibrated law of a forecast beyond the last row", f"{TEST} --do_predict --spec_draft_ckpt {DRAFT} "
+         "--spec_accept_rule exact --spec_sigma_mode calibrated", ["calibrated", "--do_predict"]),
+    Case("a calibration cut short", f"{TEST} --num_samples 9 --spec_sigma_mode calibrated",
+         ["calibration_good_48_diag.pth", "damaged", "delete it"], cut_calibration),
+    Case("teacher noise of an unknown kind", "--model timer_xl_draft --distill --distill_target_ckpt x "
+         "--draft_teacher_noise much", ["--draft_teacher_noise", "'much'"]),
     Case("spec_debug_accept together with compare",
          f"{TEST} --compare --spec_draft_ckpt {DRAFT} --spec_debug_accept", ["--spec_debug_accept", "--compare"]),
     Case("cosine together with lradj", "--cosine --lradj type1", ["--lradj", "--cosine", "leave one"]),

@@ -145,6 +145,37 @@ def decode_speed_figure(path: Path, rows: list[dict]) -> None:
     save_figure(figure, path)
 
 
+def pit_figure(path: Path, rows: dict[str, dict], title: str) -> None:
+    """Left: the PIT histogram, level for the right law. Right: how many of the truths the bands held, by lead.
+
+    rows: label -> scores of `utils.probabilistic.PathMetrics`; the first is drawn as bars, the others as lines.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+    styles = [(BLUE, "o", "-"), (RED, "^", "--")]
+    for i, ((label, scores), (colour, marker, line)) in enumerate(zip(rows.items(), styles)):
+        bins = np.linspace(0, 1, len(scores["pit"]) + 1)
+        if i == 0:
+            left.stairs(scores["pit"], bins, fill=True, color=SKY, label=label)
+        else:
+            left.stairs(scores["pit"], bins, color=colour, lw=1.6, ls=line, label=label)
+        for band in (50, 80, 95):
+            held = scores["by_patch"][f"coverage_{band}_pct"]
+            right.plot(np.arange(1, len(held) + 1), held, color=colour, marker=marker, ls=line, lw=1.2, ms=5,
+                       label=label if band == 50 else None)
+    left.axhline(1, color=BLACK, lw=0.9, ls=":")
+    left.set(xlabel="probability integral transform of the truth", ylabel="density (1: the right law)", xlim=(0, 1))
+    left.set_ylim(0, 1.3 * max(1.0, *(max(scores["pit"]) for scores in rows.values())))
+    for band in (50, 80, 95):
+        right.axhline(band, color=BLACK, lw=0.9, ls=":")
+    right.set(xlabel="patch of the forecast", ylabel="truths inside the band (%)", ylim=(0, 102), yticks=(50, 80, 95))
+    right.xaxis.get_major_locator().set_params(integer=True)
+    left.legend(frameon=False, fontsize=8, loc="upper center", ncol=2)
+    right.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
 def attention_figure(path: Path, weights: list[np.ndarray]) -> None:
     """weights: a layer each, [heads, T, T]; shown as the mean over heads."""
     figure, axes = plt.subplots(1, len(weights), figsize=(4.6 * len(weights), 4.4), squeeze=False)

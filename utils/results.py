@@ -2,15 +2,20 @@
 import csv
 import io
 import math
+import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from utils.errors import UserError
-from utils.files import append_text, write_json, write_text
+from utils.files import append_text, replace_when_done, write_json, write_text
 
 FORECAST_LOG = "result_long_term_forecast.txt"
 INFERENCE_LOG = "result_inference_summary.txt"
 BREAKDOWN_LOG = "result_inference_breakdown.txt"
 PARTIAL = "metrics_partial.json"
+MOST_SAMPLE_BYTES = 8 * 2**30
 POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
 
 
@@ -62,6 +67,43 @@ def breakdown_line(breakdown: dict) -> str:
     return ", ".join(f"{name}: {part['seconds']:.3f} s ({part['share_pct']:.1f} %)"
                      + (f" in {part['passes']} passes" if "passes" in part else "")
                      for name, part in breakdown.items())
+
+
+def samples_line(scores: dict) -> str:
+    """The terminal's line of metrics['samples']."""
+    def bands(part):
+        return "/".join(f"{part[f'coverage_{band}_pct']:.1f}" for band in (50, 80, 95))
+    line = (f"samples: {scores['paths']} paths of {scores['windows']} windows, CRPS {scores['crps']:.4f}, energy score "
+            f"{scores['energy_score']:.3f}, coverage of the 50/80/95 % bands {bands(scores)} %")
+    if "acceptance_pct" in scores:
+        line += f", acceptance {scores['acceptance_pct']:.2f} %"
+    rolling = scores["rolling"]
+    return line + f"; rescaled by the windows before: CRPS {rolling['crps']:.4f}, {bands(rolling)} %"
+
+
+def refuse_huge_samples(shape: tuple[int, int, int, int]) -> None:
+    """shape: windows, paths, horizon, variables."""
+    size = 4 * math.prod(shape)
+    if size > MOST_SAMPLE_BYTES:
+        raise UserError(f"--save_samples: {' x '.join(map(str, shape))} (windows, paths, steps, variables) are "
+                        f"{size / 2**30:.0f} GiB: lower --num_samples or give --test_windows")
+
+
+@contextmanager
+def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: list[int]):
+    """Writes samples.npz while it grows: yields add(paths [b, S, H, C], truth [b, H, C]), to be called in order."""
+    truths = []
+    with replace_when_done(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+        with archive.open("samples.npy", "w", force_zip64=True) as handle:
+            np.lib.format.write_array_header_1_0(handle, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+            def add(paths, truth):
+                handle.write(np.ascontiguousarray(paths.cpu().numpy(), dtype="<f4").tobytes())
+                truths.append(truth.cpu().numpy().astype("<f4"))
+            yield add
+        for name, array in (("truth", np.concatenate(truths)), ("window_index", np.asarray(window_index))):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
+                np.lib.format.write_array(handle, array, allow_pickle=False)
 
 
 def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:

@@ -42,9 +42,6 @@ class TracedModel:
     def __getattr__(self, name: str):
         return getattr(self.model, name)
 
-    def fan_out(self, state, samples):
-        self.model.fan_out(state, samples)
-
     def extend(self, state, patches=None):
         with self.watch:
             prediction = self.model.extend(state, patches)

@@ -59,7 +59,7 @@ def naive_windows(values, split, context, patch, horizon, stride=1):
 def flags(path, **changes):
     values = dict(data="MultivariateDatasetBenchmark", root_path=str(path.parent), data_path=path.name, seq_len=CONTEXT,
                   test_seq_len=CONTEXT, input_token_len=PATCH, test_pred_len=HORIZON, subset_rand_ratio=1.0,
-                  num_workers=0, batch_size=16, seed=1)
+                  num_workers=0, batch_size=16, seed=1, test_windows=None)
     return SimpleNamespace(**(values | changes))
 
 
