@@ -3,8 +3,8 @@
     python -m scripts.benchmark.fidelity --test_dir TARGET --spec_draft_ckpt DRAFT/checkpoint.pth --test_pred_len 720 \\
         --tolerances 0.02,0.05,0.1 --out fidelity.csv
 
-All other flags are those of run.py. Every test window is forecast, or --windows of them, evenly spread; deviations are
-in data units (standardised).
+All other flags are those of run.py. Every test window is forecast, or --test_windows of them, evenly spread; deviations
+are in data units (standardised).
 """
 import argparse
 import sys
@@ -53,7 +53,6 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tolerances", default="0.02,0.03,0.05,0.07,0.1,0.15,0.2,0.3", help="default: %(default)s")
     parser.add_argument("--repropose", default="draft,target,corrected", help="default: %(default)s")
-    parser.add_argument("--windows", type=int, default=None, help="how many windows (default: all)")
     parser.add_argument("--out", default="benchmark/fidelity.csv")
     own, flags = parser.parse_known_args(argv)
     return exit_code(lambda: run(own, ["--is_training", "0", "--use_speculative", *flags]), "--batch_size",
@@ -69,9 +68,7 @@ def run(own, flags: list[str]) -> None:
     experiment = Exp_Forecast(args)
     checkpoint = experiment.tested_checkpoint(args.test_dir or experiment.setting())
     target, draft = experiment.load_pair(checkpoint)
-    dataset, _ = data_provider(args, "test")
-    windows = torch.linspace(0, len(dataset) - 1, min(own.windows or len(dataset), len(dataset))).long()
-    batches = [dataset.__getitems__(part.tolist()) for part in windows.split(args.batch_size)]
+    batches = data_provider(args, "test")[1]
     methods = {(repropose, tol): SpeculativeMethod(target, draft, args.test_pred_len, Tolerance(tol), None, args.seed,
                                                    repropose=repropose)
                for repropose in own.repropose.split(",") for tol in tolerances}

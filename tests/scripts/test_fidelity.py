@@ -22,7 +22,7 @@ def place(tmp_path, monkeypatch):
 
 
 def test_one_row_for_every_tolerance(place):
-    assert fidelity.main(f"{place} --tolerances 0,1e6 --windows 9 --out out/f.csv".split()) == 0
+    assert fidelity.main(f"{place} --tolerances 0,1e6 --test_windows 9 --out out/f.csv".split()) == 0
     with open("out/f.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [(row["repropose"], row["tolerance"]) for row in rows] == [
