@@ -5,7 +5,7 @@
 """
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,14 @@ from data_provider.reading import FRAME, Series, from_frame
 from data_provider.times import Calendar, continued
 from exp.evaluation import AloneMethod, make_speculative
 from exp.exp_basic import Exp_Basic
+from exp.laws import law_of_history
 from exp.options import parse_args
+from exp.sampling import PlainSampler
 from utils.checkpoint import CHECKPOINT, read_settings
 from utils.errors import UserError, shorten
 from utils.metrics import SpeculationMetrics
 from utils.precision import autocast
+from utils.target_law import TargetLaw
 
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 # context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
@@ -97,8 +100,8 @@ class Forecaster:
                 levels: tuple[float, ...] = LEVELS) -> pd.DataFrame:
         """df: long (unique_id, ds, y) or wide (a numeric column a variable; times in a column or as index).
 
-        Returns the long format: unique_id, ds, mean and, with a sampler, a column a level. Raises UserError for
-        missing values, irregular times and too few rows.
+        Returns the long format: unique_id, ds, mean and a column a level, with a sampler or where the flag num_samples
+        was given to `load`. Raises UserError for missing values, irregular times and too few rows.
         """
         forecast = self.forecast(from_frame(df), horizon, FRAME, sampler, levels)
         for note in forecast.notes:
@@ -113,16 +116,31 @@ class Forecaster:
         self._refuse_short(len(series.values), where)
         calendar = continued(series, horizon, where)
         scaler = StandardScaler()
-        context = standardised(where, scaler, series.values, series.values[-self.args.test_seq_len:])
+        history = standardised(where, scaler, series.values, series.values)
+        context, notes = history[-self.args.test_seq_len:], []
+        if sampler is None and self.args.num_samples is not None:
+            sampler = self._own_sampler(history, horizon, where, notes)
         levels = levels if sampler else ()
         with autocast(self.args, self.experiment.device):
             values, origin, cost = self._decode(context.to(self.experiment.device), horizon, sampler, levels)
         if not np.isfinite(values).all():
             raise UserError(f"{where}: the forecast overflowed: leave out --amp, or train the model again")
         in_units = np.stack([scaler.inverse_transform(part) for part in values])
-        forecast = Forecast(series.names, calendar, in_units, levels, origin, cost)
+        forecast = Forecast(series.names, calendar, in_units, levels, origin, cost, notes)
         self._settle_constants(forecast, series)
         return self._of_covariates(forecast) if self.args.covariate else forecast
+
+    def _own_sampler(self, history: torch.Tensor, horizon: int, where: str, notes: list[str]) -> Sampler:
+        """--num_samples paths of the target alone, by the law of its errors on this history, or of --spec_sigma."""
+        args, law = self.args, TargetLaw.fixed(self.args.spec_sigma)
+        if args.spec_sigma_mode == "calibrated":
+            found = law_of_history(args, self.model, history, where, self.experiment.device)
+            law = found.law
+            notes.append(f"quantiles are those of {args.num_samples} paths, drawn by the target's errors on "
+                         f"{found.held_out['fitted_windows']:.0f} recent windows; {found.describe()}")
+        law = replace(law, factor=law.factor * args.spec_temp)
+        sampler = PlainSampler(self.model, horizon, law, args.seed)
+        return lambda context, _: sampler.paths(context, args.num_samples)
 
     def _refuse_short(self, rows: int, where: str) -> None:
         context, patch = self.args.test_seq_len, self.args.input_token_len

@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from data_provider.data_factory import data_provider
 from utils.calibration import (
@@ -40,6 +41,27 @@ def validation_part(args):
                         f"{variables} variables), more than {MOST_ELEMENTS}: use diag, or --data "
                         "UnivariateDatasetBenchmark")
     return dataset, loader
+
+
+def law_of_history(args, model, series: torch.Tensor, where: str, device: torch.device) -> Calibration:
+    """The law of a target on a series [T, C], standardised, that has no validation part: from its newest windows.
+
+    Those are the last fifth, which a model that was trained on this very series has not seen if its splits were the
+    usual ones. where: what errors call the series. Raises UserError where there are too few windows.
+    """
+    context, patch_len = args.test_seq_len, model.patch_len
+    windows = series.unfold(0, context + patch_len, 1) if len(series) >= context + patch_len else series[:0]
+    least = LEAST_PATCHES * patch_len
+    windows = windows[-max(least, len(windows) // 5):]
+    if len(windows) < least:
+        raise UserError(f"{where}: {len(series)} rows leave {len(windows)} windows to calibrate a law on, {least} are "
+                        f"needed ({context + patch_len + least - 1} rows): give --spec_sigma, or no --num_samples")
+    univariate = args.data == "UnivariateDatasetBenchmark"
+    windows = windows.transpose(0, 1).flatten(0, 1)[:, None] if univariate else windows
+    batches = [(part[..., :context].mT, part[..., context:].mT) for part in windows.split(args.batch_size)]
+    bar = tqdm(batches, desc="calibration", unit="batch", disable=args.quiet)
+    return fit(next_patch_residuals(model, bar, device), series.shape[1] if univariate else 1,
+               args.spec_covariance == "full")
 
 
 def calibrated(args, model, checkpoint: str | Path, device: torch.device, say) -> Calibration:

@@ -13,7 +13,7 @@ RULES_OF = {"spec_tol": ("tolerance",)} | dict.fromkeys(
     ("spec_accept_bias", "spec_sigma_adapt_c", "spec_accept_mse_tol"), ("simplified",))
 # what concerns test windows or the order of batches; a forecast beyond the last row has neither
 NOT_IN_PREDICTION = ("compare", "visualize", "output_attention", "trace_inference_breakdown", "spec_debug_accept",
-                     "spec_adaptive", "subset_rand_ratio", "num_workers", "num_samples", "save_samples", "test_windows")
+                     "spec_adaptive", "subset_rand_ratio", "num_workers", "save_samples", "test_windows")
 # of the target's law, which plain sampling has too
 LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp"}
 
@@ -69,9 +69,11 @@ def _settle_prediction(args) -> None:
         if name in args.explicit:
             raise UserError(f"--{name} concerns test windows, --do_predict forecasts beyond the last row (and always "
                             "draws it): leave one of them out")
-    if args.spec_sigma_mode == "calibrated":
-        raise UserError("--spec_sigma_mode calibrated is fitted on validation windows, --do_predict has none: leave "
-                        "it out")
+    if args.num_samples is None and args.spec_sigma_mode == "calibrated":
+        raise UserError("--spec_sigma_mode calibrated has no effect with --do_predict unless paths are drawn: add "
+                        "--num_samples, or leave it out")
+    if args.num_samples is not None and not args.explicit & {"spec_sigma", "spec_sigma_mode"}:
+        args.spec_sigma_mode = "calibrated"
     if args.spec_k == "auto":
         raise UserError("--spec_k auto measures on validation windows, --do_predict has none: give a number")
     if args.spec_emit == "sample":
@@ -158,7 +160,9 @@ def _refuse_without_effect(args) -> None:
 
 
 def _settle_rule(args) -> None:
-    named = sorted(args.explicit & set(PUBLISHED))
+    # paths of a prediction are drawn from the target alone: the flags of its law say nothing of the rule
+    concerning = args.explicit - (LAW if args.do_predict and args.num_samples is not None else set())
+    named = sorted(concerning & set(PUBLISHED))
     if args.spec_accept_rule is None:
         args.spec_accept_rule = "simplified" if named and args.use_speculative else "tolerance"
         if args.spec_accept_rule == "simplified":
@@ -166,7 +170,7 @@ def _settle_rule(args) -> None:
                   "law: exact and coupling do)")
     rule = args.spec_accept_rule
     if args.use_speculative:  # --compare runs all rules
-        for name in sorted(args.explicit & set(RULES_OF)):
+        for name in sorted(concerning & set(RULES_OF)):
             if rule not in RULES_OF[name]:
                 raise UserError(f"--{name} has no meaning for --spec_accept_rule {rule}: use "
                                 f"{' or '.join(RULES_OF[name])}, or leave it out")
@@ -189,18 +193,18 @@ def _refuse_wrong_law(args) -> None:
         if "spec_sigma" in args.explicit:
             raise UserError(f"--spec_sigma {args.spec_sigma:g} has no effect with --spec_sigma_mode calibrated, which "
                             "finds sigma itself: leave one of them out")
-        if args.compare or (args.use_speculative and rule == "simplified"):
+        if args.compare or (args.use_speculative and rule == "simplified" and not args.do_predict):
             raise UserError("--spec_sigma_mode calibrated has a sigma for every element of a patch, the rule "
                             "simplified one number for all of them: use exact or coupling, or --spec_sigma")
     if args.num_samples is None:
         return
-    if args.use_speculative and rule == "tolerance":
+    if args.use_speculative and rule == "tolerance" and not args.do_predict:
         raise UserError("--num_samples needs a rule that samples, --spec_accept_rule tolerance emits means: name "
                         "another rule, or leave out --use_speculative to sample from the target alone")
     if "spec_emit" in args.explicit:
         raise UserError("--spec_emit has no effect with --num_samples: paths are sampled, and point metrics are those "
                         "of mean emission; leave one of them out")
-    if not args.use_speculative and args.spec_sigma_mode == "adaptive":
+    if (args.do_predict or not args.use_speculative) and args.spec_sigma_mode == "adaptive":
         raise UserError("--spec_sigma_mode adaptive takes sigma from the gap to a draft: for --num_samples of the "
                         "target alone use fixed or calibrated")
 

@@ -9,8 +9,8 @@ from exp.forecaster import Forecast, Forecaster
 from utils.files import replace_when_done, write_json
 from utils.plots import prediction_figure
 
-NO_LAW = ("the forecast is a mean without quantiles: no law of the target was sampled, and the draft's sigma is not "
-          "the uncertainty of a forecast")
+NO_LAW = ("the forecast is a mean without quantiles (--num_samples gives them): the draft's sigma is not the "
+          "uncertainty of a forecast")
 
 
 def predict(forecaster: Forecaster, path: Path, horizon: int, folder: Path) -> Forecast:

@@ -325,10 +325,13 @@ CASES = [
     Case("too few windows to calibrate on, found before the training",
          "--num_samples 9 --spec_sigma_mode calibrated --data_path short.csv", ["short.csv", "36"],
          lambda: write_rows("short.csv", 400)),
-    Case("paths of a forecast beyond the last row", f"{TEST} --do_predict --num_samples 9",
-         ["--num_samples", "--do_predict"]),
-    Case("a calibrated law of a forecast beyond the last row", f"{TEST} --do_predict --spec_draft_ckpt {DRAFT} "
-         "--spec_accept_rule exact --spec_sigma_mode calibrated", ["calibrated", "--do_predict"]),
+    Case("too few rows to calibrate a prediction on", f"{PREDICT} --num_samples 9 --data_path short.csv",
+         ["short.csv", "80 rows", "21 windows", "95 rows", "--spec_sigma"],
+         lambda: (just_target(), Path("short.csv").write_text("a,b\n" + "1,2\n2,1\n" * 40))),
+    Case("a calibrated law of a forecast without paths", f"{PREDICT} --spec_draft_ckpt {DRAFT} "
+         "--spec_accept_rule exact --spec_sigma_mode calibrated", ["calibrated", "--do_predict", "--num_samples"]),
+    Case("a law that follows the proposals of a prediction", f"{PREDICT} --num_samples 9 --spec_sigma_mode adaptive",
+         ["adaptive", "--num_samples"]),
     Case("a calibration cut short", f"{TEST} --num_samples 9 --spec_sigma_mode calibrated",
          ["calibration_good_48_diag.pth", "damaged", "delete it"], cut_calibration),
     Case("teacher noise of an unknown kind", "--model timer_xl_draft --distill --distill_target_ckpt x "

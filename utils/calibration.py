@@ -33,7 +33,7 @@ class Calibration:
     def describe(self) -> str:
         bands = ", ".join(f"{self.held_out[f'coverage_{band}_pct']:.1f} %" for band in BANDS)
         return (f"bands of 50, 80, 95 % hold {bands} of the next patches of {self.held_out['windows']:.0f} held-out "
-                "validation windows")
+                "windows")
 
 
 @torch.inference_mode()

@@ -2,3 +2,4 @@
 . scripts/settings/etth1.sh
 model_id=ettm1
 data_file=ETT-small/ETTm1.csv
+target_training+=(--val_every 120)  # its validation split is four times as large

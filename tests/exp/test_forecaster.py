@@ -11,6 +11,7 @@ from test_forecast_cli import assert_picture
 
 import run
 from exp.forecaster import LEVELS, Forecaster, quantiles_of
+from utils.calibration import split_windows
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 
@@ -200,6 +201,43 @@ def test_sampled_paths_become_quantile_columns_in_the_units_of_the_series(place,
     for level, z in ((0.025, -1.96), (0.5, 0.0), (0.9, 1.2816)):
         standardised = (wide(got, f"q{level:g}") - mean) / deviation - 1
         assert np.abs(standardised.mean(axis=0) - z).max() < 0.05  # 20 steps of 4000 paths: a standard error of 0.01
+
+
+@pytest.mark.parametrize("name", ["norm", "uni", "causal"])
+def test_the_law_of_a_prediction_is_that_of_the_targets_errors_on_the_newest_windows(place, name):
+    """Of the first patch: later ones are drawn after sampled ones."""
+    rows, model = 400, tiny_target(**CASES["plain" if name == "uni" else name])
+    series = values(rows)
+    scaled = torch.from_numpy((series - series.mean(axis=0)) / series.std(axis=0)).float()
+    errors, units = [], []
+    count = rows - CONTEXT - PATCH + 1
+    for first in range(count - count // 5, count):
+        window = scaled[first:first + CONTEXT]
+        with torch.no_grad():
+            mean = model(window[None])[0, -PATCH:] if name != "uni" else \
+                torch.cat([model(window[None, :, c:c + 1])[0, -PATCH:] for c in range(4)], dim=1)
+        unit = (window.var(dim=0, unbiased=False) + 1e-5).sqrt() if name != "uni" else torch.ones(4)
+        errors.append((scaled[first + CONTEXT:first + CONTEXT + PATCH] - mean) / unit)
+        units.append(unit)
+    fitted = split_windows(len(errors), PATCH)[0]
+    squares = torch.stack(errors)[fitted].square()
+    sigma = squares.mean(dim=(0, 2) if name == "uni" else 0).sqrt()
+    sigma = sigma[:, None] if name == "uni" else sigma
+    unit = (scaled[-CONTEXT:].var(dim=0, unbiased=False) + 1e-5).sqrt() if name != "uni" else torch.ones(4)
+    got = Forecaster.load(f"checkpoints/{name}", num_samples=4000).predict(daily(rows), HORIZON)
+    width = (wide(got, "q0.9") - wide(got, "q0.1"))[:PATCH] / series.std(axis=0)
+    assert np.abs(width / (2 * 1.2816 * (sigma * unit).numpy()) - 1).max() < 0.12  # 5 standard errors of 2.4 %
+
+
+def test_a_fixed_sigma_is_in_standardised_units_and_a_prediction_with_paths_can_be_repeated(place):
+    daily().to_csv("mine.csv", index=False)
+    draft = "--spec_draft_ckpt checkpoints/plain_draft/checkpoint.pth"
+    assert predict(f"--num_samples 4000 --spec_sigma 0.5 {draft}") == 0
+    got = pd.read_csv(results() / "forecast.csv")
+    width = (wide(got, "q0.9") - wide(got, "q0.1"))[:PATCH] / values().std(axis=0)
+    assert np.abs(width / (2 * 1.2816 * 0.5) - 1).max() < 0.12
+    again = Forecaster.load("checkpoints/plain", num_samples=4000, spec_sigma=0.5).predict(daily(), HORIZON)
+    assert np.allclose(wide(again, "q0.9"), wide(got, "q0.9"))
 
 
 def test_quantiles_are_of_every_step_for_itself():
