@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a wrong flag is one line like every other error of this program."""
 
     def error(self, message):
-        raise UserError(f"{message} (python run.py --help lists the flags)")
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def between(low, high=None, kind=float, open_low=False):

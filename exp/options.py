@@ -21,12 +21,17 @@ LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp"}
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parsed and checked flags; `explicit` holds the names that were really given."""
     args = build_parser().parse_args(argv)
+    args.explicit = given(argv)
+    _settle(args)
+    return args
+
+
+def given(argv: list[str] | None) -> set[str]:
+    """Names of the flags that stand in a command line."""
     bare = build_parser()
     for action in bare._actions:
         action.default = argparse.SUPPRESS
-    args.explicit = set(vars(bare.parse_args(argv)))
-    _settle(args)
-    return args
+    return set(vars(bare.parse_args(argv)))
 
 
 def _settle(args) -> None:
