@@ -13,10 +13,9 @@ from exp.evaluation import (
 )
 from utils.metrics import SpeculationMetrics
 from utils.plots import compare_figure
-from utils.results import format_table, refuse_overflow, write_csv
+from utils.results import DRAFT, TARGET, format_table, refuse_overflow, write_csv
 from utils.timing import hardware, time_side_by_side
 
-TARGET, DRAFT = "target alone", "draft alone"
 BATCH_1_REPEATS, BATCH_N_REPEATS = 40, 7
 COLUMNS = {
     "method": "method", "mse": "MSE", "mae": "MAE", "acceptance_pct": "accepted %", "used_pct": "of proposed %",

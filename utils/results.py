@@ -3,6 +3,7 @@ import csv
 import io
 import math
 import zipfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ INFERENCE_LOG = "result_inference_summary.txt"
 BREAKDOWN_LOG = "result_inference_breakdown.txt"
 PARTIAL = "metrics_partial.json"
 MOST_SAMPLE_BYTES = 8 * 2**30
+TARGET, DRAFT = "target alone", "draft alone"  # the rows of every table that the others are held against
 POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
 
 
@@ -106,8 +108,10 @@ def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: lis
                 np.lib.format.write_array(handle, array, allow_pickle=False)
 
 
-def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:
+def write_csv(path: Path, rows: list[dict], columns: list[str], notes: Sequence[str] = ()) -> None:
+    """notes: lines that stand before the header, each behind a '#' (pandas.read_csv(path, comment='#') skips them)."""
     text = io.StringIO()
+    text.writelines(f"# {note}\n" for note in notes)
     writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
