@@ -1,0 +1,150 @@
+"""What a sweep found: tables on the terminal, pictures as PNG.
+
+    python scripts/sweeps/analyze_sweep_results.py test_results/sweep_etth1.csv
+
+The functions serve analyze_sweep_results.ipynb too.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also when started by its path, from anywhere
+
+from exp.flags import Parser, count  # noqa: E402
+from utils.errors import UserError, exit_code  # noqa: E402
+from utils.results import DRAFT, TARGET, format_table  # noqa: E402
+from utils.sweep_plots import acceptance_figure, heatmap_figure, pareto_figure  # noqa: E402
+from utils.sweep_table import COLUMNS, PARAMETERS, read_table  # noqa: E402
+
+NUMBERS = [name for name in COLUMNS if name not in ("rule", "emit")]
+SHOWN = {"rule": "rule", "emit": "emit", "sigma": "sigma", "bias": "bias", "tol": "tol", "k": "K", "mse": "MSE",
+         "mae": "MAE", "acceptance_pct": "accepted %", "target_passes": "target passes",
+         "draft_passes": "draft passes", "ms_per_forecast": "ms per forecast"}
+SENSITIVITY = {"rule": "rule", "emit": "emit", "parameter": "parameter", "values": "values",
+               "acceptance_pct": "accepted, points", "mse": "MSE", "ms_per_forecast": "ms"}
+
+
+def load_sweep(path: Path) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame]:
+    """(settings, cells, references) of a sweep's csv; references: target alone and draft alone."""
+    settings, rows = read_table(path)
+    table = pd.DataFrame(rows, columns=COLUMNS).replace("", np.nan)
+    try:
+        table[NUMBERS] = table[NUMBERS].apply(pd.to_numeric)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: a number was expected; restore the file, or sweep again") from None
+    reference = table["rule"].isin((TARGET, DRAFT))
+    if reference.all():
+        raise UserError(f"{path} holds no cell yet: let the sweep go on for a while")
+    return settings, table[~reference].reset_index(drop=True), table[reference].reset_index(drop=True)
+
+
+def top_by_acceptance(cells: pd.DataFrame, n: int = 5) -> pd.DataFrame:
+    """Most proposals accepted; among equals the lower error, then the shorter time."""
+    return cells.sort_values(["acceptance_pct", "mse", "ms_per_forecast"], ascending=[False, True, True]).head(n)
+
+
+def top_by_mse(cells: pd.DataFrame, n: int = 5) -> pd.DataFrame:
+    """Lowest error; among equals the shorter time."""
+    return cells.sort_values(["mse", "ms_per_forecast"]).head(n)
+
+
+def balanced(cells: pd.DataFrame, at_least: float = 70.0, n: int = 5) -> pd.DataFrame:
+    """Lowest error among the cells that accept at least so many percent."""
+    return top_by_mse(cells[cells["acceptance_pct"] >= at_least], n)
+
+
+def pareto_front(rows: pd.DataFrame, time: str = "ms_per_forecast", error: str = "mse") -> pd.DataFrame:
+    """The rows that no other beats in time and error, fastest first."""
+    ordered = rows.sort_values([time, error])
+    best_before = ordered[error].cummin().shift(fill_value=np.inf)
+    return ordered[ordered[error] < best_before]
+
+
+def sensitivity(cells: pd.DataFrame) -> pd.DataFrame:
+    """How much each parameter moves acceptance, error and time, a row for each parameter of each rule and emission.
+
+    The mean over all cells of one value of the parameter, the largest of these means less the smallest. Sound where
+    the grid is complete; of a sweep that was stopped half way, the cells of one value differ in other parameters too.
+    """
+    measures, rows = ["acceptance_pct", "mse", "ms_per_forecast"], []
+    for (rule, emit), family in cells.groupby(["rule", "emit"]):
+        for name in PARAMETERS[2:]:
+            means = family.groupby(name)[measures].mean()
+            if len(means) > 1:
+                values = ", ".join(f"{value:g}" for value in means.index)
+                rows.append({"rule": rule, "emit": emit, "parameter": name, "values": values}
+                            | (means.max() - means.min()).to_dict())
+    return pd.DataFrame(rows, columns=list(SENSITIVITY))
+
+
+def verdict(cells: pd.DataFrame, references: pd.DataFrame) -> list[str]:
+    """Sentences: how many cells beat the target alone, and whether the draft alone beats them all."""
+    lines = []
+    for reference in references.to_dict("records"):
+        faster = cells["ms_per_forecast"] < reference["ms_per_forecast"]
+        better = cells["mse"] < reference["mse"]
+        lines.append(f"{reference['rule']}: MSE {reference['mse']:.4f}, {reference['ms_per_forecast']:.2f} ms. Of "
+                     f"{len(cells)} cells {faster.sum()} are faster, {better.sum()} more accurate, "
+                     f"{(faster & better).sum()} both.")
+        if reference["rule"] == DRAFT and not (faster | better).any():
+            lines.append("The draft by itself is faster and no less accurate than every cell: speculation pays here "
+                         "only where the target's own forecast is wanted.")
+    return lines
+
+
+def title_of(settings: dict[str, str]) -> str:
+    return (f"{settings['data']}, horizon {settings['horizon']}, {settings['windows']} windows, batch "
+            f"{settings['batch_size']}, {settings['device']}, threads {settings['threads']}")
+
+
+def report(settings: dict, cells: pd.DataFrame, references: pd.DataFrame, top: int = 5) -> str:
+    """All tables as text."""
+    parts = {f"Top {top} by acceptance": top_by_acceptance(cells, top), f"Top {top} by MSE": top_by_mse(cells, top),
+             "Balanced: accepted >= 70 %, lowest MSE": balanced(cells, n=top),
+             "Pareto front of the cells, time and MSE": pareto_front(cells)}
+    lines = [title_of(settings), *verdict(cells, references)]
+    lines += [f"\n{name}\n{_text(rows, SHOWN) if len(rows) else 'no such cell'}" for name, rows in parts.items()]
+    lines.append("\nSensitivity: largest less smallest mean over the values of one parameter")
+    lines.append(_text(sensitivity(cells), SENSITIVITY))
+    return "\n".join(lines)
+
+
+def _text(rows: pd.DataFrame, columns: dict[str, str]) -> str:
+    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    for row in plain:
+        row |= {name: f"{row[name]:g}" for name in PARAMETERS[2:] if row.get(name) is not None}
+    return format_table(plain, columns)
+
+
+def draw(folder: Path, settings: dict, cells: pd.DataFrame, references: pd.DataFrame) -> list[Path]:
+    """acceptance_mse.png, pareto.png, and heatmaps_<rule>_<emit>.png where sigma and bias were swept."""
+    title, paths = title_of(settings), [folder / "acceptance_mse.png", folder / "pareto.png"]
+    acceptance_figure(paths[0], cells, references, title)
+    pareto_figure(paths[1], cells, references, pareto_front(cells), title)
+    for (rule, emit), family in cells.dropna(subset=["sigma", "bias"]).groupby(["rule", "emit"]):
+        paths.append(folder / f"heatmaps_{rule}_{emit}.png")
+        heatmap_figure(paths[-1], family, f"{rule}, emission {emit}: {title}")
+    return paths
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="csv of a sweep")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the pictures (default: TABLE without .csv)")
+    parser.add_argument("--top", type=count, default=5, help="rows of each list (default: %(default)s)")
+
+    def work():
+        own = parser.parse_args(argv)
+        settings, cells, references = load_sweep(own.table)
+        print(report(settings, cells, references, own.top))
+        folder = own.out or own.table.with_suffix("")
+        print("\n" + "\n".join(f"picture: {path}" for path in draw(folder, settings, cells, references)))
+    return exit_code(work, "--top", "the pictures so far are kept")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
