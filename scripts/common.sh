@@ -62,5 +62,5 @@ test_draft() {
 # with_draft DES FLAGS: target and draft together; FLAGS start with --use_speculative or --compare
 with_draft() {
   need "$(draft_checkpoint "$1")" scripts/distillation/timer_xl_draft_from_target_etth1_stochastic.sh
-  test_target "${@:2}" --des "by_$1" --spec_draft_ckpt "$(draft_checkpoint "$1")"
+  test_target --des "by_$1" --spec_draft_ckpt "$(draft_checkpoint "$1")" "${@:2}"
 }
