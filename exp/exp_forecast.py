@@ -135,8 +135,9 @@ class Exp_Forecast(Exp_Basic):
             return None
 
         def forecast(dataset):
+            law = loss.law if self.args.draft_teacher_noise == "calibrated" else None
             forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, self.device,
-                                        dropout, self.args.quiet or not self.is_main)
+                                        dropout, law, self.args.seed, self.args.quiet or not self.is_main)
             if forecasts.kept is None and self.args.num_workers:
                 raise UserError(f"--num_workers {self.args.num_workers}: the target's forecasts cannot be kept "
                                 "(teacher dropout, or too many), and no worker can make them: use --num_workers 0")

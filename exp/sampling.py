@@ -35,7 +35,7 @@ class PlainSampler:
         P = self.model.patch_len
         shape = (len(context), samples, patches_in(self.horizon, P), P, context.shape[2])
         z = torch.from_numpy(self.generator.standard_normal(shape, dtype=np.float32)).to(context.device)
-        return sample_alone(self.model, context, self.horizon, self.law, z)
+        return sample_alone(self.model, context, self.horizon, self.law, z)[0]
 
 
 class SpeculativeSampler:

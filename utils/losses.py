@@ -86,8 +86,10 @@ class DistillationLoss:
 class RolloutLoss:
     """On-policy distillation: the draft learns the target's own forecast, from the places it will propose at.
 
-    y is the target's forecast [B, rollout * P, C] after the window x. At the end of the context and after each of these
-    patches the draft predicts the next ones (as many as its heads speak of); Gaussian NLL, or MSE without a variance.
+    y [B, 1 or 2, rollout * P, C] is what follows the window x in the draft's eyes, and what the target says of each
+    step of it (once, where these are the same: `data_provider.target_forecasts`). At the end of the context and after
+    each patch of y the draft predicts the next ones (as many as its heads speak of); Gaussian NLL, or MSE without a
+    variance.
     A draft with window normalisation sees one such place a window, drawn at random; a causal one sees all of them.
     noise: as in `DistillationLoss`; it is in what the draft learns, not in what it sees.
     """
@@ -107,11 +109,12 @@ class RolloutLoss:
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         training = model.training
-        patches = self.teacher.to_patches(torch.cat([x, y], dim=1))
+        seen, said = (self.teacher.to_patches(part) for part in y.expand(-1, 2, -1, -1).unbind(dim=1))
+        patches = torch.cat([self.teacher.to_patches(x), seen], dim=1)
         context = patches.shape[1] - self.rollout
         plain = getattr(model, "module", model)  # without the wrapper of distributed training
         ahead = plain.config.draft_patches
-        taught = with_noise(patches[:, context:], self.law, self._scales(patches), training)
+        taught = with_noise(said, self.law, self._scales(patches), training)
         taught, variance = (following(part, ahead) for part in taught)  # [B, rollout, J, P, C]
         step = torch.arange(self.rollout, device=x.device)
         known = step[:, None] + torch.arange(ahead, device=x.device) < self.rollout  # [rollout, J]

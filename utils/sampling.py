@@ -6,8 +6,10 @@ from utils.target_law import TargetLaw
 
 
 @torch.inference_mode()
-def sample_alone(model, context: torch.Tensor, horizon: int, law: TargetLaw, z: torch.Tensor) -> torch.Tensor:
-    """Plain ancestral sampling: context [B, L, C] -> S paths a window [B, S, H, C].
+def sample_alone(model, context: torch.Tensor, horizon: int, law: TargetLaw, z: torch.Tensor):
+    """Plain ancestral sampling: context [B, L, C] -> S paths a window, and the mean of each step given its past.
+
+    Both are [B, S, H, C].
 
     z: standard normal [B, S, n, P, C]. A patch is its mean, predicted from the path so far, plus law.spread(z). The
     pass over the context is one a window, whatever S is; each later one is over all paths of the batch.
@@ -18,11 +20,13 @@ def sample_alone(model, context: torch.Tensor, horizon: int, law: TargetLaw, z: 
     prediction = model.extend(state).first(1)
     mean, scale = (part.repeat_interleave(samples, dim=0) for part in (prediction.mean, prediction.scale))
     model.fan_out(state, samples)
-    patches = []
+    patches, means = [], []
     for step in range(n):
         if step:
             state.append(patches[-1])
             prediction = model.extend(state).first(1)
             mean, scale = prediction.mean, prediction.scale
+        means.append(mean)
         patches.append(mean + law.spread(z[:, step:step + 1], scale))
-    return torch.cat(patches, dim=1).flatten(1, 2)[:, :horizon].unflatten(0, (-1, samples))
+    return tuple(torch.cat(parts, dim=1).flatten(1, 2)[:, :horizon].unflatten(0, (-1, samples))
+                 for parts in (patches, means))

@@ -6,6 +6,7 @@ from conftest import PATCH, tiny_target
 from data_provider import target_forecasts
 from data_provider.target_forecasts import TargetForecasts
 from utils.speculative_decoder import decode_alone
+from utils.target_law import TargetLaw
 
 HORIZON = 3 * PATCH
 
@@ -37,14 +38,14 @@ def test_every_window_has_the_forecast_of_the_target():
     data = wrapped()
     x, y = data.__getitems__([10, 0, 3])
     assert torch.equal(x, Windows().x[[10, 0, 3]]) and len(data) == 11
-    torch.testing.assert_close(y, decode_alone(tiny_target(), x, HORIZON), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y[:, 0], decode_alone(tiny_target(), x, HORIZON), atol=1e-5, rtol=0)
     assert not y.is_inference()  # training saves it for the backward pass
 
 
 def test_forecasts_are_made_once():
     data = wrapped()
     data.target = None
-    assert data.__getitems__([1, 2])[1].shape == (2, HORIZON, 2)
+    assert data.__getitems__([1, 2])[1].shape == (2, 1, HORIZON, 2)
 
 
 def test_dropout_in_the_target_makes_them_anew_at_every_visit():
@@ -60,6 +61,24 @@ def test_too_many_to_keep_are_made_at_every_visit(monkeypatch):
     data = wrapped()
     assert data.kept is None
     x, y = data.__getitems__([10, 3])
-    torch.testing.assert_close(y, decode_alone(tiny_target(), x, HORIZON), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y[:, 0], decode_alone(tiny_target(), x, HORIZON), atol=1e-5, rtol=0)
     monkeypatch.setattr(target_forecasts, "MOST_KEPT", 4 * 11 * HORIZON * 2)
     assert wrapped().kept is not None
+
+
+LAW = TargetLaw(torch.linspace(0.2, 0.9, PATCH)[:, None], relative=True)
+
+
+def test_with_a_law_there_is_a_path_and_what_the_target_says_along_it():
+    data, target = wrapped(law=LAW), tiny_target()
+    x, y = data.__getitems__([10, 0, 3])
+    path, mean = y.unbind(dim=1)
+    for step in range(3):
+        seen = torch.cat([x, path[:, :step * PATCH]], dim=1)[:, -4 * PATCH:]
+        with torch.no_grad():
+            torch.testing.assert_close(mean[:, step * PATCH:(step + 1) * PATCH], target(seen)[:, -PATCH:], atol=1e-5,
+                                       rtol=0)
+    z = LAW.whiten((path - mean)[:, :PATCH], (x.var(dim=1, keepdim=True, unbiased=False) + 1e-5).sqrt())
+    assert 0.5 < z.std() < 1.5 and z.abs().max() < 5
+    assert torch.equal(y, wrapped(law=LAW).__getitems__([10, 0, 3])[1])  # a resumed run learns from the same paths
+    assert not torch.equal(y, wrapped(law=LAW, seed=999).__getitems__([10, 0, 3])[1])

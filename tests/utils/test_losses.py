@@ -236,7 +236,7 @@ def pair(causal, ahead, stochastic=True):
 
 
 def forecast(target, x, patches):
-    return decode_alone(target, x, patches * PATCH).clone()
+    return decode_alone(target, x, patches * PATCH).clone()[:, None]
 
 
 def rollout_by_hand(target, draft, x, rollout, ahead, places):
@@ -288,7 +288,7 @@ def test_a_deterministic_draft_learns_the_forecast_by_squared_error():
     target, draft = pair(True, 1, stochastic=False)
     x = draw((2, 3 * PATCH, 2))
     with torch.no_grad():
-        series = torch.cat([x, forecast(target, x, 2)], dim=1)
+        series = torch.cat([x, forecast(target, x, 2)[:, 0]], dim=1)
         expected = (draft(series[:, :-PATCH])[:, -2 * PATCH:] - series[:, -2 * PATCH:]).square().mean()
         loss = RolloutLoss(target, 0.0, 0.0, 2)(draft, x, forecast(target, x, 2))
         assert loss == pytest.approx(float(expected), rel=1e-4)
@@ -331,7 +331,7 @@ def test_calibrated_noise_of_a_rollout_is_in_the_units_of_the_window_that_predic
     loss = RolloutLoss(target, 0.0, CALIBRATED, rollout)
     with torch.no_grad():
         y = forecast(target, x, rollout)
-        series = torch.cat([x, y], dim=1)
+        series = torch.cat([x, y[:, 0]], dim=1)
         scale = loss._scales(series.unflatten(1, (-1, PATCH)))[:, :, 0]
         windows = [series[:, r * PATCH:(3 + r) * PATCH] for r in range(rollout)]
         expected = torch.stack([(w.var(dim=1, unbiased=False) + 1e-5).sqrt() for w in windows], dim=1)
@@ -339,7 +339,7 @@ def test_calibrated_noise_of_a_rollout_is_in_the_units_of_the_window_that_predic
         calm = loss(draft.eval(), x, y)
         torch.manual_seed(0)
         draft.train()
-        noisy = torch.stack([loss(draft, x.repeat(40, 1, 1), y.repeat(40, 1, 1)) for _ in range(20)])
+        noisy = torch.stack([loss(draft, x.repeat(40, 1, 1), y.repeat(40, 1, 1, 1)) for _ in range(20)])
     if causal:  # otherwise training draws the place at random and validation does not
         assert abs(noisy.mean() - calm) < 5 * noisy.std() / 20**0.5
         assert abs(noisy.mean() - RolloutLoss(target, 0.0, 0.0, rollout)(draft.eval(), x, y)) > noisy.std()

@@ -38,7 +38,7 @@ def test_paths_have_the_law_that_the_autoregression_has(law):
     model, samples, n = Autoregression(), 20000, 3
     context = torch.tensor([[[1.0], [2.0]], [[-4.0], [0.5]]])
     z = torch.randn(2, samples, n, 2, 1, generator=torch.Generator().manual_seed(0))
-    paths = sample_alone(model, context, 2 * n, law, z)[..., 0].double()
+    paths = sample_alone(model, context, 2 * n, law, z)[0][..., 0].double()
     factor = model.SCALE * (law.factor if law.full else torch.diag(law.factor[:, 0])).double()
     mix, noise = model.MIX.double(), factor @ factor.T
     mean, covariance = context[:, :, 0].double(), torch.zeros(2, 2).double()
@@ -70,12 +70,12 @@ def paths_by_hand(model, context, law, z):
 def test_every_path_is_its_own_autoregression_whatever_is_beside_it(changes, series):
     model, context = tiny_target(**changes), series()
     z = torch.randn(6, 4, 3, PATCH, 3, generator=torch.Generator().manual_seed(1))
-    paths = sample_alone(model, context, 3 * PATCH - 2, LAW, z)
+    paths, means = sample_alone(model, context, 3 * PATCH - 2, LAW, z)
     assert paths.shape == (6, 4, 3 * PATCH - 2, 3)
     for row, path in ((0, 0), (2, 3), (5, 1)):
         expected = paths_by_hand(model, context[row], LAW, z[row, path])[:3 * PATCH - 2]
         torch.testing.assert_close(paths[row, path], expected, atol=1e-4, rtol=1e-4)
-    alone = sample_alone(model, context[2:3], 3 * PATCH - 2, LAW, z[2:3, 1:3])
+    alone, _ = sample_alone(model, context[2:3], 3 * PATCH - 2, LAW, z[2:3, 1:3])
     torch.testing.assert_close(alone[0], paths[2, 1:3], atol=1e-5, rtol=1e-5)
 
 
