@@ -18,7 +18,8 @@ class TargetForecasts(Dataset):
     Standardised. With a law y holds a path sampled from it, as a sampling rule will put it into the context, and the
     mean that the target predicts at each step of that path; without, the target's own forecast is both.
     What the target forecasts of a window stays the same: all is made once, and `kept`. With a dropout rate in the
-    target, or where it takes more memory than MOST_KEPT, it is made at every visit (kept is None).
+    target, or where it takes more memory than MOST_KEPT, it is made at every visit (kept is None), a sampled path
+    anew in every new batch.
     """
 
     def __init__(self, dataset, target, horizon: int, device: torch.device, dropout: float = 0.0,

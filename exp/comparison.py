@@ -61,7 +61,8 @@ def compare(methods: dict, dataset, loader, args, device: torch.device, folder) 
             row["target_passes" if name == TARGET else "draft_passes"] = float(methods[name].passes)
         rows.append(row)
     write_csv(folder / "compare.csv", [{key: row.get(key) for key in CSV_COLUMNS} for row in rows], CSV_COLUMNS)
-    title = f"horizon {args.test_pred_len}, context {args.test_seq_len}, {len(dataset)} windows, {machine['device']}"
+    title = (f"horizon {args.test_pred_len}, context {args.test_seq_len}, {rows[0]['windows']} windows, "
+             f"{machine['device']}")
     compare_figure(folder / "compare.png", rows, times["batch_n"], title)
     return rows
 

@@ -37,6 +37,7 @@ from utils.results import (
 from utils.timing import TracedModel, hardware
 
 RESULTS = "./test_results"
+VALIDATION_SEED = 1_000_000_007  # sampled forecasts of the validation part have noise of their own
 
 
 class Exp_Forecast(Exp_Basic):
@@ -109,8 +110,8 @@ class Exp_Forecast(Exp_Basic):
         if self.rank:  # equal weights to begin with, but dropout and noise of its own in every process
             torch.manual_seed(args.seed + 1_000_003 * self.rank)
         _, train_loader = data_provider(args, "train", rank=self.rank, world_size=self.world_size,
-                                        wrapper=self._answers(loss, args.draft_teacher_dropout))
-        _, val_loader = data_provider(args, "val", wrapper=self._answers(loss))
+                                        wrapper=self._answers(loss, args.draft_teacher_dropout, args.seed))
+        _, val_loader = data_provider(args, "val", wrapper=self._answers(loss, seed=args.seed + VALIDATION_SEED))
         parameters = sum(p.numel() for p in model.parameters())
         self.say(f"training {args.model} ({parameters:,} parameters) on {self.device}: {folder}")
         trainer = Trainer(model, loss, train_loader, val_loader, args, folder, self.train_settings(model), self.device,
@@ -129,7 +130,7 @@ class Exp_Forecast(Exp_Basic):
             self.say(f"adapting the weights of {path}")
         return model
 
-    def _answers(self, loss, dropout: float = 0.0):
+    def _answers(self, loss, dropout: float = 0.0, seed: int = 0):
         """What puts the target's own forecasts in place of the answers of a data set, where the loss learns these."""
         if not isinstance(loss, RolloutLoss):
             return None
@@ -137,7 +138,7 @@ class Exp_Forecast(Exp_Basic):
         def forecast(dataset):
             law = loss.law if self.args.draft_teacher_noise == "calibrated" else None
             forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, self.device,
-                                        dropout, law, self.args.seed, self.args.quiet or not self.is_main)
+                                        dropout, law, seed, self.args.quiet or not self.is_main)
             if forecasts.kept is None and self.args.num_workers:
                 raise UserError(f"--num_workers {self.args.num_workers}: the target's forecasts cannot be kept "
                                 "(teacher dropout, or too many), and no worker can make them: use --num_workers 0")
@@ -215,6 +216,7 @@ class Exp_Forecast(Exp_Basic):
                  f"mae:{metrics['mae']:.4f}")
         self.say(inference_line(metrics))
         if args.num_samples is not None:
+            write_metrics(folder, metrics)  # sampling takes long: an interruption must not lose these
             sampler = PlainSampler(model, args.test_pred_len, law, args.seed)
             if draft is not None:
                 sampling = make_speculative(model, draft, args, emit="sample", law=law)
@@ -229,7 +231,15 @@ class Exp_Forecast(Exp_Basic):
         write_metrics(folder, metrics)
         log_forecast(folder.name, metrics)
         log_inference(folder.name, metrics)
-        self._write_extras(folder, model, draft, dataset, observer)
+        if args.visualize:
+            plans = getattr(method, "plans", None)
+            method = AloneMethod(model, args.test_pred_len)
+            alone = method
+            if draft is not None:
+                method = make_speculative(model, draft, args, law=law)
+                method.plans = plans
+            draw_forecasts(folder, method, alone, dataset, args, self.device)
+        self._write_extras(folder, model, dataset, observer)
         self.say(f"results: {folder}")
         return metrics
 
@@ -267,14 +277,10 @@ class Exp_Forecast(Exp_Basic):
             for method in methods:
                 self.say(f"{method.rule.name}: {method.plan(context).describe()}")
 
-    def _write_extras(self, folder: Path, model, draft, dataset, observer) -> None:
+    def _write_extras(self, folder: Path, model, dataset, observer) -> None:
         args = self.args
         if observer is not None:
             write_csv(inside(folder, args.spec_debug_out, "--spec_debug_out"), observer.rows, observer.COLUMNS)
-        if args.visualize:
-            alone = AloneMethod(model, args.test_pred_len)
-            method = alone if draft is None else make_speculative(model, draft, args)
-            draw_forecasts(folder, method, alone, dataset, args, self.device)
         if args.output_attention:
             draw_attention(folder, model, dataset, self.device)
 

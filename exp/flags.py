@@ -233,7 +233,7 @@ def _reports(parser):
     add = parser.add_argument_group("reports").add_argument
     add("--num_samples", type=between(2, 10000, kind=int), default=None, help="draw so many paths a test window, of "
         "the target alone or by a sampling rule, and score them: CRPS, energy score, coverage of bands (39 or more for "
-        "that of 95 %%), PIT")
+        "that of 95 %%), PIT; with --do_predict: quantiles")
     add("--save_samples", action="store_true", help="write the paths to samples.npz in the folder of results")
     add("--spec_debug_accept", action="store_true", help="write every judgement to a csv")
     add("--spec_debug_out", type=csv_name, default="spec_accept_debug.csv", help="its name, in the folder of results")

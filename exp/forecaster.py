@@ -26,9 +26,10 @@ from utils.checkpoint import CHECKPOINT, read_settings
 from utils.errors import UserError, shorten
 from utils.metrics import SpeculationMetrics
 from utils.precision import autocast
+from utils.probabilistic import QUANTILES, quantile
 from utils.target_law import TargetLaw
 
-LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+ENOUGH_PATHS = 39  # the outermost two lie at 1/40 and 39/40
 # context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
 Sampler = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -60,12 +61,9 @@ class Forecast:
 
 
 def quantiles_of(paths: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
-    """Sampled paths [B, S, H, C] -> [Q, B, H, C]: of every step for itself.
-
-    Placed so that a further path lies below a quantile as often as its level says.
-    """
-    # not torch.quantile, which refuses more than 16 million elements
-    return torch.from_numpy(np.quantile(paths.cpu().numpy(), levels, axis=1, method="weibull")).to(paths)
+    """Sampled paths [B, S, H, C] -> [Q, B, H, C]: of every step for itself."""
+    ordered = paths.sort(dim=1).values
+    return torch.stack([quantile(ordered, level) for level in levels])
 
 
 class Forecaster:
@@ -97,7 +95,7 @@ class Forecaster:
         return cls(experiment, experiment.tested_checkpoint(experiment.args.test_dir))
 
     def predict(self, df: pd.DataFrame, horizon: int, sampler: Sampler | None = None,
-                levels: tuple[float, ...] = LEVELS) -> pd.DataFrame:
+                levels: tuple[float, ...] = QUANTILES) -> pd.DataFrame:
         """df: long (unique_id, ds, y) or wide (a numeric column a variable; times in a column or as index).
 
         Returns the long format: unique_id, ds, mean and a column a level, with a sampler or where the flag num_samples
@@ -109,7 +107,7 @@ class Forecaster:
         return forecast.frame()
 
     def forecast(self, series: Series, horizon: int, where: str, sampler: Sampler | None = None,
-                 levels: tuple[float, ...] = LEVELS) -> Forecast:
+                 levels: tuple[float, ...] = QUANTILES) -> Forecast:
         """`where`: what errors call the series."""
         if horizon < 1:
             raise UserError(f"a horizon of {horizon} steps: at least 1 is needed")
@@ -118,11 +116,12 @@ class Forecaster:
         scaler = StandardScaler()
         history = standardised(where, scaler, series.values, series.values)
         context, notes = history[-self.args.test_seq_len:], []
-        if sampler is None and self.args.num_samples is not None:
-            sampler = self._own_sampler(history, horizon, where, notes)
+        law = None if self.args.num_samples is None else self._law(history, where, notes)
+        if sampler is None and law is not None:
+            sampler = self._sampler(law, horizon)
         levels = levels if sampler else ()
         with autocast(self.args, self.experiment.device):
-            values, origin, cost = self._decode(context.to(self.experiment.device), horizon, sampler, levels)
+            values, origin, cost = self._decode(context.to(self.experiment.device), horizon, sampler, levels, law)
         if not np.isfinite(values).all():
             raise UserError(f"{where}: the forecast overflowed: leave out --amp, or train the model again")
         in_units = np.stack([scaler.inverse_transform(part) for part in values])
@@ -130,17 +129,23 @@ class Forecaster:
         self._settle_constants(forecast, series)
         return self._of_covariates(forecast) if self.args.covariate else forecast
 
-    def _own_sampler(self, history: torch.Tensor, horizon: int, where: str, notes: list[str]) -> Sampler:
-        """--num_samples paths of the target alone, by the law of its errors on this history, or of --spec_sigma."""
+    def _law(self, history: torch.Tensor, where: str, notes: list[str]) -> TargetLaw:
+        """That of the target's errors on this history, or of --spec_sigma."""
         args, law = self.args, TargetLaw.fixed(self.args.spec_sigma)
         if args.spec_sigma_mode == "calibrated":
             found = law_of_history(args, self.model, history, where, self.experiment.device)
             law = found.law
             notes.append(f"quantiles are those of {args.num_samples} paths, drawn by the target's errors on "
                          f"{found.held_out['fitted_windows']:.0f} recent windows; {found.describe()}")
-        law = replace(law, factor=law.factor * args.spec_temp)
-        sampler = PlainSampler(self.model, horizon, law, args.seed)
-        return lambda context, _: sampler.paths(context, args.num_samples)
+        if args.num_samples < ENOUGH_PATHS:
+            notes.append(f"{args.num_samples} paths cannot tell the outermost quantiles from their lowest and highest: "
+                         f"--num_samples {ENOUGH_PATHS} is the least that can")
+        return replace(law, factor=law.factor * args.spec_temp)
+
+    def _sampler(self, law: TargetLaw, horizon: int) -> Sampler:
+        """--num_samples paths of the target alone."""
+        sampler = PlainSampler(self.model, horizon, law, self.args.seed)
+        return lambda context, _: sampler.paths(context, self.args.num_samples)
 
     def _refuse_short(self, rows: int, where: str) -> None:
         context, patch = self.args.test_seq_len, self.args.input_token_len
@@ -148,7 +153,7 @@ class Forecaster:
             shorter = f", or give --test_seq_len {rows // patch * patch}, a shorter context" if rows >= patch else ""
             raise UserError(f"{where}: {rows} rows, the context takes {context}: give a longer history{shorter}")
 
-    def _decode(self, context: torch.Tensor, horizon: int, sampler: Sampler | None, levels):
+    def _decode(self, context: torch.Tensor, horizon: int, sampler: Sampler | None, levels, law: TargetLaw | None):
         """context [L, C] -> mean and quantiles [1 + Q, H, C], all standardised, origin [C, n], cost.
 
         One window of C variables, or C windows of one for a univariate model.
@@ -159,7 +164,7 @@ class Forecaster:
         method = AloneMethod(self.model, horizon)
         if self.draft is not None:
             flags = argparse.Namespace(**vars(args) | {"test_pred_len": horizon})
-            method = make_speculative(self.model, self.draft, flags)
+            method = make_speculative(self.model, self.draft, flags, law=law)
         values, origins, cost = [], [], SpeculationMetrics()
         parts = windows.split(args.batch_size)
         for part in tqdm(parts, desc="forecast", unit="batch", disable=args.quiet or len(parts) == 1):

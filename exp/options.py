@@ -159,6 +159,10 @@ def _refuse_without_effect(args) -> None:
     if args.draft_patches > 1 and args.is_training and args.draft_rollout < args.draft_patches:
         raise UserError(f"--draft_patches {args.draft_patches} needs --draft_rollout {args.draft_patches} or more: a "
                         "draft that speaks of several patches learns them from the target's own forecasts")
+    for name in ("last_token", "valid_last", "nonautoregressive", "skip_patches"):
+        if args.draft_rollout and name in args.explicit:
+            raise UserError(f"--{name} has no effect with --draft_rollout, which learns the patches after the context: "
+                            "leave one of them out")
     if args.draft_nll_var_reg > 0 and not (args.draft_stochastic and args.model == "timer_xl_draft"):
         raise UserError("--draft_nll_var_reg has no effect without --model timer_xl_draft --draft_stochastic: only "
                         "that draft has a variance")

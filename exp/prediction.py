@@ -28,8 +28,9 @@ def predict(forecaster: Forecaster, path: Path, horizon: int, folder: Path) -> F
         "data_path": str(path), "rows": len(series.values), "frequency": forecast.calendar.frequency,
         "horizon": horizon, "context": args.test_seq_len, "checkpoint": str(forecaster.checkpoint),
         "draft": args.spec_draft_ckpt, "cost": forecast.cost, "notes": forecast.notes,
-        "settings": {name: value for name, value in vars(args).items()
-                     if name.startswith("spec_") and args.use_speculative}})
+        "seed": args.seed, "num_samples": args.num_samples,
+        "settings": {name: value for name, value in vars(args).items() if name.startswith("spec_")
+                     and (args.use_speculative or args.num_samples is not None)}})
     future = forecast.calendar.future
     say(f"forecast: {folder / 'forecast.csv'}: {len(forecast.names)} series, {horizon} steps "
         f"({forecast.calendar.frequency}), {future[0]} to {future[-1]}")

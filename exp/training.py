@@ -19,7 +19,7 @@ FREE_TO_CHANGE = {"resume", "quiet", "num_workers", "gpu", "devices", "train_epo
                   "use_speculative", "visualize", "output_attention", "trace_inference_breakdown", "season",
                   "num_samples", "save_samples"}
 FREE_PREFIXES = ("test_", "spec_")
-BOUND = {"spec_covariance"}  # of --draft_teacher_noise calibrated
+BOUND = {"spec_covariance", "test_seq_len"}  # of --draft_teacher_noise calibrated
 
 
 class Trainer:

@@ -289,6 +289,8 @@ CASES = [
     Case("forecasts of a teacher with dropout, made by workers",
          "--model timer_xl_draft --distill --distill_target_ckpt given/target/checkpoint.pth --draft_rollout 2 "
          "--draft_teacher_dropout 0.1 --num_workers 1", ["--num_workers 1", "--num_workers 0"], just_target),
+    Case("a choice of tokens for forecasts to learn from", "--model timer_xl_draft --distill --draft_rollout 2 "
+         "--distill_target_ckpt given/target/checkpoint.pth --last_token", ["--last_token", "--draft_rollout"]),
     Case("forecasts to learn from, without a target", "--draft_rollout 3", ["--draft_rollout", "--distill"]),
     Case("K neither a number nor auto", f"{SPECULATIVE} --spec_k many", ["--spec_k", "many"]),
     Case("K both planned and adapted", f"{SPECULATIVE} --spec_k auto --spec_adaptive", ["auto", "--spec_adaptive"]),

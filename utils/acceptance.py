@@ -123,4 +123,8 @@ def make_rule(name: str, args, emit: str | None = None, law: TargetLaw | None = 
         return Simplified(args.spec_sigma, emit, args.spec_accept_bias, args.spec_sigma_mode, args.spec_sigma_adapt_c,
                           args.spec_accept_mse_tol, args.spec_temp)
     law = law or TargetLaw.fixed(args.spec_sigma * args.spec_temp)
-    return Exact(law, emit, args.spec_temp) if name == "exact" else Coupling(law, emit)
+    if name == "exact":
+        return Exact(law, emit, args.spec_temp)
+    if name == "coupling":
+        return Coupling(law, emit)
+    raise ValueError(f"rule {name!r} is in RULES, but make_rule does not know its settings")

@@ -22,6 +22,7 @@ from utils.errors import UserError, exit_code
 from utils.metrics import SpeculationMetrics
 from utils.results import format_table, write_csv
 
+REPROPOSALS = ("draft", "target", "corrected")
 COLUMNS = ["repropose", "tolerance", "mse", "rms_from_target", "acceptance_pct", "target_passes", "draft_passes"]
 
 
@@ -64,14 +65,22 @@ def run(own, flags: list[str]) -> None:
         tolerances = [float(value) for value in own.tolerances.split(",")]
     except ValueError:
         raise UserError(f"--tolerances {own.tolerances}: write numbers with commas between, as 0.05,0.1") from None
+    reproposals = own.repropose.split(",")
+    if min(tolerances) < 0 or not set(reproposals) <= set(REPROPOSALS):
+        raise UserError(f"--tolerances {own.tolerances} --repropose {own.repropose}: tolerances are at least 0, proposals "
+                        f"come from {', '.join(REPROPOSALS)}")
     args = parse_args(flags)
+    idle = sorted(name for name in args.explicit - {"spec_draft_ckpt", "spec_draft_model"}
+                  if name.startswith(("spec_", "amp", "num_samples", "compare")))
+    if idle:
+        raise UserError(f"--{idle[0]} has no effect here, where rule and proposals are fixed: leave it out")
     experiment = Exp_Forecast(args)
     checkpoint = experiment.tested_checkpoint(args.test_dir or experiment.setting())
     target, draft = experiment.load_pair(checkpoint)
     batches = data_provider(args, "test")[1]
     methods = {(repropose, tol): SpeculativeMethod(target, draft, args.test_pred_len, Tolerance(tol), None, args.seed,
                                                    repropose=repropose)
-               for repropose in own.repropose.split(",") for tol in tolerances}
+               for repropose in reproposals for tol in tolerances}
     alone = {"target": AloneMethod(target, args.test_pred_len), "draft": AloneMethod(draft, args.test_pred_len)}
     rows = measure(methods, alone, batches, experiment.device, args.quiet)
     write_csv(Path(own.out), [{key: row.get(key) for key in COLUMNS} for row in rows], COLUMNS)

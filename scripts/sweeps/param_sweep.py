@@ -17,7 +17,7 @@ from utils.errors import UserError, exit_code
 # flags of run.py that a sweep passes on; all others are set by the sweep, or concern training and reports
 PASSED_ON = {
     "root_path", "data_path", "data", "seq_len", "test_seq_len", "input_token_len", "batch_size", "seed", "quiet",
-    "amp", "amp_dtype", "compile", "rolling", "covariate", "flash_attention", "spec_draft_model",
+    "compile", "rolling", "covariate", "flash_attention", "spec_draft_model",
     "spec_repropose", "spec_temp", "spec_sigma_mode", "spec_covariance", "spec_sigma_adapt_c", "spec_accept_mse_tol",
     # for checkpoints without args.json
     "d_model", "n_heads", "d_ff", "e_layers", "activation", "use_norm", "norm_mode", "norm_window", "draft_stochastic",

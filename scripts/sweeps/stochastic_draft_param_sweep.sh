@@ -4,6 +4,6 @@
 # FLAGS, all optional (--help explains): --sigma 0.25,0.5 --bias 1,2 --k 1,3 --tol 0.1,0.3 --rule simplified,tolerance
 # --emit mean,sample --windows 512 --horizon 336 --out FILE.csv --target FILE --draft FILE --workers N --ray_address A
 . "$(dirname "$0")/../common.sh"
-exec "$python" -m scripts.sweeps.param_sweep --target "$target_checkpoint" --draft "$(draft_checkpoint stochastic)" \
+exec "$python" -m scripts.sweeps.param_sweep --target "$target_checkpoint" --draft "$(draft_checkpoint "$draft_name")" \
   --out "test_results/sweep_$settings.csv" --root_path "$(dirname "$data_file")" --data_path "$(basename "$data_file")" \
   --seq_len "$context" --input_token_len "$patch" ${dataset_class:+--data "$dataset_class"} ${extra[@]+"${extra[@]}"}

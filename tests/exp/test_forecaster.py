@@ -10,10 +10,11 @@ from conftest import PATCH, tiny_draft, tiny_target
 from test_forecast_cli import assert_picture
 
 import run
-from exp.forecaster import LEVELS, Forecaster, quantiles_of
+from exp.forecaster import Forecaster, quantiles_of
 from utils.calibration import split_windows
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
+from utils.probabilistic import QUANTILES
 
 CONTEXT, HORIZON, ROWS = 5 * PATCH, 20, 70
 CASES = {"plain": {"use_norm": False}, "norm": {}, "causal": {"norm_mode": "causal", "norm_window": 5}}
@@ -242,7 +243,7 @@ def test_a_fixed_sigma_is_in_standardised_units_and_a_prediction_with_paths_can_
 
 def test_quantiles_are_of_every_step_for_itself():
     ladder = torch.arange(1.0, 100.0)[None, :, None, None] + torch.tensor([0.0, 1000.0])  # 99 paths cut 100 equal parts
-    assert quantiles_of(ladder, LEVELS).shape == (len(LEVELS), 1, 1, 2)
+    assert quantiles_of(ladder, QUANTILES).shape == (len(QUANTILES), 1, 1, 2)
     assert quantiles_of(ladder, (0.1, 0.5))[:, 0, 0].tolist() == [[10, 1010], [50, 1050]]
 
 
