@@ -37,9 +37,6 @@ def compared_methods(target, draft, args) -> dict:
         "speculative simplified, sampled": make_speculative(target, draft, args, "simplified", "sample"),
         "speculative simplified, mean": make_speculative(target, draft, args, "simplified", "mean"),
         f"speculative tolerance {args.spec_tol:g}": make_speculative(target, draft, args, "tolerance", "mean"),
-        # a sampled path has no point error worth a row: what these accept and cost shows with means too
-        "speculative exact, mean": make_speculative(target, draft, args, "exact", "mean"),
-        "speculative coupling, mean": make_speculative(target, draft, args, "coupling", "mean"),
     }
 
 
