@@ -10,6 +10,7 @@ from conftest import PATCH, tiny_draft, tiny_target
 from test_forecast_cli import assert_picture
 
 import run
+from exp.evaluation import make_speculative
 from exp.forecaster import Forecaster, quantiles_of
 from utils.calibration import split_windows
 from utils.checkpoint import save_checkpoint
@@ -239,6 +240,26 @@ def test_a_fixed_sigma_is_in_standardised_units_and_a_prediction_with_paths_can_
     assert np.abs(width / (2 * 1.2816 * 0.5) - 1).max() < 0.12
     again = Forecaster.load("checkpoints/plain", num_samples=4000, spec_sigma=0.5).predict(daily(), HORIZON)
     assert np.allclose(wide(again, "q0.9"), wide(got, "q0.9"))
+
+
+@pytest.mark.parametrize("flags, relative", [({}, True), ({"spec_sigma": 0.5}, False)])
+def test_a_rule_that_keeps_a_law_judges_a_prediction_by_the_law_of_its_paths(place, flags, relative, monkeypatch):
+    used = []
+
+    def spy(*args, law=None, **how):
+        used.append(law)
+        return make_speculative(*args, law=law, **how)
+    monkeypatch.setattr("exp.forecaster.make_speculative", spy)
+    forecaster = Forecaster.load("checkpoints/norm", draft="checkpoints/norm_draft", num_samples=8,
+                                 spec_accept_rule="exact", **flags)
+    forecaster.predict(daily(400), HORIZON)
+    assert [law.relative for law in used] == [relative]
+
+
+def test_too_few_paths_for_the_outermost_quantiles_are_said_to_be(place, capsys):
+    for count, said in ((38, 1), (39, 0)):
+        Forecaster.load("checkpoints/plain", num_samples=count, spec_sigma=0.5).predict(daily(), HORIZON)
+        assert capsys.readouterr().out.count("outermost quantiles") == said
 
 
 def test_quantiles_are_of_every_step_for_itself():

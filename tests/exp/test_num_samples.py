@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_forecast_cli import metrics, results
 
 import run
 from models import timer_xl, timer_xl_draft
@@ -40,18 +41,8 @@ def sample(flags, code=0):
     assert run.main(f"{BASE} --is_training 0 --test_dir target {flags}".split()) == code
 
 
-def folder():
-    folders = list(Path("test_results").iterdir())
-    assert len(folders) == 1
-    return folders[0]
-
-
-def metrics():
-    return json.loads((folder() / "metrics.json").read_text())
-
-
 def saved():
-    with np.load(folder() / "samples.npz", allow_pickle=False) as archive:
+    with np.load(results() / "samples.npz", allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
@@ -77,7 +68,7 @@ def test_paths_truth_and_scores_belong_together(capsys):
     assert scores["law"] == {"spec_sigma_mode": "fixed", "spec_sigma": 0.5, "spec_temp": 1.0}
     # around the mean of a path of one patch there is nothing but the law
     assert samples[:, :, :12].std(axis=1).mean() == pytest.approx(0.5, rel=0.05)
-    picture = matplotlib.image.imread(folder() / "pit.png")
+    picture = matplotlib.image.imread(results() / "pit.png")
     assert min(picture.shape[:2]) > 100 and picture[..., :3].std() > 0.01
     said = capsys.readouterr().out
     assert f"40 paths of 9 windows, CRPS {scores['crps']:.4f}" in said
@@ -104,7 +95,7 @@ def test_paths_depend_on_the_seed_and_not_on_the_batch(flags, same):
 def test_paths_of_an_older_run_do_not_stay():
     sample("--num_samples 4 --save_samples --test_windows 3")
     sample("--num_samples 5 --test_windows 3")
-    assert not (folder() / "samples.npz").exists()
+    assert not (results() / "samples.npz").exists()
 
 
 def test_each_series_of_univariate_windows_is_sampled_by_itself():
@@ -181,7 +172,7 @@ def test_a_sampling_rule_draws_paths_and_says_what_it_accepted():
     got = metrics()["samples"]
     assert saved()["samples"].shape == (5, 6, 24, 2)
     assert got["attempted"] == 5 * 6 and 0 <= got["acceptance_pct"] <= 100
-    assert got["windows"] == 5 and folder().name == "target_pl24_spec_simplified_samples"
+    assert got["windows"] == 5 and results().name == "target_pl24_spec_simplified_samples"
 
 
 @pytest.mark.parametrize("flags", ["--spec_accept_rule exact", "--spec_accept_rule coupling",
@@ -206,3 +197,22 @@ def test_fewer_windows_are_a_part_of_the_same_windows():
     sample("--des unlimited")
     unlimited = json.loads((Path("test_results") / "target_pl24_unlimited" / "metrics.json").read_text())
     assert unlimited["mse"] == values[0]["mse"] and unlimited["test_windows"] is None
+
+
+BY_RULE = "--use_speculative --spec_draft_ckpt checkpoints/draft/checkpoint.pth --spec_accept_rule coupling"
+
+
+@pytest.mark.parametrize("mode, relative", [("calibrated", True), ("fixed", False)])
+def test_pictures_are_decoded_by_the_law_that_is_measured(mode, relative, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("exp.exp_forecast.draw_forecasts", lambda folder, method, *_: drawn.append(method.rule.law))
+    sample(f"{BY_RULE} --spec_sigma_mode {mode} --visualize --test_windows 2")
+    assert [law.relative for law in drawn] == [relative]
+
+
+def test_an_interruption_while_sampling_leaves_the_point_metrics(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("exp.exp_forecast.evaluate_paths", interrupt)
+    sample("--num_samples 4 --test_windows 3", code=130)
+    assert metrics()["mse"] > 0 and "samples" not in metrics()

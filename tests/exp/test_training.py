@@ -319,6 +319,13 @@ def test_resume_with_another_learning_rate_is_refused_with_both_values(capsys):
     assert same(weights(), before)
 
 
+def test_resume_with_another_test_context_is_refused(capsys):
+    """A teacher's calibrated noise is fitted at that context, a causal model's trailing window is as long."""
+    assert train("--train_epochs", 1) == 0
+    assert train("--train_epochs", 2, "--resume", "--test_seq_len", 36) == 2
+    assert "--test_seq_len 48" in capsys.readouterr().err
+
+
 def test_resume_without_anything_to_resume_starts_anew_and_says_so(capsys):
     assert train("--train_epochs", 1, "--resume", "--checkpoints", "a") == 0
     assert "starting from the beginning" in capsys.readouterr().out

@@ -37,3 +37,12 @@ def test_one_row_for_every_tolerance(place):
 def test_tolerances_that_are_no_numbers_are_refused(place, capsys):
     assert fidelity.main(f"{place} --tolerances 0.1,wide".split()) == 2
     assert "--tolerances 0.1,wide" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, words", [
+    ("--repropose drafts", ["--repropose drafts", "corrected"]), ("--tolerances=-0.1,0.2", ["-0.1", "at least 0"]),
+    ("--spec_k 2", ["--spec_k", "no effect"]), ("--amp", ["--amp", "no effect"])])
+def test_what_would_be_ignored_or_mislabelled_is_refused(place, capsys, flags, words):
+    assert fidelity.main(f"{place} --windows 2 {flags}".split()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and all(word in said for word in words)

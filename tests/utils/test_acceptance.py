@@ -166,3 +166,9 @@ def test_every_flag_of_a_rule_reaches_it():
         law = TargetLaw.fixed(0.3)
         assert make_rule(name, args, law=law).law is law
     assert make_rule("exact", args).temp == 0.7
+
+
+def test_a_rule_that_is_registered_without_settings_is_not_taken_for_another():
+    args = SimpleNamespace(spec_sigma=0.2, spec_temp=1.0, spec_emit="mean")
+    with pytest.raises(ValueError, match="'newest'"):
+        make_rule("newest", args)
