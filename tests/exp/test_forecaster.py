@@ -209,7 +209,10 @@ def test_sampled_paths_become_quantile_columns_in_the_units_of_the_series(place,
 def test_the_law_of_a_prediction_is_that_of_the_targets_errors_on_the_newest_windows(place, name):
     """Of the first patch: later ones are drawn after sampled ones."""
     rows, model = 400, tiny_target(**CASES["plain" if name == "uni" else name])
-    series = values(rows)
+    frame = daily(rows)
+    older = frame.index < 300  # wilder, so that a law of older windows would be wider
+    frame.iloc[older, 1:] += 1.5 * values(rows).std(axis=0) * np.random.default_rng(1).normal(size=(older.sum(), 4))
+    series = frame.iloc[:, 1:].to_numpy()
     scaled = torch.from_numpy((series - series.mean(axis=0)) / series.std(axis=0)).float()
     errors, units = [], []
     count = rows - CONTEXT - PATCH + 1
@@ -226,7 +229,7 @@ def test_the_law_of_a_prediction_is_that_of_the_targets_errors_on_the_newest_win
     sigma = squares.mean(dim=(0, 2) if name == "uni" else 0).sqrt()
     sigma = sigma[:, None] if name == "uni" else sigma
     unit = (scaled[-CONTEXT:].var(dim=0, unbiased=False) + 1e-5).sqrt() if name != "uni" else torch.ones(4)
-    got = Forecaster.load(f"checkpoints/{name}", num_samples=4000).predict(daily(rows), HORIZON)
+    got = Forecaster.load(f"checkpoints/{name}", num_samples=4000).predict(frame, HORIZON)
     width = (wide(got, "q0.9") - wide(got, "q0.1"))[:PATCH] / series.std(axis=0)
     assert np.abs(width / (2 * 1.2816 * (sigma * unit).numpy()) - 1).max() < 0.12  # 5 standard errors of 2.4 %
 

@@ -43,6 +43,6 @@ def test_tolerances_that_are_no_numbers_are_refused(place, capsys):
     ("--repropose drafts", ["--repropose drafts", "corrected"]), ("--tolerances=-0.1,0.2", ["-0.1", "at least 0"]),
     ("--spec_k 2", ["--spec_k", "no effect"]), ("--amp", ["--amp", "no effect"])])
 def test_what_would_be_ignored_or_mislabelled_is_refused(place, capsys, flags, words):
-    assert fidelity.main(f"{place} --windows 2 {flags}".split()) == 2
+    assert fidelity.main(f"{place} {flags}".split()) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and all(word in said for word in words)

@@ -343,3 +343,20 @@ def test_calibrated_noise_of_a_rollout_is_in_the_units_of_the_window_that_predic
     if causal:  # otherwise training draws the place at random and validation does not
         assert abs(noisy.mean() - calm) < 5 * noisy.std() / 20**0.5
         assert abs(noisy.mean() - RolloutLoss(target, 0.0, 0.0, rollout)(draft.eval(), x, y)) > noisy.std()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_along_a_sampled_path_the_draft_sees_the_path_and_learns_what_the_target_says_of_it(causal):
+    target, draft = pair(causal, 1, stochastic=False)
+    x = draw((4, 3 * PATCH, 2))
+    path, said = forecast(target, x, 2) + 0.5, torch.randn(4, 1, 2 * PATCH, 2)
+    series = torch.cat([x, path[:, 0]], dim=1)
+    errors = []
+    for row in range(4):
+        for place in range(2) if causal else [row % 2]:
+            seen = series[row:row + 1, (0 if causal else place * PATCH):(3 + place) * PATCH]
+            with torch.no_grad():
+                errors.append(draft(seen)[0, -PATCH:] - said[row, 0, place * PATCH:(place + 1) * PATCH])
+    with torch.no_grad():
+        loss = RolloutLoss(target, 0.0, 0.0, 2)(draft, x, torch.cat([path, said], dim=1))
+    assert loss == pytest.approx(float(torch.stack(errors).square().mean()), rel=1e-4)
