@@ -6,7 +6,6 @@ import torch
 from tqdm import tqdm
 
 from utils.acceptance import make_rule
-from utils.errors import UserError
 from utils.metrics import PointMetrics, SpeculationMetrics
 from utils.planner import Plan, make_plan
 from utils.proposals import Noise
@@ -104,10 +103,6 @@ def make_speculative(target, draft, args, rule_name: str | None = None, emit: st
     law: the target's (`utils.target_law`), for `exact` and `coupling`; default: white noise of --spec_sigma.
     """
     rule = make_rule(rule_name or args.spec_accept_rule, args, emit, law)
-    if rule.shares_scale and (draft.patches_ahead > 1 or draft.unit != target.unit):
-        raise UserError(f"--spec_accept_rule {rule.name} with a sigma in window-normalised units needs a draft that "
-                        "normalises as the target does and speaks of one patch a pass (--use_norm, --norm_mode, "
-                        "--norm_window, --rolling, --draft_patches): use exact, or another draft")
     default = 3 if rule.random else None
     proposals = default if args.spec_k is None else None if args.spec_k == "auto" else args.spec_k
     repropose = "draft" if rule.random and args.spec_repropose == "target" else args.spec_repropose

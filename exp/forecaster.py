@@ -136,7 +136,7 @@ class Forecaster:
             found = law_of_history(args, self.model, history, where, self.experiment.device)
             law = found.law
             notes.append(f"quantiles are those of {args.num_samples} paths, drawn by the target's errors on "
-                         f"{found.held_out['fitted_windows']:.0f} recent windows; {found.describe()}")
+                         f"{found.held_out['windows']:.0f} recent windows; {found.describe()}")
         if args.num_samples < ENOUGH_PATHS:
             notes.append(f"{args.num_samples} paths cannot tell the outermost quantiles from their lowest and highest: "
                          f"--num_samples {ENOUGH_PATHS} is the least that can")

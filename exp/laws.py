@@ -81,6 +81,6 @@ def calibrated(args, model, checkpoint: str | Path, device: torch.device, say) -
                         "on: train the model again")
     calibration = fit(residuals, dataset.series, covariance == "full")
     save(path, calibration, made_for)
-    say(f"calibrated on {calibration.held_out['fitted_windows']:.0f} validation windows, kept in {path}: "
+    say(f"calibrated on {calibration.held_out['windows']:.0f} validation windows, kept in {path}: "
         f"{calibration.describe()}")
     return calibration

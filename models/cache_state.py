@@ -27,6 +27,7 @@ class CacheState:
         self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
         self.level = 0  # the common length of all rows, None once they may differ
         self.longest = 0  # no row is longer
+        self.unit = model.unit_of(context)
         self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
         self.series[:, :N] = context
         self.moments = self.frozen = None
@@ -51,7 +52,7 @@ class CacheState:
         self.lengths, self.level = lengths, None
 
     def select(self, rows: torch.Tensor) -> None:
-        self.series, self.lengths = self.series[rows], self.lengths[rows]
+        self.series, self.lengths, self.unit = self.series[rows], self.lengths[rows], self.unit[rows]
         if self.moments is not None:
             self.moments = self.moments[:, rows]
         if self.frozen is not None:
@@ -74,7 +75,7 @@ class CacheState:
         hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
         self.pending = 0
         stats = stats.newest(newest)
-        return Prediction.of_heads(*model.predict(hidden.unflatten(1, (newest, C)), stats), stats.stdev)
+        return Prediction.of_heads(*model.predict(hidden.unflatten(1, (newest, C)), stats), stats.stdev, self.unit)
 
     def _newest_times(self, m: int):
         """Time indices [R, m] of each row's m newest patches, and how many patches a query may have to look at."""

@@ -11,8 +11,10 @@ A model that can be decoded offers
 
 `extend` predicts after what the state already holds and after each of the k new patches, so K proposals and the
 bonus patch are one call. Nothing is computed before the first `extend`: it encodes context and proposals together.
-The decoder never looks inside a state. Two implementations stand behind the interface, chosen by `model.rolling`:
-`WindowState` (exact for every checkpoint) and `CacheState` (keys and values are kept).
+`state.unit` [B, 1, 1, C] is the normalisation stdev of the context, the unit of a `relative` law of the path after it.
+The decoder hands the target's to the draft, and looks at nothing else inside a state. Two implementations stand behind
+the interface, chosen by `model.rolling`: `WindowState` (exact for every checkpoint) and `CacheState` (keys and values
+are kept).
 """
 import torch
 

@@ -38,13 +38,6 @@ class TimerBackbone(Decodable, nn.Module):
         """How many patches back a token sees: a causal model no more than the window it was trained for."""
         return self.config.norm_window if self.config.causal else None
 
-    @property
-    def unit(self) -> tuple:
-        """How `scale` of a prediction comes about: equal for models that measure the same series alike."""
-        if not self.config.use_norm:
-            return ("none",)
-        return (self.config.norm_mode, self.span, self.rolling)
-
     def to_patches(self, series: torch.Tensor) -> torch.Tensor:
         """[B, T*P, C] -> [B, T, P, C]"""
         if series.shape[1] % self.patch_len:
@@ -58,6 +51,12 @@ class TimerBackbone(Decodable, nn.Module):
         if self.config.causal:
             return PatchStats.causal_of(patches, self.config.norm_window)
         return PatchStats.of_window(patches)
+
+    def unit_of(self, context: torch.Tensor) -> torch.Tensor:
+        """The stdev that the next patch after context [B, N, P, C] is normalised by: [B, 1, 1, C]."""
+        if not self.config.use_norm:
+            return PatchStats.identity(context).stdev
+        return PatchStats.of_window(context[:, -(self.span or 0):]).stdev
 
     def embed(self, patches: torch.Tensor, stats: PatchStats) -> torch.Tensor:
         """[B, T, P, C] in data units -> tokens [B, T*C, D]"""

@@ -22,6 +22,7 @@ class WindowState:
         self.series = context.new_zeros(B, N + room, P, C)
         self.series[:, :N] = context
         self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
+        self.unit = model.unit_of(context)
 
     def append(self, patches: torch.Tensor) -> None:
         """Writes patches [B, k, P, C] after each row's own length."""
@@ -32,7 +33,7 @@ class WindowState:
         self.lengths = lengths
 
     def select(self, rows: torch.Tensor) -> None:
-        self.series, self.lengths = self.series[rows], self.lengths[rows]
+        self.series, self.lengths, self.unit = self.series[rows], self.lengths[rows], self.unit[rows]
 
     def fan_out(self, samples: int) -> None:
         self.select(torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(samples))
@@ -53,7 +54,7 @@ class WindowState:
         def joined(values):
             return None if values[0] is None else torch.cat(values).unflatten(0, (-1, newest))
         mean, logvar, stdev = (joined(values) for values in zip(*parts))
-        return Prediction.of_heads(mean, logvar, stdev)
+        return Prediction.of_heads(mean, logvar, stdev, self.unit)
 
     def _predict_after(self, windows: torch.Tensor):
         """windows [b, N, P, C] -> mean, logvar [b, J, P, C], stdev [b, 1, C]."""

@@ -5,7 +5,6 @@ series). The unit judged is one row of the batch: the P * C elements of a patch 
 
 A rule offers
     name, random                                 as in --spec_accept_rule; does it need `Noise`?
-    shares_scale                                 must draft and target predict in the same unit (`Prediction.scale`)?
     propose(prediction, eps) -> Proposals        from the draft's prediction at one position
     judge(proposals, prediction, uniform)        -> Judgement of k proposals by the target's k + 1 predictions
     accepted_patches(proposals, prediction)      what an accepted proposal puts into the forecast [b, k, P, C]
@@ -35,7 +34,7 @@ class Tolerance:
     later patches were verified against. tol = 0 is target-only decoding.
     """
 
-    name, random, shares_scale = "tolerance", False, False
+    name, random = "tolerance", False
 
     def __init__(self, tol: float):
         self.tol = tol
@@ -70,7 +69,7 @@ class Simplified:
     temp multiplies both sigmas. A draft without a variance head samples with `sigma`.
     """
 
-    name, random, shares_scale = "simplified", True, False
+    name, random = "simplified", True
 
     def __init__(self, sigma: float, emit: str = "sample", bias: float = 1.0, sigma_mode: str = "fixed",
                  adapt_c: float = 4.0, mse_tol: float = -1.0, temp: float = 1.0):

@@ -17,8 +17,10 @@ from utils.errors import UserError, shorten
 from utils.target_law import TargetLaw
 
 BANDS = {50: 0.674490, 80: 1.281552, 95: 1.959964}  # per cent -> half width in standard deviations of a Gaussian
-LEAST_PATCHES = 3  # windows to calibrate on, in patches: fewer leave nothing to hold out
-BLOCKS, SHARE = 4, 0.6  # stretches of the validation part, and how much of each is fitted on
+STRETCHES = 8  # of the validation part, each judged by a law fitted on the others
+LEAST_PATCHES = 3  # windows to calibrate on, in patches: of fewer, half and what overlaps it leave nothing to fit on
+MOST_WIDENING = 2.0  # of the variance, for what its fit has not seen: more is no error of a fit
+FORM = 2  # of the file
 LEAST_SIGMA = 1e-4  # a law without width has no density
 MOST_ELEMENTS = 8192  # of a full covariance: 0.5 GiB in double precision
 
@@ -32,8 +34,7 @@ class Calibration:
 
     def describe(self) -> str:
         bands = ", ".join(f"{self.held_out[f'coverage_{band}_pct']:.1f} %" for band in BANDS)
-        return (f"bands of 50, 80, 95 % hold {bands} of the next patches of {self.held_out['windows']:.0f} held-out "
-                "windows")
+        return f"bands of 50, 80, 95 % hold {bands} of the next patches of windows held out in turn"
 
 
 @torch.inference_mode()
@@ -47,40 +48,64 @@ def next_patch_residuals(model, loader, device: torch.device) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def split_windows(windows: int, patch_len: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks [windows] of those to fit on and those held out.
+def stretches(windows: int, patch_len: int) -> list[tuple[int, int]]:
+    """First and last + 1 of consecutive stretches of the windows: halves, or two patches long and longer."""
+    count = max(2, min(STRETCHES, windows // (2 * patch_len)))
+    edges = torch.linspace(0, windows, count + 1).long().tolist()
+    return list(zip(edges[:-1], edges[1:]))
 
-    The part is cut into stretches, so that both see all of its seasons; each begins with windows to fit on and ends
-    with held-out ones. A gap on either side of these keeps their next patches apart from every one that was fitted on.
+
+def apart(steps: torch.Tensor, stretch: tuple[int, int], patch_len: int) -> torch.Tensor:
+    """Which windows share no step of their next patch with any of a stretch."""
+    return (steps <= stretch[0] - patch_len) | (steps >= stretch[1] - 1 + patch_len)
+
+
+def variance_of(squares: torch.Tensor, fitted: torch.Tensor) -> torch.Tensor:
+    """The variance [P, C] of windows like those in the mask `fitted`; squares: of residuals [W, P, C], by time.
+
+    Their mean square around zero (a bias of the model counts as spread), times how much larger the squares of a stretch
+    are than the mean square of the others: errors come in spells, so a fit is too narrow for what it has not seen.
     """
-    gap, steps = patch_len - 1, torch.arange(windows)
-    count = min(BLOCKS, max(1, windows // (6 * patch_len)))
-    edges = torch.linspace(0, windows, count + 1).long()
-    fitted, held_out = torch.zeros(windows, dtype=torch.bool), torch.zeros(windows, dtype=torch.bool)
-    for start, end in zip(edges[:-1], edges[1:]):
-        end = end - gap if end < windows else end
-        middle = start + (SHARE * (end - gap - start)).long()
-        fitted |= (steps >= start) & (steps < middle)
-        held_out |= (steps >= middle + gap) & (steps < end)
-    return fitted, held_out
+    steps, patch_len = torch.arange(len(squares)), squares.shape[1]
+    ratios = []
+    for stretch in stretches(len(squares), patch_len):
+        judged = fitted & (steps >= stretch[0]) & (steps < stretch[1])
+        others = fitted & apart(steps, stretch, patch_len)
+        if judged.any() and others.any():
+            ratios.append((squares[judged] / _mean_square(squares[others])).mean(dim=(1, 2)))
+    widening = float(torch.cat(ratios).mean()) if ratios else 1.0
+    return _mean_square(squares[fitted]) * min(max(widening, 1.0), MOST_WIDENING)
+
+
+def _mean_square(squares: torch.Tensor) -> torch.Tensor:
+    return squares.mean(dim=0).clamp(min=LEAST_SIGMA**2)
+
+
+def held_out_coverage(residuals: torch.Tensor, squares: torch.Tensor) -> dict[str, float]:
+    """How the bands hold on residuals [series, W, P, C], each stretch judged by the law of windows apart from it."""
+    steps, patch_len, parts = torch.arange(len(squares)), squares.shape[1], []
+    for stretch in stretches(len(squares), patch_len):
+        others = apart(steps, stretch, patch_len)
+        if others.any():
+            parts.append((residuals[:, slice(*stretch)] / variance_of(squares, others).sqrt()).flatten(0, 1))
+    z = torch.cat(parts)
+    inside = {f"coverage_{band}_pct": 100 * float((z.abs() <= width).double().mean()) for band, width in BANDS.items()}
+    return inside | {"windows": float(len(z)), "mean_square": float(z.square().mean())}
 
 
 def fit(residuals: torch.Tensor, series: int, full: bool) -> Calibration:
-    """The law of residuals [series * W, P, C], series by series, and its coverage on the windows held out.
+    """The law of residuals [series * W, P, C], series by series in order of time, and how it holds by cross-validation.
 
-    sigma: root mean square a lead position (and variable), around zero: a bias of the model counts as spread.
+    sigma: one a lead position (and variable), see `variance_of`.
     full: correlations of all elements of a patch as well, shrunk by Ledoit and Wolf's rule; sigma stays.
     """
-    windows = len(residuals) // series
-    fitted, held_out = (mask.repeat(series) for mask in split_windows(windows, residuals.shape[1]))
-    sigma = residuals[fitted].double().square().mean(dim=0).sqrt().clamp(min=LEAST_SIGMA)
-    z = residuals[held_out].double() / sigma
-    report = {f"coverage_{band}_pct": 100 * float((z.abs() <= width).double().mean()) for band, width in BANDS.items()}
-    report |= {"windows": float(held_out.sum()), "fitted_windows": float(fitted.sum()),
-               "mean_square": float(z.square().mean())}
+    residuals = residuals.double().unflatten(0, (series, -1))
+    squares = residuals.square().mean(dim=0)
+    sigma = variance_of(squares, torch.ones(len(squares), dtype=torch.bool)).sqrt()
+    report = held_out_coverage(residuals, squares)
     if not full:
         return Calibration(TargetLaw(sigma.float(), relative=True), report)
-    whitened = (residuals[fitted].double() / sigma).flatten(1).numpy()
+    whitened = (residuals / squares.mean(dim=0).clamp(min=LEAST_SIGMA**2).sqrt()).flatten(0, 1).flatten(1).numpy()
     shrunk = LedoitWolf(assume_centered=True).fit(whitened)
     factor = sigma.flatten()[:, None] * torch.from_numpy(np.linalg.cholesky(shrunk.covariance_))
     report["shrinkage"] = float(shrunk.shrinkage_)
@@ -96,7 +121,7 @@ def file_beside(checkpoint: Path, data_path: str, context: int, covariance: str)
 def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: str) -> dict[str, str | int]:
     """What a calibration depends on; another value of any of these makes it foreign."""
     values = dataset.values.contiguous().numpy().tobytes()
-    return {"weights": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+    return {"form": FORM, "weights": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
             "data": hashlib.sha256(values).hexdigest(), "windows": type(dataset).__name__, "context": context,
             "patch": dataset.patch_len, "covariance": covariance, "rolling": rolling}
 

@@ -70,8 +70,8 @@ class DistillationLoss:
         """What is learned [B, L, C], and the variance of the noise that is not in it."""
         with dropout_rate(self.teacher, self.teacher_dropout if training else 0.0):
             mean = self.teacher.to_patches(self.teacher(x))
-        scale = self.teacher.stats_of(self.teacher.to_patches(x)).stdev
-        return (part.flatten(1, 2) for part in with_noise(mean, self.law, scale, training))
+        unit = self.teacher.stats_of(self.teacher.to_patches(x)).stdev  # each token's own: its past is a context
+        return (part.flatten(1, 2) for part in with_noise(mean, self.law, unit, training))
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         training = model.training
@@ -99,14 +99,6 @@ class RolloutLoss:
         self.teacher, self.var_reg, self.law = teacher.eval().requires_grad_(False), var_reg, as_law(noise)
         self.rollout, self.covariate = rollout, covariate
 
-    def _scales(self, patches: torch.Tensor) -> torch.Tensor:
-        """The stdev that each patch of the rollout was predicted with: [B, rollout, 1, C]."""
-        context = patches.shape[1] - self.rollout
-        if self.teacher.config.causal:
-            return self.teacher.stats_of(patches).stdev[:, context - 1:-1]
-        windows = patches.unfold(1, context, 1)[:, :-1].flatten(0, 1).movedim(-1, 1)
-        return self.teacher.stats_of(windows).stdev[:, 0].unflatten(0, (-1, self.rollout))
-
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         training = model.training
         seen, said = (self.teacher.to_patches(part) for part in y.expand(-1, 2, -1, -1).unbind(dim=1))
@@ -114,7 +106,7 @@ class RolloutLoss:
         context = patches.shape[1] - self.rollout
         plain = getattr(model, "module", model)  # without the wrapper of distributed training
         ahead = plain.config.draft_patches
-        taught = with_noise(said, self.law, self._scales(patches), training)
+        taught = with_noise(said, self.law, self.teacher.unit_of(patches[:, :context]), training)
         taught, variance = (following(part, ahead) for part in taught)  # [B, rollout, J, P, C]
         step = torch.arange(self.rollout, device=x.device)
         known = step[:, None] + torch.arange(ahead, device=x.device) < self.rollout  # [rollout, J]
@@ -152,14 +144,14 @@ def as_law(noise: float | TargetLaw) -> TargetLaw | None:
     return TargetLaw.fixed(noise) if noise > 0 else None
 
 
-def with_noise(mean: torch.Tensor, law: TargetLaw | None, scale: torch.Tensor, training: bool):
+def with_noise(mean: torch.Tensor, law: TargetLaw | None, unit: torch.Tensor, training: bool):
     """(a draw from the law around mean [B, T, P, C], zeros) in training; (the mean, the law's variance) else."""
     nothing = mean.new_zeros(1).expand_as(mean)
     if law is None:
         return mean, nothing
     if training:
-        return mean + law.spread(torch.randn_like(mean), scale), nothing
-    return mean, law.variance(scale, mean.shape[2]).expand_as(mean)
+        return mean + law.spread(torch.randn_like(mean), unit), nothing
+    return mean, law.variance(unit, mean.shape[2]).expand_as(mean)
 
 
 def following(patches: torch.Tensor, count: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ class Lossless:
 
     emit 'mean': every verified patch leaves as mu_p, the mean of the law that is kept; x only decides. The context
     holds mu_q where x was accepted (later patches were verified after it) and mu_p elsewhere.
+    A rule weighs k proposals: the logarithm below which that of a uniform number accepts, and `Judgement.most`.
     """
 
     random = True
@@ -35,14 +36,14 @@ class Lossless:
     def propose(self, prediction: Prediction, eps: torch.Tensor) -> Proposals:
         mean = prediction.mean
         x = mean if self.emit == "mean" else drawn(self.proposal_law(prediction.logvar), prediction, eps)
-        return Proposals(x, eps, mean, prediction.logvar, prediction.scale)
+        return Proposals(x, eps, mean, prediction.logvar)
 
     def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor) -> Judgement:
         k = proposals.mean.shape[1]
         gap = proposals.mean.double() - prediction.mean[:, :k].double()
-        score = self.log_ratio(proposals, gap, prediction.scale[:, :k].double())
+        score, most = self.weigh(proposals, gap, prediction.unit.double())
         # uniform numbers in [0, 1) are multiples of 2^-24: from the middle of their step none is 0, which accepts all
-        return Judgement(torch.log(uniform.double() + 2.0**-25) < score, score)
+        return Judgement(torch.log(uniform.double() + 2.0**-25) < score, score, most)
 
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
         return prediction.mean[:, :proposals.mean.shape[1]] if self.emit == "mean" else proposals.patches
@@ -60,24 +61,19 @@ class Coupling(Lossless):
 
     x = mu_q + L z and delta = L^-1 (mu_q - mu_p); accept while log u < |z|^2/2 - |z + delta|^2/2. A rejected x is
     replaced by mu_p + L (z - 2 (e.z) e), e = delta/|delta|: no redraw. P(accept) = 2 Phi(-|delta|/2) = 1 - TV(q, p),
-    the most that any rule which keeps the law can accept. The draft lends its mean only: draft and target share L,
-    and for a law in window-normalised units the window's stdev too (`shares_scale`).
+    the most that any rule which keeps the law can accept. The draft lends its mean only: draft and target share L.
     """
 
     name = "coupling"
 
-    @property
-    def shares_scale(self) -> bool:
-        """Must draft and target predict in the same unit?"""
-        return self.law.relative
-
-    def log_ratio(self, proposals: Proposals, gap: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        delta = self.law.whiten(gap, scale)
-        return -(delta * (proposals.judged.double() + 0.5 * delta)).sum(dim=(-2, -1))
+    def weigh(self, proposals: Proposals, gap: torch.Tensor, unit: torch.Tensor):
+        delta = self.law.whiten(gap, unit)
+        score = -(delta * (proposals.judged.double() + 0.5 * delta)).sum(dim=(-2, -1))
+        return score, torch.erfc(delta.flatten(-2).norm(dim=-1) / 8**0.5)  # = 2 Phi(-|delta|/2)
 
     def replace(self, own, prediction: Prediction, eps, proposals: Proposals, rejected) -> torch.Tensor:
-        scale, z = prediction.scale.double(), proposals.judged.double().flatten(-2)
-        delta = self.law.whiten(proposals.mean.double() - prediction.mean.double(), scale)
+        z = proposals.judged.double().flatten(-2)
+        delta = self.law.whiten(proposals.mean.double() - prediction.mean.double(), prediction.unit.double())
         e = F.normalize(delta.flatten(-2), dim=-1, eps=torch.finfo(delta.dtype).tiny)
         reflected = z - 2 * (e * z).sum(dim=-1, keepdim=True) * e
         patch = drawn(self.law, prediction, reflected.view_as(delta))
@@ -96,7 +92,7 @@ class Exact(Lossless):
     equal. P(accept) = integral of min(q, c p), between c (1 - TV(q, p)) and 1 - TV(q, p).
     """
 
-    name, shares_scale = "exact", False
+    name = "exact"
 
     def __init__(self, law: TargetLaw, emit: str = "sample", temp: float = 1.0):
         super().__init__(law, emit)
@@ -105,10 +101,9 @@ class Exact(Lossless):
     def proposal_law(self, logvar: torch.Tensor | None) -> TargetLaw:
         return self.law if logvar is None or self.law.full else TargetLaw(torch.exp(0.5 * logvar) * self.temp)
 
-    def log_ratio(self, proposals: Proposals, gap: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        q = self.proposal_law(proposals.logvar)
-        ratio = _log_ratio(self.law, scale, q, proposals.scale.double(), gap, proposals.judged.double())
-        return ratio + math.log1p(-RESIDUAL_FLOOR)
+    def weigh(self, proposals: Proposals, gap: torch.Tensor, unit: torch.Tensor):
+        ratio = _log_ratio(self.law, self.proposal_law(proposals.logvar), unit, gap, proposals.judged.double())
+        return ratio + math.log1p(-RESIDUAL_FLOOR), None
 
     def replace(self, own, prediction: Prediction, eps, proposals: Proposals, rejected) -> torch.Tensor:
         rows = rejected.nonzero()[:, 0]
@@ -117,7 +112,7 @@ class Exact(Lossless):
         while len(rows):  # draws grow in blocks until every row has kept one
             z, uniform = redraws(seeds[rows], first, count, shape)
             p, x = prediction.at(rows, 0), proposals.at(rows, 0)
-            ratio = _log_ratio(self.proposal_law(x.logvar), x.scale.double(), self.law, p.scale.double(),
+            ratio = _log_ratio(self.proposal_law(x.logvar), self.law, p.unit.double(),
                                p.mean.double() - x.mean.double(), z)
             kept = uniform.log() > ratio.clamp(max=math.log1p(-RESIDUAL_FLOOR))
             found, which = kept.any(dim=1), kept.long().argmax(dim=1)
@@ -130,16 +125,16 @@ class Exact(Lossless):
 
 def drawn(law: TargetLaw, prediction: Prediction, z: torch.Tensor) -> torch.Tensor:
     """mu + law.spread(z), in the type of the prediction."""
-    spread = law.spread(z.double(), prediction.scale.double())
+    spread = law.spread(z.double(), prediction.unit.double())
     return (prediction.mean.double() + spread).to(prediction.mean.dtype)
 
 
-def _log_ratio(of: TargetLaw, of_scale, over: TargetLaw, over_scale, gap, z) -> torch.Tensor:
+def _log_ratio(of: TargetLaw, over: TargetLaw, unit, gap, z) -> torch.Tensor:
     """log density of `of` over that of `over` at a draw z [r, m, P, C] of the latter; gap: its mean minus the other's.
 
     The draw is seen from the mean of `of` as gap + spread(z): large means cancel before the noise is added.
     """
-    w = of.whiten(gap + over.spread(z, over_scale), of_scale)
+    w = of.whiten(gap + over.spread(z, unit), unit)
     squares = 0.5 * ((z - w) * (z + w)).sum(dim=(-2, -1))
     patch_len = z.shape[-2]
-    return squares + over.log_volume(over_scale, patch_len) - of.log_volume(of_scale, patch_len)
+    return squares + over.log_volume(unit, patch_len) - of.log_volume(unit, patch_len)

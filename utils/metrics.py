@@ -42,7 +42,8 @@ class SpeculationMetrics:
     """Acceptance and passes over all windows.
 
     acceptance_pct: accepted of the proposals that were judged (a round is judged up to its first rejection);
-    used_pct: accepted of all proposals within the horizon, thrown-away ones included.
+    used_pct: accepted of all proposals within the horizon, thrown-away ones included;
+    most_pct: what a rule that keeps the target's law can accept of those judged (only where the rule knows).
     """
 
     COUNTS = ("accepted", "judged", "proposed", "target_passes", "draft_passes")
@@ -51,11 +52,14 @@ class SpeculationMetrics:
         self.totals = dict.fromkeys(self.COUNTS, 0)
         self.windows = 0
         self.lengths: list[int] = []
+        self.most = None
 
     def update(self, decoded: Decoded) -> None:
         for name in self.COUNTS:
             self.totals[name] += int(getattr(decoded, name).sum())
         self.windows += len(decoded.accepted)
+        if decoded.most is not None:
+            self.most = (self.most or 0.0) + float(decoded.most.sum())
         lengths = decoded.lengths.tolist()
         size = max(len(lengths), len(self.lengths))
         padded = [values + [0] * (size - len(values)) for values in (self.lengths, lengths)]
@@ -71,4 +75,4 @@ class SpeculationMetrics:
             "accepted_length_histogram": self.lengths,
             "target_passes": totals["target_passes"] / max(1, self.windows),
             "draft_passes": totals["draft_passes"] / max(1, self.windows),
-        }
+        } | ({} if self.most is None else {"most_pct": 100 * self.most / max(1, totals["judged"])})

@@ -46,14 +46,13 @@ class Proposals:
     """k proposals of b rows, each field [b, k, P, C].
 
     patches: what enters the context (and the forecast); judged: what the rule looks at; mean, logvar (or None): what
-    the draft said; scale [b, k, 1, C]: the unit it said it in (None where nothing asks for it).
+    the draft said.
     """
 
     patches: torch.Tensor
     judged: torch.Tensor
     mean: torch.Tensor
     logvar: torch.Tensor | None
-    scale: torch.Tensor | None = None
 
     @classmethod
     def join(cls, parts: list["Proposals"]) -> "Proposals":
@@ -87,7 +86,12 @@ class Proposals:
 
 @dataclass
 class Judgement:
-    """accepted [b, k] bool; score [b, k]: the rule's own measure, accepted up to / from its limit."""
+    """accepted [b, k] bool; score [b, k]: the rule's own measure, accepted up to / from its limit.
+
+    most [b, k]: the largest probability of acceptance that a rule which keeps the target's law can have for these
+    means, where the rule knows it (draft and target share a covariance), else None.
+    """
 
     accepted: torch.Tensor
     score: torch.Tensor
+    most: torch.Tensor | None = None

@@ -57,12 +57,17 @@ def inference_line(metrics: dict) -> str:
     parts = [f"windows: {metrics['windows']}", f"batch_size: {metrics['batch_size']}",
              f"ms_per_forecast: {metrics['ms_per_forecast']:.3f}"]
     if "acceptance_pct" in metrics:
-        parts += [f"acceptance: {metrics['acceptance_pct']:.2f} % ({metrics['accepted']}/{metrics['attempted']})",
+        parts += [f"acceptance: {metrics['acceptance_pct']:.2f} % ({metrics['accepted']}/{metrics['attempted']})"
+                  + possible(metrics),
                   f"of all proposed: {metrics['used_pct']:.2f} %",
                   f"mean accepted length: {metrics['mean_accepted_length']:.3f}",
                   f"histogram: {metrics['accepted_length_histogram']}",
                   f"target passes: {metrics['target_passes']:.3f}", f"draft passes: {metrics['draft_passes']:.3f}"]
     return ", ".join(parts)
+
+
+def possible(metrics: dict) -> str:
+    return f" of at most {metrics['most_pct']:.2f} % for these means" if "most_pct" in metrics else ""
 
 
 def breakdown_line(breakdown: dict) -> str:
@@ -78,7 +83,7 @@ def samples_line(scores: dict) -> str:
     line = (f"samples: {scores['paths']} paths of {scores['windows']} windows, CRPS {scores['crps']:.4f}, energy score "
             f"{scores['energy_score']:.3f}, coverage of the 50/80/95 % bands {bands(scores)} %")
     if "acceptance_pct" in scores:
-        line += f", acceptance {scores['acceptance_pct']:.2f} %"
+        line += f", acceptance {scores['acceptance_pct']:.2f} %{possible(scores)}"
     rolling = scores["rolling"]
     return line + f"; rescaled by the windows before: CRPS {rolling['crps']:.4f}, {bands(rolling)} %"
 

@@ -23,6 +23,8 @@ class Decoded:
     round. proposed: those that lay within the horizon; the ones after a rejection are thrown away unjudged.
     target_passes, draft_passes [B]: forward passes a window took part in; lengths [K + 1]: how many rounds accepted
     0, 1, ..., K proposals.
+    most [B], or None: sum of `Judgement.most` over the proposals judged: so many of them a rule that keeps the target's
+    law can accept on average.
     """
 
     forecast: torch.Tensor
@@ -35,6 +37,7 @@ class Decoded:
     target_passes: torch.Tensor
     draft_passes: torch.Tensor
     lengths: torch.Tensor
+    most: torch.Tensor | None = None
 
 
 def patches_in(horizon: int, patch_len: int) -> int:
@@ -76,6 +79,7 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
     state, draft_state = (model.start(context, room=n + limit) for model in (target, draft))
+    draft_state.unit = state.unit  # the law is the target's
     if samples > 1:
         target.fan_out(state, samples)
         draft.fan_out(draft_state, samples)
@@ -107,6 +111,7 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
             needed = step < counted[:, None]
             length = (judgement.accepted & needed).long().cumprod(dim=1).sum(dim=1)  # up to the first rejection
             looked_at = needed & (step <= length[:, None])
+            out.add_most(rows, judgement, looked_at)
             if observer is not None:
                 observer(rows, done, judgement, looked_at)
         else:
@@ -218,6 +223,14 @@ class _Ledger:
         self.accepted, self.judged, self.proposed = counts.clone(), counts.clone(), counts.clone()
         self.target_passes, self.draft_passes = counts.clone(), counts.clone()
         self.lengths = torch.zeros(limit + 1, dtype=torch.long, device=context.device)
+        self.most = None
+
+    def add_most(self, rows, judgement, looked_at) -> None:
+        if judgement.most is None:
+            return
+        if self.most is None:
+            self.most = torch.zeros(len(self.accepted), dtype=torch.float64, device=rows.device)
+        self.most.index_add_(0, rows, (judgement.most * looked_at).sum(dim=1))
 
     def write(self, rows, done, patches, proposals, length, needed, looked_at, draft_passes: int) -> None:
         k = needed.shape[1]
@@ -250,4 +263,5 @@ class _Ledger:
         def steps(patches):
             return None if patches is None else patches[:, :self.n].flatten(1, 2)[:, :horizon]
         return Decoded(steps(self.patches), self.origin[:, :self.n], steps(self.draft_mean), steps(self.draft_sigma),
-                       self.accepted, self.judged, self.proposed, self.target_passes, self.draft_passes, self.lengths)
+                       self.accepted, self.judged, self.proposed, self.target_passes, self.draft_passes, self.lengths,
+                       self.most)

@@ -13,8 +13,9 @@ class TargetLaw:
 
     factor: L, either a standard deviation an element ([P, C], or anything that broadcasts to [..., P, C]), or lower
     triangular over all elements of a patch, [P * C, P * C] in the order p * C + c (`full`).
-    relative: L is in window-normalised units, so unit is the normalisation stdev `scale` [..., 1, C] of a prediction;
-    else L is in data units and unit is 1.
+    relative: L is in window-normalised units, and unit [..., 1, C] the normalisation stdev of the context that the path
+    begins after, the same for all of the path: were it that of the windows along the path, noise in these would widen
+    the noise to come, patch after patch. Else L is in data units and unit is 1.
     """
 
     factor: torch.Tensor
@@ -26,32 +27,36 @@ class TargetLaw:
         """White noise of one standard deviation, in data units."""
         return cls(torch.full((1, 1), float(sigma)))
 
-    def spread(self, z: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def spread(self, z: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         """Standard normal z [..., P, C] -> what is added to the mean, data units."""
         drawn = (z.flatten(-2) @ self._on(z).T).view_as(z) if self.full else z * self._on(z)
-        return drawn * scale if self.relative else drawn
+        return drawn * unit if self.relative else drawn
 
-    def whiten(self, gap: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def whiten(self, gap: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         """The inverse of `spread`: a gap [..., P, C] in data units -> standard normal z."""
-        gap = gap / scale if self.relative else gap
+        gap = gap / unit if self.relative else gap
         if not self.full:
             return gap / self._on(gap)
         flat = gap.flatten(-2).flatten(0, -2)
         return torch.linalg.solve_triangular(self._on(gap), flat.T, upper=False).T.reshape(gap.shape)
 
-    def log_volume(self, scale: torch.Tensor, patch_len: int) -> torch.Tensor:
-        """log |det| of `spread`, over all elements of a patch: scale [..., 1, C] -> [...]."""
-        factor, each = self.factor.to(scale), (*scale.shape[:-2], patch_len, scale.shape[-1])
-        own = factor.diagonal().log().sum() if self.full else factor.log().expand(each).sum(dim=(-2, -1))
-        unit = patch_len * scale.log().sum(dim=(-2, -1))
-        return own + unit if self.relative else own.expand(unit.shape)
+    def log_volume(self, unit: torch.Tensor, patch_len: int) -> torch.Tensor:
+        """log |det| of `spread`, over all elements of a patch: unit [..., 1, C] -> [...]."""
+        factor = self.factor.to(unit)
+        if self.full:
+            own = factor.diagonal().log().sum()
+        else:  # of every proposal its own, where these are a draft's
+            each = torch.broadcast_shapes(factor.shape, (patch_len, unit.shape[-1]))
+            own = factor.log().expand(each).sum(dim=(-2, -1))
+        units = patch_len * unit.log().sum(dim=(-2, -1))
+        return own + units if self.relative else own + torch.zeros_like(units)
 
-    def variance(self, scale: torch.Tensor, patch_len: int) -> torch.Tensor:
-        """Of every element that `spread` draws: scale [..., 1, C] -> [..., P, C], data units squared."""
-        variables, factor = scale.shape[-1], self.factor.to(scale)
+    def variance(self, unit: torch.Tensor, patch_len: int) -> torch.Tensor:
+        """Of every element that `spread` draws: unit [..., 1, C] -> [..., P, C], data units squared."""
+        variables, factor = unit.shape[-1], self.factor.to(unit)
         own = factor.square().sum(dim=1).unflatten(0, (patch_len, variables)) if self.full \
             else factor.square().expand(patch_len, variables)
-        return own * scale.square() if self.relative else own.expand(*scale.shape[:-2], -1, -1)
+        return own * unit.square() if self.relative else own.expand(*unit.shape[:-2], -1, -1)
 
     def _on(self, values: torch.Tensor) -> torch.Tensor:
         return self.factor.to(values)

@@ -46,7 +46,7 @@ PLAN_COLUMNS = ["config", "context", "horizon", "batch", "proposals", "ms_predic
 class Forced:
     """Accepts each proposal with a set probability, whatever it says: for timing only. Emits the target's mean."""
 
-    name, random, shares_scale = "forced", True, False
+    name, random = "forced", True
 
     def __init__(self, acceptance: float):
         self.acceptance = acceptance

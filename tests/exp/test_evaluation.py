@@ -3,16 +3,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import PATCH, tiny_draft, tiny_target
+from conftest import PATCH, tiny_target
 
 from exp import comparison
 from exp.comparison import describe
 from exp.evaluation import AcceptanceLog, AloneMethod, SpeculativeMethod, evaluate, make_speculative
 from utils.acceptance import Tolerance
-from utils.errors import UserError
 from utils.proposals import Judgement
-from utils.target_law import TargetLaw
-from utils.timing import TracedModel, time_side_by_side
+from utils.timing import time_side_by_side
 
 FLAGS = dict(spec_tol=0.1, spec_sigma=0.2, spec_emit="mean", spec_accept_bias=3.0, spec_sigma_mode="fixed",
              spec_sigma_adapt_c=5.0, spec_accept_mse_tol=0.6, spec_temp=0.7, spec_k=None, test_pred_len=6 * PATCH,
@@ -27,22 +25,6 @@ def test_the_default_k_is_three_for_rules_that_sample_and_all_for_tolerance():
         assert (method.max_proposals, method.repropose) == expected
     flags = SimpleNamespace(**FLAGS | {"spec_k": 2})
     assert make_speculative(target, target, flags, "tolerance").max_proposals == 2
-
-
-def test_coupling_in_relative_units_needs_a_draft_that_measures_as_its_target_does():
-    law = TargetLaw.fixed(0.2)
-    relative = TargetLaw(law.factor, relative=True)
-    target, flags = tiny_target(norm_mode="causal", norm_window=4), SimpleNamespace(**FLAGS)
-    like, several = tiny_draft(target), tiny_draft(target, patches=3)
-    others = (several, tiny_draft(tiny_target(norm_mode="causal", norm_window=5)), tiny_draft(tiny_target()),
-              tiny_draft(tiny_target(use_norm=False)))
-    for draft in (like, TracedModel(like, torch.device("cpu"))):
-        assert make_speculative(target, draft, flags, "coupling", law=relative).rule.law is relative
-    for draft in others:
-        with pytest.raises(UserError, match="coupling.*--draft_patches.*exact"):
-            make_speculative(target, draft, flags, "coupling", law=relative)
-        make_speculative(target, draft, flags, "coupling", law=law)
-        make_speculative(target, draft, flags, "exact", law=relative)
 
 
 def test_k_follows_the_acceptance_one_step_at_a_time():

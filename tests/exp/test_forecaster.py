@@ -12,7 +12,7 @@ from test_forecast_cli import assert_picture
 import run
 from exp.evaluation import make_speculative
 from exp.forecaster import Forecaster, quantiles_of
-from utils.calibration import split_windows
+from utils.calibration import variance_of
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 from utils.probabilistic import QUANTILES
@@ -224,10 +224,9 @@ def test_the_law_of_a_prediction_is_that_of_the_targets_errors_on_the_newest_win
         unit = (window.var(dim=0, unbiased=False) + 1e-5).sqrt() if name != "uni" else torch.ones(4)
         errors.append((scaled[first + CONTEXT:first + CONTEXT + PATCH] - mean) / unit)
         units.append(unit)
-    fitted = split_windows(len(errors), PATCH)[0]
-    squares = torch.stack(errors)[fitted].square()
-    sigma = squares.mean(dim=(0, 2) if name == "uni" else 0).sqrt()
-    sigma = sigma[:, None] if name == "uni" else sigma
+    squares = torch.stack(errors).square()
+    squares = squares.mean(dim=2, keepdim=True) if name == "uni" else squares
+    sigma = variance_of(squares, torch.ones(len(errors), dtype=torch.bool)).sqrt()
     unit = (scaled[-CONTEXT:].var(dim=0, unbiased=False) + 1e-5).sqrt() if name != "uni" else torch.ones(4)
     got = Forecaster.load(f"checkpoints/{name}", num_samples=4000).predict(frame, HORIZON)
     width = (wide(got, "q0.9") - wide(got, "q0.1"))[:PATCH] / series.std(axis=0)

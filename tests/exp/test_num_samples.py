@@ -116,7 +116,7 @@ def test_a_calibration_is_fitted_once_then_loaded(covariance, capsys):
     before, stamp = saved()["samples"], path.stat().st_mtime_ns
     sample(command)
     said = capsys.readouterr().out
-    assert f"calibration of {path}" in said and "held-out" in said
+    assert f"calibration of {path}" in said and "held out in turn" in said
     assert path.stat().st_mtime_ns == stamp and np.array_equal(saved()["samples"], before)
     assert metrics()["samples"]["law"] ["spec_covariance"] == covariance
 

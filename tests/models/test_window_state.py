@@ -14,7 +14,7 @@ def cut(series):
 def test_rows_of_different_length_give_their_own_windows(series):
     context = series(rows=3, length=4 * PATCH)
     patches = series(rows=3, length=3 * PATCH, seed=9).unflatten(1, (3, PATCH))
-    state = WindowState(None, cut(context), room=4)
+    state = WindowState(tiny_target(), cut(context), room=4)
     state.append(patches[:, :1])
     state.append(patches[:, 1:])
     state.rollback(torch.tensor([1, 3, 0]))
@@ -29,7 +29,7 @@ def test_rows_of_different_length_give_their_own_windows(series):
 
 def test_select_keeps_the_rows_asked_for(series):
     context = series(rows=4)
-    state = WindowState(None, cut(context), room=2)
+    state = WindowState(tiny_target(), cut(context), room=2)
     state.append(cut(series(rows=4, length=PATCH, seed=3)))
     state.rollback(torch.tensor([0, 1, 0, 1]))
     before = state.windows(1)

@@ -25,9 +25,12 @@ class Linear(Decodable):
     def to_patches(self, series):
         return series.unflatten(1, (-1, P))
 
+    def unit_of(self, context):
+        return self.scale.expand(len(context), 1, 1, C)
+
     def encode(self, patches, newest=None):
         last = patches[:, -1:]
-        stdev = self.scale.expand(len(last), 1, 1, C)
+        stdev = self.unit_of(last)
         return last, PatchStats(torch.zeros_like(stdev), stdev), None
 
     def predict(self, hidden, stats):

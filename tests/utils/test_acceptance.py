@@ -12,7 +12,8 @@ from utils.target_law import TargetLaw
 
 
 def prediction(mean, logvar=None, scale=None):
-    return Prediction(mean, logvar, torch.ones_like(mean[:, :, :1]) if scale is None else scale)
+    scale = torch.ones_like(mean[:, :, :1]) if scale is None else scale
+    return Prediction(mean, logvar, scale, torch.ones_like(scale[:, :1]))
 
 
 @pytest.fixture

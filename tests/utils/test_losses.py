@@ -325,18 +325,15 @@ def test_calibrated_noise_is_in_the_units_of_each_prediction(causal):
 
 @pytest.mark.parametrize("ahead", [1, 3])
 @pytest.mark.parametrize("causal", [True, False])
-def test_calibrated_noise_of_a_rollout_is_in_the_units_of_the_window_that_predicts(causal, ahead):
+def test_calibrated_noise_of_a_rollout_is_in_the_unit_of_the_context(causal, ahead, monkeypatch):
     target, draft = pair(causal, ahead)
-    x, rollout = draw((5, 3 * PATCH, 2)), 4
+    x, rollout, units, variance = draw((5, 3 * PATCH, 2)), 4, [], TargetLaw.variance
+    monkeypatch.setattr(TargetLaw, "variance", lambda law, unit, P: units.append(unit) or variance(law, unit, P))
     loss = RolloutLoss(target, 0.0, CALIBRATED, rollout)
     with torch.no_grad():
         y = forecast(target, x, rollout)
-        series = torch.cat([x, y[:, 0]], dim=1)
-        scale = loss._scales(series.unflatten(1, (-1, PATCH)))[:, :, 0]
-        windows = [series[:, r * PATCH:(3 + r) * PATCH] for r in range(rollout)]
-        expected = torch.stack([(w.var(dim=1, unbiased=False) + 1e-5).sqrt() for w in windows], dim=1)
-        torch.testing.assert_close(scale, expected, rtol=1e-4, atol=0)  # the trailing window is the context here
         calm = loss(draft.eval(), x, y)
+        torch.testing.assert_close(units, [stdevs(target, x, [3 * PATCH])[:, :, None]])
         torch.manual_seed(0)
         draft.train()
         noisy = torch.stack([loss(draft, x.repeat(40, 1, 1), y.repeat(40, 1, 1, 1)) for _ in range(20)])

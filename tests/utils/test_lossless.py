@@ -118,10 +118,11 @@ def test_the_law_may_have_a_full_covariance_and_relative_units(rule, relative):
     assert 0.2 < decoded.accepted.sum() / decoded.judged.sum() < 0.95
 
 
-def test_exact_keeps_the_law_where_draft_and_target_measure_in_different_units():
+@pytest.mark.parametrize("rule", [Exact, Coupling])
+def test_the_law_is_kept_where_draft_and_target_measure_in_different_units(rule):
     law = TargetLaw(torch.tensor([[0.4], [0.6]]), relative=True)
     models = pair(0.5, ratio=None, scales=((0.7, 2.0), (1.0, 1.5)))
-    assert keeps_the_law(models, Exact(law), 3, law)[0]
+    assert keeps_the_law(models, rule(law), 3, law)[0]
 
 
 # --- what the checks above must refute
@@ -150,10 +151,9 @@ class FreshDraw(Coupling):
 class Mistaken(Exact):
     """Takes the draft's deviation for half of what it is when it judges."""
 
-    def log_ratio(self, proposals, gap, scale):
-        shrunk = Proposals(proposals.patches, proposals.judged, proposals.mean, proposals.logvar - 2 * math.log(2),
-                           proposals.scale)
-        return super().log_ratio(shrunk, gap, scale)
+    def weigh(self, proposals, gap, unit):
+        shrunk = Proposals(proposals.patches, proposals.judged, proposals.mean, proposals.logvar - 2 * math.log(2))
+        return super().weigh(shrunk, gap, unit)
 
 
 @pytest.mark.parametrize("rule, ratio", [
@@ -222,6 +222,19 @@ def test_coupling_accepts_the_most_possible(gap):
     assert expected == pytest.approx(exact_acceptance(1.0, gap, 1.0))
 
 
+def test_coupling_says_how_much_can_be_accepted():
+    """Over rounds of unequal length: what is judged depends on what was accepted, and still the sums agree."""
+    _, decoded = sample(*pair(gap=1.0), Coupling(WHITE), 7)
+    surplus = (decoded.accepted - decoded.most).double()  # of each row, mean zero
+    assert abs(float(surplus.mean() / (surplus.std() / PATHS**0.5))) < 4.9  # two-sided 1e-6
+    assert decoded.most.sum() < 0.9 * decoded.judged.sum()
+    gapless, far = (sample(*pair(gap, other_dynamics=0.0), Coupling(WHITE), 1, 2)[1] for gap in (0.0, 8.0))
+    torch.testing.assert_close(gapless.most, torch.ones(PATHS, dtype=torch.float64))
+    torch.testing.assert_close(far.most, torch.full((PATHS,), 2 * stats.norm.cdf(-4.0), dtype=torch.float64), rtol=1e-4,
+                               atol=0)
+    assert sample(*pair(), Exact(WHITE), 1)[1].most is None
+
+
 def test_the_published_rule_is_refuted_by_its_acceptance_too():
     accepted = measured_acceptance(Simplified(SIGMA), 0.5, 0.5)
     assert stats.binomtest(accepted, PATHS, exact_acceptance(0.5, 0.5)).pvalue < LEVEL
@@ -249,8 +262,8 @@ def judged(rule, gap, rows=64, uniform=0.5):
     """A judgement of proposals whose mean lies gap * SIGMA from the target's in every element, in float32."""
     z = torch.randn(rows, 1, *BIG, generator=torch.Generator().manual_seed(0))
     mean = torch.zeros(rows, 2, *BIG)
-    target = Prediction(mean, None, torch.ones(rows, 2, 1, BIG[1]))
-    draft = Prediction(mean[:, :1] + gap * SIGMA, None, target.scale[:, :1])
+    target = Prediction(mean, None, torch.ones(rows, 2, 1, BIG[1]), torch.ones(rows, 1, 1, BIG[1]))
+    draft = Prediction(mean[:, :1] + gap * SIGMA, None, target.scale[:, :1], target.unit)
     proposals = rule.propose(draft, z)
     assert proposals.patches.dtype == torch.float32
     return proposals, target, rule.judge(proposals, target, torch.full((rows, 1), uniform))
@@ -290,8 +303,9 @@ def test_a_draft_with_a_deviation_of_its_own_is_judged_with_all_constants():
     generator = torch.Generator().manual_seed(0)
     logvar, gap, z = (torch.randn(5, 3, 8, 2, generator=generator) for _ in range(3))
     law = TargetLaw(torch.rand(8, 2, generator=generator) + 0.5)
-    draft = Prediction(gap, logvar, torch.ones(5, 3, 1, 2))
-    target = Prediction(torch.zeros(5, 4, 8, 2), None, torch.ones(5, 4, 1, 2))
+    unit = torch.ones(5, 1, 1, 2)
+    draft = Prediction(gap, logvar, torch.ones(5, 3, 1, 2), unit)
+    target = Prediction(torch.zeros(5, 4, 8, 2), None, torch.ones(5, 4, 1, 2), unit)
     proposals = Exact(law).propose(draft, z)
     x = proposals.patches.double()
     p = torch.distributions.Normal(0.0, law.factor.double()).log_prob(x)

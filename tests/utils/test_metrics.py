@@ -47,6 +47,12 @@ def test_speculation_is_summed_over_windows():
     assert result["accepted_length_histogram"] == [4, 1, 0, 1]
     assert result["mean_accepted_length"] == pytest.approx(4 / 6)
     assert (result["target_passes"], result["draft_passes"]) == (pytest.approx(2), pytest.approx(3))
+    assert "most_pct" not in result
+    for most in ([1.5, 0.25], [0.5, 0.5]):
+        one = decoded([1, 0], [2, 1], [2, 1], [1, 1], [1, 1], [1, 1])
+        one.most = torch.tensor(most)
+        metrics.update(one)
+    assert metrics.result()["most_pct"] == pytest.approx(100 * 2.75 / 12)
 
 
 def test_the_reference_numbers_are_python_floats():

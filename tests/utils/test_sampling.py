@@ -1,10 +1,15 @@
 """Plain sampling: the law of the paths, what a batch shares, and what it does not."""
+import copy
+
 import pytest
 import torch
 from conftest import PATCH, tiny_target
 
 from models.prediction import Prediction
+from utils.lossless import Coupling
+from utils.proposals import Noise
 from utils.sampling import sample_alone
+from utils.speculative_decoder import decode_speculative
 from utils.target_law import TargetLaw
 
 CAUSAL = {"norm_mode": "causal", "norm_window": 3}
@@ -28,7 +33,8 @@ class Autoregression:
 
     def extend(self, state):
         mean = (self.last[0] @ self.MIX.T)[:, None, :, None]
-        return Prediction(mean, None, torch.full((len(mean), 1, 1, 1), self.SCALE))
+        scale = torch.full((len(mean), 1, 1, 1), self.SCALE)
+        return Prediction(mean, None, scale, scale)
 
 
 @pytest.mark.parametrize("law", [TargetLaw(torch.tensor([[0.5], [1.0]]), relative=True),
@@ -54,15 +60,15 @@ def test_paths_have_the_law_that_the_autoregression_has(law):
 
 
 def paths_by_hand(model, context, law, z):
-    """One path, a whole pass over the series (or the last window of it) for every patch."""
+    """One path, a whole pass over the series (or its last window) for every patch; noise in the unit of the context."""
     series = context
+    window = context[-3 * PATCH:] if model.config.causal else context
+    unit = (window.var(dim=0, unbiased=False) + 1e-5).sqrt()
     for noise in z:
         seen = series if model.config.causal else series[-len(context):]
         with torch.no_grad():
             mean = model(seen[None])[0, -PATCH:]
-        window = series[-3 * PATCH:] if model.config.causal else seen
-        scale = (window.var(dim=0, unbiased=False) + 1e-5).sqrt()
-        series = torch.cat([series, mean + law.factor * noise * scale])
+        series = torch.cat([series, mean + law.factor * noise * unit])
     return series[len(context):]
 
 
@@ -77,6 +83,22 @@ def test_every_path_is_its_own_autoregression_whatever_is_beside_it(changes, ser
         torch.testing.assert_close(paths[row, path], expected, atol=1e-4, rtol=1e-4)
     alone, _ = sample_alone(model, context[2:3], 3 * PATCH - 2, LAW, z[2:3, 1:3])
     torch.testing.assert_close(alone[0], paths[2, 1:3], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("other", ["itself", "in another unit"])
+@pytest.mark.parametrize("changes", [{}, CAUSAL], ids=["window", "cache"])
+def test_a_rule_that_accepts_all_lets_out_the_paths_of_plain_sampling(changes, other, series):
+    """A draft that predicts as the target does: `coupling` then accepts everything, if it draws in the same unit."""
+    model, context, n = tiny_target(**changes), series(), 4
+    draft = copy.deepcopy(model)
+    if other != "itself":
+        draft.unit_of = lambda context: 3 * model.unit_of(context)
+    noise = Noise.draw(context, n, PATCH, torch.Generator().manual_seed(0))
+    decoded = decode_speculative(model, draft, context, n * PATCH, Coupling(LAW), noise=noise)
+    assert (decoded.target_passes == 1).all() and (decoded.accepted == n - 1).all()
+    z = torch.cat([noise.proposal[:, :-1], noise.target[:, -1:]], dim=1)[:, None]
+    torch.testing.assert_close(decoded.forecast, sample_alone(model, context, n * PATCH, LAW, z)[0][:, 0], atol=1e-4,
+                               rtol=1e-4)
 
 
 @pytest.mark.parametrize("changes, tokens", [({}, [6 * 5, 24 * 5, 24 * 5]), (CAUSAL, [6 * 5, 24, 24])],
