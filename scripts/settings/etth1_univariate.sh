@@ -4,4 +4,4 @@
 model_id=etth1_univariate
 dataset_class=UnivariateDatasetBenchmark
 target_training+=(--batch_size 448)
-draft_training+=(--batch_size 448 --draft_teacher_noise calibrated --train_epochs 24 --tmax 24)
+draft_training+=(--batch_size 448 --draft_teacher_noise calibrated --train_epochs 40 --tmax 40)
