@@ -86,6 +86,8 @@ class Exp_Basic:
 
     def config_from_flags(self, model: str, prefix: str = "") -> ModelConfig:
         """Architecture by the flags; `prefix` 'distill_target_' reads the target's own size flags where given."""
+        if self.args.norm_window and self.args.norm_mode != "causal":
+            raise UserError("--norm_window has no effect without --norm_mode causal: a window is normalised as a whole")
         settings = dict(vars(self.args))
         for size in SIZES:
             settings[size] = getattr(self.args, prefix + size) or getattr(self.args, size)
