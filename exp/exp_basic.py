@@ -86,6 +86,8 @@ class Exp_Basic:
 
     def config_from_flags(self, model: str, prefix: str = "") -> ModelConfig:
         """Architecture by the flags; `prefix` 'distill_target_' reads the target's own size flags where given."""
+        if self.args.norm_mode == "causal" and not self.args.use_norm:
+            raise UserError("--norm_mode causal has no effect without --use_norm: add that flag, or leave this one out")
         if self.args.norm_window and self.args.norm_mode != "causal":
             raise UserError("--norm_window has no effect without --norm_mode causal: a window is normalised as a whole")
         settings = dict(vars(self.args))

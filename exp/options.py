@@ -152,8 +152,6 @@ def _refuse_without_effect(args) -> None:
     for name in single:
         if args.compare and name in args.explicit:
             raise UserError(f"--{name} concerns one way to forecast, --compare runs them all: leave one of them out")
-    if args.norm_mode == "causal" and not args.use_norm:
-        raise UserError("--norm_mode causal has no effect without --use_norm: add that flag, or leave this one out")
     if args.draft_patches > 1 and args.is_training and args.draft_rollout < args.draft_patches:
         raise UserError(f"--draft_patches {args.draft_patches} needs --draft_rollout {args.draft_patches} or more: a "
                         "draft that speaks of several patches learns them from the target's own forecasts")

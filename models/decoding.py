@@ -26,7 +26,7 @@ STATES = {"window": WindowState, "cache": CacheState}
 
 
 class Decodable:
-    """The decoding interface of a model with `encode`, `predict`, `patch_len` and `rolling`."""
+    """The decoding interface of a model with `to_patches`, `unit_of`, `encode`, `predict` and `patch_len`."""
 
     rolling = "window"
 

@@ -1,6 +1,6 @@
 """The law of a target from its own errors: a Gaussian fitted to next-patch residuals on validation windows.
 
-Residuals are in window-normalised units: (truth - mean) / stdev of the window. The fit is kept beside the checkpoint,
+Residuals are in window-normalised units: (truth - mean) / stdev of the context. The fit is kept beside the checkpoint,
 with all that it depends on.
 """
 import hashlib
@@ -27,7 +27,7 @@ MOST_ELEMENTS = 8192  # of a full covariance: 0.5 GiB in double precision
 
 @dataclass(frozen=True)
 class Calibration:
-    """law: relative; held_out: how well the law's bands hold on validation windows that it was not fitted on."""
+    """law: relative; held_out: how well the bands of laws fitted in the same way hold on windows apart from the fit."""
 
     law: TargetLaw
     held_out: dict[str, float]
@@ -44,7 +44,7 @@ def next_patch_residuals(model, loader, device: torch.device) -> torch.Tensor:
     for x, y in loader:
         prediction = model.extend(model.start(x.to(device), room=0)).first(1)
         gap = y[:, -model.patch_len:].to(device) - prediction.mean[:, 0]
-        parts.append((gap / prediction.scale[:, 0]).float().cpu())
+        parts.append((gap / prediction.unit[:, 0]).float().cpu())
     return torch.cat(parts)
 
 
@@ -83,14 +83,14 @@ def _mean_square(squares: torch.Tensor) -> torch.Tensor:
 
 def held_out_coverage(residuals: torch.Tensor, squares: torch.Tensor) -> dict[str, float]:
     """How the bands hold on residuals [series, W, P, C], each stretch judged by the law of windows apart from it."""
-    steps, patch_len, parts = torch.arange(len(squares)), squares.shape[1], []
+    steps, patch_len, inside, count = torch.arange(len(squares)), squares.shape[1], dict.fromkeys(BANDS, 0), 0
     for stretch in stretches(len(squares), patch_len):
         others = apart(steps, stretch, patch_len)
         if others.any():
-            parts.append((residuals[:, slice(*stretch)] / variance_of(squares, others).sqrt()).flatten(0, 1))
-    z = torch.cat(parts)
-    inside = {f"coverage_{band}_pct": 100 * float((z.abs() <= width).double().mean()) for band, width in BANDS.items()}
-    return inside | {"windows": float(len(z)), "mean_square": float(z.square().mean())}
+            z = (residuals[:, slice(*stretch)] / variance_of(squares, others).sqrt()).abs()
+            inside = {band: inside[band] + int((z <= width).sum()) for band, width in BANDS.items()}
+            count += z.numel()
+    return {f"coverage_{band}_pct": 100 * inside[band] / count for band in BANDS}
 
 
 def fit(residuals: torch.Tensor, series: int, full: bool) -> Calibration:
@@ -102,7 +102,7 @@ def fit(residuals: torch.Tensor, series: int, full: bool) -> Calibration:
     residuals = residuals.double().unflatten(0, (series, -1))
     squares = residuals.square().mean(dim=0)
     sigma = variance_of(squares, torch.ones(len(squares), dtype=torch.bool)).sqrt()
-    report = held_out_coverage(residuals, squares)
+    report = held_out_coverage(residuals, squares) | {"windows": float(residuals[..., 0, 0].numel())}
     if not full:
         return Calibration(TargetLaw(sigma.float(), relative=True), report)
     whitened = (residuals / squares.mean(dim=0).clamp(min=LEAST_SIGMA**2).sqrt()).flatten(0, 1).flatten(1).numpy()
@@ -144,7 +144,7 @@ def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibrat
             warnings.simplefilter("ignore")  # torch warns of foreign pickles; the error below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
         found, held_out, factor = content["identity"], content["held_out"], content["factor"]
-        differing = [name for name in made_for if found[name] != made_for[name]]
+        differing = [name for name in made_for if found.get(name) != made_for[name]]
         numbers = {name: float(held_out[name]) for name in held_out}
         shape = (patch_len * variables,) * 2 if made_for["covariance"] == "full" else (patch_len, variables)
         usable = _is_factor(factor, shape, made_for["covariance"] == "full")
@@ -154,6 +154,8 @@ def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibrat
         raise UserError(f"{path} is damaged, or no calibration of this program: {again}") from error
     if differing:
         name = differing[0]
+        if name == "form":
+            raise UserError(f"{path} was calibrated by another version of this program: {again}")
         then, now = shorten(found[name]), shorten(made_for[name])
         raise UserError(f"{path} was calibrated for other {name} ({then}, here {now}): {again}")
     if not usable:

@@ -43,7 +43,7 @@ class SpeculationMetrics:
 
     acceptance_pct: accepted of the proposals that were judged (a round is judged up to its first rejection);
     used_pct: accepted of all proposals within the horizon, thrown-away ones included;
-    most_pct: what a rule that keeps the target's law can accept of those judged (only where the rule knows).
+    most_pct: the most that a rule which keeps the target's law can accept of those judged, on average (where known).
     """
 
     COUNTS = ("accepted", "judged", "proposed", "target_passes", "draft_passes")

@@ -230,7 +230,7 @@ class _Ledger:
             return
         if self.most is None:
             self.most = torch.zeros(len(self.accepted), dtype=torch.float64, device=rows.device)
-        self.most.index_add_(0, rows, (judgement.most * looked_at).sum(dim=1))
+        self.most.index_add_(0, rows, judgement.most.masked_fill(~looked_at, 0).sum(dim=1))
 
     def write(self, rows, done, patches, proposals, length, needed, looked_at, draft_passes: int) -> None:
         k = needed.shape[1]

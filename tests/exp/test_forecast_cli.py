@@ -75,7 +75,7 @@ def command(lab, flags, tested=TARGET):
 
 def test_a_flag_that_agrees_with_the_checkpoint_is_welcome_in_a_test(lab, causal, place, capsys):
     window = json.loads((lab / "checkpoints" / causal[0] / "args.json").read_text())["norm_window"]
-    assert command(lab, f"--test_pred_len 24 --norm_window {window}", causal[0]) == 0
+    assert command(lab, f"--test_pred_len 24 --norm_window {window} --norm_mode causal", causal[0]) == 0
     assert command(lab, f"--test_pred_len 24 --norm_window {window + 1}", causal[0]) == 2
     assert f"--norm_window {window + 1}" in capsys.readouterr().err
 

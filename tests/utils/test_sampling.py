@@ -3,10 +3,10 @@ import copy
 
 import pytest
 import torch
-from conftest import PATCH, tiny_target
+from conftest import PATCH, tiny_draft, tiny_target
 
 from models.prediction import Prediction
-from utils.lossless import Coupling
+from utils.lossless import Coupling, Exact
 from utils.proposals import Noise
 from utils.sampling import sample_alone
 from utils.speculative_decoder import decode_speculative
@@ -99,6 +99,35 @@ def test_a_rule_that_accepts_all_lets_out_the_paths_of_plain_sampling(changes, o
     z = torch.cat([noise.proposal[:, :-1], noise.target[:, -1:]], dim=1)[:, None]
     torch.testing.assert_close(decoded.forecast, sample_alone(model, context, n * PATCH, LAW, z)[0][:, 0], atol=1e-4,
                                rtol=1e-4)
+
+
+@pytest.mark.parametrize("patches", [1, 3])
+@pytest.mark.parametrize("repropose", ["draft", "corrected"])
+@pytest.mark.parametrize("rule", [Coupling, Exact])
+@pytest.mark.parametrize("changes", [{}, CAUSAL, {"use_norm": False}], ids=["window", "cache", "no norm"])
+def test_each_row_keeps_its_own_unit_whatever_the_others_do(changes, rule, repropose, patches, series):
+    """Rows of very different scale are rejected at different places and leave the batch at different times."""
+    model, n, samples = tiny_target(**changes), 6, 3
+    draft = tiny_draft(model, stochastic=rule is Exact, patches=patches)
+    context = series() * torch.tensor([0.3, 1.0, 20.0, 4.0, 0.1, 7.0])[:, None, None]
+    law = TargetLaw(LAW.factor * 2, relative=True)
+    noise = Noise.draw(context.repeat_interleave(samples, dim=0), n, PATCH, torch.Generator().manual_seed(0))
+
+    def decode(rows):
+        paths = (rows[:, None] * samples + torch.arange(samples)).flatten()
+        part = Noise(noise.proposal[paths], noise.target[paths], noise.uniform[paths])
+        return decode_speculative(model, draft, context[rows], n * PATCH, rule(law), 3, part, repropose=repropose,
+                                  samples=samples)
+    together = decode(torch.arange(6))
+    for row in range(6):
+        own = slice(row * samples, (row + 1) * samples)
+        alone = decode(torch.tensor([row]))
+        torch.testing.assert_close(together.forecast[own], alone.forecast, rtol=1e-3,
+                                   atol=1e-3 * float(context[row].std()))
+        if rule is Coupling:
+            torch.testing.assert_close(together.most[own], alone.most, rtol=1e-3, atol=1e-4)
+    if model.config.use_norm and rule is Coupling:
+        assert len(set(together.target_passes.tolist())) > 1  # rounds end at different places
 
 
 @pytest.mark.parametrize("changes, tokens", [({}, [6 * 5, 24 * 5, 24 * 5]), (CAUSAL, [6 * 5, 24, 24])],
