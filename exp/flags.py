@@ -207,7 +207,7 @@ def _speculation(parser):
     add("--spec_repropose", default="draft", choices=["draft", "target", "corrected"], help="proposals after a "
         "rejection come from the draft, from what the target's last pass said of later patches (tolerance only), or "
         "from the draft shifted by the gap that this pass found")
-    add("--spec_tol", type=non_negative, default=0.3, help="tolerance: largest rms gap, in window standard deviations")
+    add("--spec_tol", type=non_negative, default=0.15, help="tolerance: largest rms gap, in window standard deviations")
     add("--spec_emit", default=None, choices=["sample", "mean"], help="what leaves the decoder (default: mean for "
         "tolerance, which has no other, else sample)")
     add("--spec_sigma", type=positive, default=0.25, help="simplified, exact, coupling: the target's sigma, "
