@@ -235,6 +235,14 @@ def test_coupling_says_how_much_can_be_accepted():
     assert sample(*pair(), Exact(WHITE), 1)[1].most is None
 
 
+def test_proposals_that_overflow_behind_a_rejection_leave_no_trace():
+    target, draft = pair()
+    draft.A = 1e30 * draft.A
+    _, decoded = sample(target, draft, Coupling(WHITE), 3)
+    assert decoded.forecast.isfinite().all() and decoded.accepted.sum() == 0
+    assert decoded.most.isfinite().all()
+
+
 def test_the_published_rule_is_refuted_by_its_acceptance_too():
     accepted = measured_acceptance(Simplified(SIGMA), 0.5, 0.5)
     assert stats.binomtest(accepted, PATHS, exact_acceptance(0.5, 0.5)).pvalue < LEVEL
