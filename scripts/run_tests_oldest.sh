@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs all tests on the oldest versions that are promised to work (requirements-oldest.txt), in an environment of its
+# own, .venv-oldest; arguments go to pytest.
+unset PYTHON  # has other versions
+VENV=.venv-oldest
+requirements=requirements-oldest.txt
+# not every one of those versions has a wheel for a newer Python
+for BASE_PYTHON in ${BASE_PYTHON:-python3.10 python3.11 python3}; do
+  "$BASE_PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null && break
+  BASE_PYTHON=
+done
+[ -n "$BASE_PYTHON" ] || { echo "error: Python 3.10 or 3.11 is needed" >&2; exit 2; }
+. "$(dirname "$0")/environment.sh"
+exec "$python" -m pytest -m "slow or not slow" "$@"
