@@ -1,7 +1,11 @@
-"""Data sets and loaders from flags."""
+"""Data sets by name, and the loaders of their splits."""
+from __future__ import annotations
+
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -15,9 +19,9 @@ DATASETS = {
 }
 
 
-def data_file(args) -> Path:
-    """--root_path / --data_path; without --root_path the folder $DATASET_ROOT, else ./dataset."""
-    return Path(args.root_path or os.environ.get("DATASET_ROOT", "./dataset")) / args.data_path
+def data_file(root_path: str | None, data_path: str) -> Path:
+    """root_path / data_path; without root_path in the folder $DATASET_ROOT, else ./dataset."""
+    return Path(root_path or os.environ.get("DATASET_ROOT", "./dataset")) / data_path
 
 
 class EpochSampler(Sampler):
@@ -39,7 +43,7 @@ class EpochSampler(Sampler):
         share = self.size // self.world_size if self.world_size > 1 else self.size
         return -(-share // self.batch_size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator)
         if self.world_size > 1:
@@ -67,33 +71,26 @@ def spread_windows(dataset, count: int | None) -> list[int]:
     if count is None:
         return list(range(len(dataset)))
     if count > dataset.windows:
-        raise UserError(f"--test_windows {count}: the test part has {dataset.windows} windows (of each series): give "
+        raise UserError(f"`test_windows` {count}: the test part has {dataset.windows} windows (of each series): give "
                         "fewer, or leave it out")
     windows = torch.linspace(0, dataset.windows - 1, count).long()
-    return (torch.arange(dataset.series)[:, None] * dataset.windows + windows).flatten().tolist()
+    return (torch.arange(dataset.n_series)[:, None] * dataset.windows + windows).flatten().tolist()
 
 
-def data_provider(args, split: str, rank: int = 0, world_size: int = 1, context: int | None = None,
-                  wrapper=None):
-    """(data set, loader) of one split. Training batches are shuffled by an `EpochSampler`, others stay in order.
+def train_loader(dataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
+                 num_workers: int = 0) -> DataLoader:
+    """Batches shuffled by an `EpochSampler`."""
+    sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size)
+    return DataLoader(dataset, batch_sampler=sampler, **_common(num_workers))
 
-    context: steps before the forecast, where they are not those of the flags for this split. wrapper: maps the data
-    set to the one that is loaded. --test_windows limits what the loader of the test split walks over, not
-    the data set.
-    """
-    test = split == "test"
-    dataset = DATASETS[args.data](
-        data_file(args), split, context or (args.test_seq_len if test else args.seq_len), args.input_token_len,
-        horizon=args.test_pred_len, subset_ratio=args.subset_rand_ratio)
-    dataset = wrapper(dataset) if wrapper else dataset
+
+def ordered_loader(dataset, batch_size: int, items: list[int] | None = None, num_workers: int = 0) -> DataLoader:
+    """Batches in order, of all items or of these."""
+    return DataLoader(dataset, batch_size=batch_size, sampler=items, **_common(num_workers))
+
+
+def _common(num_workers: int) -> dict[str, Any]:
     # a generator of its own: opening a loader draws a seed, from the global one it would shift every later dropout
     # mask, and a resumed run opens one loader more than an uninterrupted one
-    common = dict(num_workers=args.num_workers, collate_fn=batch_as_is, generator=torch.Generator(),
-                  worker_init_fn=leave_interrupts_to_the_parent)
-    size = args.batch_size
-    if split == "test" and args.test_windows is not None:
-        common["sampler"] = spread_windows(dataset, args.test_windows)
-    if split == "train":
-        sampler = EpochSampler(len(dataset), size, args.seed, rank, world_size)
-        return dataset, DataLoader(dataset, batch_sampler=sampler, **common)
-    return dataset, DataLoader(dataset, batch_size=size, **common)
+    return dict(num_workers=num_workers, collate_fn=batch_as_is, generator=torch.Generator(),
+                worker_init_fn=leave_interrupts_to_the_parent)

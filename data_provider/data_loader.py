@@ -44,21 +44,23 @@ class MultivariateDatasetBenchmark(Dataset):
     """All variables of a window together.
 
     An item is (x [context, C], y): in `train` and `val` y [context, C] pairs every token with its next patch
-    (patch t of y is patch t + 1 of the series); in `test` y [horizon, C] are the steps after the context.
+    (patch t of y is patch t + 1 of the series); in `test` y [horizon, C] are the steps after the context. rolled: so
+    they are in `val`, where settings are chosen.
     Values are standardised with the mean and standard deviation of the training part.
     Raises UserError where the file or the split cannot give a single window.
     """
 
     def __init__(self, path: str | Path, split: str, context: int, patch_len: int, horizon: int = 0,
-                 subset_ratio: float = 1.0):
+                 subset_ratio: float = 1.0, rolled: bool = False):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
         self.split, self.context, self.patch_len, self.horizon = split, context, patch_len, horizon
+        self.rolled = rolled or split == "test"
         series = read_series(path)
         self.names, rows = series.names, len(series.values)
         starts, ends = split_borders(Path(path).name, rows)
         index = SPLITS.index(split)
-        ahead = horizon if split == "test" else patch_len
+        ahead = horizon if self.rolled else patch_len
         # val and test borrow their first context from the rows before them
         first = starts[index] - (context if index else 0)
         needed = ends[index] if rows < ends[index] else 0
@@ -76,25 +78,35 @@ class MultivariateDatasetBenchmark(Dataset):
             return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
                     "rename the file for a 70/10/20 split, or give the whole file")
         # the smallest file whose train, val and test parts each hold one window: from just below it upwards
-        enough = max(self.context + ahead, int((self.context + self.patch_len) / 0.7) - 1, 10 * (self.patch_len - 3),
+        enough = max(self.context + ahead, int((self.context + self.patch_len) / 0.7) - 1, 10 * (self._least_val - 3),
                      5 * self.horizon - 1)
         while not self._fits(*split_borders("", enough)):
             enough += 1
         return (f"{path}: {rows} rows are too few for the {self.split} split with a context of {self.context} and "
-                f"{ahead} steps ahead: about {enough} rows are needed; shorten --seq_len or --test_pred_len")
+                f"{ahead} steps ahead: about {enough} rows are needed; shorten `context` or `horizon`")
 
     def _fits(self, starts, ends) -> bool:
         lengths = [end - start for start, end in zip(starts, ends)]
-        return lengths[0] >= self.context + self.patch_len and lengths[1] >= self.patch_len \
+        return lengths[0] >= self.context + self.patch_len and lengths[1] >= self._least_val \
             and lengths[2] >= max(self.horizon, 1)
 
     @property
-    def series(self) -> int:
+    def _least_val(self) -> int:
+        """Rows of the validation part that give one window."""
+        return self.horizon if self.rolled and self.split == "val" else self.patch_len
+
+    @property
+    def n_series(self) -> int:
         """How many series the items are cut from, one after the other: all variables together make one."""
         return 1
 
+    @property
+    def variables(self) -> int:
+        """How many variables one item has."""
+        return len(self.names) // self.n_series
+
     def __len__(self) -> int:
-        return self.windows * self.series
+        return self.windows * self.n_series
 
     def __getitem__(self, index: int):
         x, y = self.__getitems__([index])
@@ -110,14 +122,14 @@ class MultivariateDatasetBenchmark(Dataset):
 
     def _pair(self, span: torch.Tensor):
         x = span[:, :self.context]
-        return x, span[:, self.context:] if self.split == "test" else span[:, self.patch_len:]
+        return x, span[:, self.context:] if self.rolled else span[:, self.patch_len:]
 
 
 class UnivariateDatasetBenchmark(MultivariateDatasetBenchmark):
     """Each variable of each window for itself: items (x [context, 1], y [..., 1]), variable by variable."""
 
     @property
-    def series(self) -> int:
+    def n_series(self) -> int:
         return len(self.names)
 
     def __getitems__(self, indices: list[int]):

@@ -6,6 +6,7 @@ and says so on stderr.
 import argparse
 import hashlib
 import http.client
+import logging
 import os
 import sys
 import urllib.error
@@ -15,16 +16,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_provider.synthetic import write_synthetic
-from utils.files import replace_when_done
+from utils.files import digest, replace_when_done
 
 SOURCE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv"
 SHA256 = "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"
 SYNTHETIC = "ETTh_synthetic.csv"
 CHUNK = 2**16
-
-
-def checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+log = logging.getLogger(__name__)
 
 
 def download(path: Path, source: str = SOURCE, sha256: str = SHA256, timeout: float = 20) -> str | None:
@@ -53,16 +51,15 @@ def obtain_etth1(folder: Path) -> Path:
     """The ETTh1 file in folder/ETT-small: what is there, else the public file, else the synthetic stand-in."""
     path = folder / "ETT-small" / "ETTh1.csv"
     if path.is_file():
-        if checksum(path) != SHA256:
-            print(f"note: {path} is not the public ETTh1 (its checksum differs); it is used as it is", file=sys.stderr)
+        if digest(path) != SHA256:
+            log.warning("note: %s is not the public ETTh1 (its checksum differs); it is used as it is", path)
         return path
     problem = download(path)
     if problem is None:
         return path
     stand_in = path.with_name(SYNTHETIC)
-    print(f"note: ETTh1 could not be fetched ({problem}).\n"
-          f"note: using the embedded SYNTHETIC data set {stand_in} instead: the program runs the same, "
-          "but the figures say nothing about ETTh1.", file=sys.stderr)
+    log.warning("note: ETTh1 could not be fetched (%s).\nnote: using the embedded SYNTHETIC data set %s instead: the "
+                "program runs the same, but the figures say nothing about ETTh1.", problem, stand_in)
     return stand_in if stand_in.is_file() else write_synthetic(stand_in)
 
 
@@ -71,13 +68,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATASET_ROOT", "./dataset")))
     try:
-        print(obtain_etth1(parser.parse_args().folder))
+        sys.stdout.write(f"{obtain_etth1(parser.parse_args().folder)}\n")
     except OSError as error:
-        print(f"error: {error.filename or 'ETTh1'}: {error.strerror or error}: choose another --folder or DATASET_ROOT",
-              file=sys.stderr)
+        log.error("error: %s: %s: choose another --folder or DATASET_ROOT", error.filename or "ETTh1",
+                  error.strerror or error)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was kept of the download", file=sys.stderr)
+        log.error("interrupted: nothing was kept of the download")
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""Series: csv, txt, npz, npy, DataFrame -> a float array [T, C] with names; what is wrong is said in a line."""
+"""Series: csv, txt, npz, npy, DataFrame -> a float array [T, C] with names; errors name file, row and column."""
 import csv
 import warnings
 from collections.abc import Callable
@@ -28,8 +28,8 @@ def read_series(path: str | Path) -> Series:
     """Reads one file by its ending. Raises UserError that names file, row and column of what cannot be used."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"data file {path} does not exist: set --root_path/--data_path or DATASET_ROOT, "
-                        "or run: python -m data_provider.download")
+        raise UserError(f"data file {path} does not exist: correct `root_path`/`data_path` or DATASET_ROOT, or run: "
+                        "python -m data_provider.download")
     readers = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy}
     kind = path.suffix.lower()
     if kind not in readers:
@@ -66,7 +66,7 @@ def _read_csv(path: Path) -> Series:
 
 
 def _of_columns(frame: pd.DataFrame, where: str, cell: Callable[[int], str]) -> Series:
-    """A column a variable, after a column of dates if there is one. cell: row from 0 -> the words that lead to it."""
+    """One column per variable, after a column of dates if there is one. cell: row from 0 -> how errors call it."""
     if frame.empty:
         raise UserError(f"{where}: no rows below the header: at least one window of data is needed")
     dates, first = None, frame.iloc[:, 0]
@@ -74,13 +74,13 @@ def _of_columns(frame: pd.DataFrame, where: str, cell: Callable[[int], str]) -> 
         dates, frame = first.astype(str), frame.iloc[:, 1:]
     if frame.shape[1] == 0:
         raise UserError(f"{where}: unknown column layout: a date column and no numeric column; "
-                        "expected 'date' followed by one numeric column a variable")
+                        "expected 'date' followed by one numeric column per variable")
     columns = [_numeric_column(name, frame[name], cell) for name in frame.columns]
     return Series(np.stack(columns, axis=1), [str(name) for name in frame.columns], dates)
 
 
 def from_frame(frame: pd.DataFrame) -> Series:
-    """A DataFrame: long (unique_id, ds, y) or wide (a numeric column a variable; times in a column or as index).
+    """A DataFrame: long (unique_id, ds, y) or wide (one numeric column per variable; times in a column or as index).
 
     Raises UserError for what cannot be used, as `read_series` does. Variables and rows keep their order.
     """

@@ -2,6 +2,7 @@
 import re
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
@@ -10,7 +11,7 @@ from data_provider.reading import Series
 from utils.errors import UserError, shorten
 
 # what a column of text may mean, in the order of preference
-READINGS = ({}, {"dayfirst": True}, {"format": "ISO8601"})
+READINGS: tuple[dict[str, Any], ...] = ({}, {"dayfirst": True}, {"format": "ISO8601"})
 
 
 @dataclass
@@ -42,7 +43,7 @@ def continued(series: Series, steps: int, where: str) -> Calendar:
         future = pd.date_range(times[-1], periods=steps + 1, freq=frequency)[1:]
     except (OverflowError, ValueError):
         raise UserError(f"{where}: {steps} steps ({frequency}) after {times[-1]} lead past what a time stamp can hold: "
-                        "lower --test_pred_len") from None
+                        "lower `horizon`") from None
     return Calendar(times, future, frequency)
 
 
@@ -57,7 +58,7 @@ def frequency_of(times: pd.DatetimeIndex) -> str | None:
         return None
     frequency = to_offset(frequency).freqstr
     again = pd.date_range(times[0], periods=len(times), freq=frequency)
-    return frequency if (again == times).all() else None  # of business hours, for one, pandas guesses the wrong ones
+    return frequency if (again == times).all() else None  # pandas guesses wrong for business hours, for one
 
 
 def _counted(first: int, step: int, rows: int, steps: int) -> Calendar:

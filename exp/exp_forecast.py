@@ -1,27 +1,26 @@
 """The forecasting experiment: train, test (alone or speculative), compare, predict."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from data_provider.data_factory import data_file, data_provider, spread_windows
-from data_provider.target_forecasts import TargetForecasts
-from exp.comparison import compare, compared_methods, describe
-from exp.evaluation import AcceptanceLog, AloneMethod, Interrupted, SpeculativeMethod, evaluate, make_speculative
-from exp.exp_basic import Exp_Basic, seed_everything
-from exp.forecaster import Forecaster
-from exp.laws import calibrated, law_of_flags, validation_part
-from exp.prediction import predict
-from exp.reporting import breakdown, draw_attention, draw_forecasts
-from exp.sampling import PlainSampler, SpeculativeSampler, evaluate_paths, samples_shape
-from exp.training import Trainer
-from utils.calibration import forget
-from utils.checkpoint import CHECKPOINT, load_into, read_state
-from utils.errors import UserError
-from utils.files import inside, refuse_unwritable
-from utils.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
-from utils.precision import autocast
-from utils.results import (
+from data_provider.data_factory import ordered_loader, spread_windows, train_loader
+from exp.evaluate.comparison import compare, compared_methods, describe
+from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
+from exp.evaluate.methods import AloneMethod, Method, make_rule, make_speculative
+from exp.evaluate.paths import evaluate_paths, samples_shape
+from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
+from exp.exp_basic import Exp_Basic, autocast, load_model, seed_everything
+from exp.flags import flat
+from exp.laws import calibrated, calibration_part, forget, target_law
+from exp.predict.files import predict
+from exp.predict.forecaster import Forecaster
+from exp.report.results import (
     breakdown_line,
     inference_line,
     log_breakdown,
@@ -34,37 +33,44 @@ from utils.results import (
     write_metrics,
     write_partial,
 )
+from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
+from exp.train.target_forecasts import TargetForecasts
+from exp.train.trainer import Trainer
+from models.checkpoint import CHECKPOINT, load_into, read_state
+from models.registry import DRAFTS, MODELS, checkpoint_in
+from utils.errors import UserError
+from utils.files import inside, refuse_unwritable
+from utils.target_law import TargetLaw
 from utils.timing import TracedModel, hardware
 
 RESULTS = "./test_results"
 VALIDATION_SEED = 1_000_000_007  # sampled forecasts of the validation part have noise of their own
+log = logging.getLogger(__name__)
 
 
 class Exp_Forecast(Exp_Basic):
     """One command line: `run` trains --itr times and tests each, or tests or forecasts with a checkpoint."""
 
     def run(self) -> None:
-        args = self.args
-        if not args.is_training:
-            seed_everything(args.seed)
-            setting = args.test_dir or self.setting()
-            checkpoint = self.tested_checkpoint(setting)
-            self._check_test(setting)
-            if args.do_predict:
-                forecaster = Forecaster(self, checkpoint)
-                predict(forecaster, data_file(args), args.test_pred_len, self._results_folder(setting))
-            else:
-                self._compare_or_test(setting, checkpoint)
+        run = self.settings.run
+        if run.is_training:
+            self._train_and_test()
             return
-        if args.distill:
-            self.adopt_target()
-        if args.adaptation:
-            self.adopt_pretrained()
+        seed_everything(run.seed)
+        setting, checkpoint = run.test_dir or self.setting(), self.tested_checkpoint()
+        self._refuse_unwritable(setting)
+        if run.mode == "predict":
+            forecaster = Forecaster(self.settings, checkpoint, self.device)
+            predict(forecaster, self.settings.data.file, self._results_folder(setting))
+        else:
+            self._compare_or_test(setting, checkpoint)
+
+    def _train_and_test(self) -> None:
+        first = self.settings
         self._check_what_follows_training()
-        first_seed = args.seed
-        for iteration in range(args.itr):
-            args.seed = first_seed + iteration
-            seed_everything(args.seed)
+        for iteration in range(first.run.itr):
+            self.settings = first.with_("run", seed=first.run.seed + iteration)
+            seed_everything(self.settings.run.seed)
             setting = self.setting(iteration)
             folder = self.train(setting)
             if self.world_size > 1:
@@ -76,234 +82,232 @@ class Exp_Forecast(Exp_Basic):
 
     def _check_what_follows_training(self) -> None:
         """What would stop the test must stop the run now, not after hours of training."""
-        args = self.args
-        for iteration in range(args.itr):
-            self._check_test(self.setting(iteration))
-        self._check_test_part(data_provider(args, "test")[0])
-        if "calibrated" in (args.spec_sigma_mode, args.draft_teacher_noise):
-            validation_part(args)
-        if args.use_speculative or args.compare:
-            self.load_model(args.spec_draft_model, args.spec_draft_ckpt)
+        run, settings = self.settings.run, self.settings
+        for iteration in range(run.itr):
+            self._refuse_unwritable(self.setting(iteration))
+        self._check_test_part(self.tested_split())
+        if "calibrated" in (settings.spec.sigma_mode, settings.train.teacher_noise):
+            calibration_part(self)
+        if run.mode == "train" and (run.use_speculative or run.compare):
+            load_model(settings, str(run.draft_checkpoint), run.draft_model, self.device)
 
-    def _check_test(self, setting: str) -> None:
-        """What can be known of a test before anything is loaded: where its results go, and what --compare needs."""
-        args = self.args
+    def _refuse_unwritable(self, setting: str) -> None:
         refuse_unwritable(self._results_folder(setting), "--model_id/--des/--test_dir")
-        if args.compare and args.model != "timer_xl":
-            raise UserError(f"--compare needs the target as --model, not {args.model}: name the draft by "
-                            "--spec_draft_ckpt")
-        if args.compare and args.season > args.test_seq_len:
-            raise UserError(f"--season {args.season} is longer than the context of {args.test_seq_len} steps: the "
-                            "seasonal-naive row of --compare repeats a whole season; give a shorter one")
 
     def _check_test_part(self, dataset) -> None:
-        spread_windows(dataset, self.args.test_windows)
-        if self.args.save_samples:
-            refuse_huge_samples(samples_shape(self.args, dataset))
+        spread_windows(dataset, self.settings.data.test_windows)
+        if self.settings.report.save_samples:
+            refuse_huge_samples(samples_shape(self.settings, dataset))
 
     def train(self, setting: str) -> Path:
         """Trains one model; returns the folder that holds its best checkpoint."""
-        args = self.args
-        folder = self.checkpoint_folder(setting)
+        settings, data = self.settings, self.settings.data
+        seed, folder = settings.run.seed, self.checkpoint_folder(setting)
         model = self._initial_model()
         loss = self._loss()
         if self.rank:  # equal weights to begin with, but dropout and noise of its own in every process
-            torch.manual_seed(args.seed + 1_000_003 * self.rank)
-        _, train_loader = data_provider(args, "train", rank=self.rank, world_size=self.world_size,
-                                        wrapper=self._answers(loss, args.draft_teacher_dropout, args.seed))
-        _, val_loader = data_provider(args, "val", wrapper=self._answers(loss, seed=args.seed + VALIDATION_SEED))
+            torch.manual_seed(seed + 1_000_003 * self.rank)
+        train = self._taught(self.dataset("train"), loss, settings.train.teacher_dropout, seed)
+        val = self._taught(self.dataset("val"), loss, 0.0, seed + VALIDATION_SEED)
         parameters = sum(p.numel() for p in model.parameters())
-        self.say(f"training {args.model} ({parameters:,} parameters) on {self.device}: {folder}")
-        trainer = Trainer(model, loss, train_loader, val_loader, args, folder, self.train_settings(model), self.device,
-                          self.rank, self.world_size)
+        log.info("training %s (%s parameters) on %s: %s", settings.model.name, f"{parameters:,}", self.device, folder)
+        trainer = Trainer(model, loss, train_loader(train, data.batch_size, seed, self.rank, self.world_size,
+                                                    data.num_workers),
+                          ordered_loader(val, data.batch_size, None, data.num_workers), settings, folder,
+                          flat(settings) | {"parameters": parameters}, self.device, self.rank, self.world_size)
         best = trainer.run()
         if self.is_main:
             forget(folder / CHECKPOINT)
-        self.say(f"best validation loss {best:.5f}: {folder / CHECKPOINT}")
+        log.info("best validation loss %.5f: %s", best, folder / CHECKPOINT)
         return folder
 
     def _initial_model(self) -> torch.nn.Module:
-        model = self.new_model(self.args.model, self.config_from_flags(self.args.model))
-        if self.args.adaptation:
-            path = self.args.pretrain_model_path
+        settings = self.settings
+        model = MODELS[settings.model.name](settings.model.config).to(self.device)
+        if settings.train.adaptation:
+            path = checkpoint_in(str(settings.train.pretrain_model_path))
             load_into(model, read_state(path), path)
-            self.say(f"adapting the weights of {path}")
+            log.info("adapting the weights of %s", path)
         return model
 
-    def _answers(self, loss, dropout: float = 0.0, seed: int = 0):
-        """What puts the target's own forecasts in place of the answers of a data set, where the loss learns these."""
+    def _taught(self, dataset, loss, dropout: float, seed: int):
+        """The data set with the target's own forecasts in place of its labels, where the loss is on-policy."""
         if not isinstance(loss, RolloutLoss):
-            return None
-
-        def forecast(dataset):
-            law = loss.law if self.args.draft_teacher_noise == "calibrated" else None
-            forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, self.device,
-                                        dropout, law, seed, self.args.quiet or not self.is_main)
-            if forecasts.kept is None and self.args.num_workers:
-                raise UserError(f"--num_workers {self.args.num_workers}: the target's forecasts cannot be kept "
-                                "(teacher dropout, or too many), and no worker can make them: use --num_workers 0")
-            return forecasts
-        return forecast
+            return dataset
+        law = loss.law if self.settings.train.teacher_noise == "calibrated" else None
+        forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, self.device, dropout,
+                                    law, seed, self.settings.run.quiet or not self.is_main)
+        workers = self.settings.data.num_workers
+        if forecasts.kept is None and workers:
+            raise UserError(f"`num_workers` {workers}: the target's forecasts cannot be kept (teacher dropout, or too "
+                            "many), and no worker can make them: use 0")
+        return forecasts
 
     def _loss(self):
-        args = self.args
-        selection = dict(patch_len=args.input_token_len, covariate=args.covariate, last_token=args.last_token,
-                         valid_last=args.valid_last, skip=args.skip_patches)
-        if args.distill:
-            teacher = self.load_model(args.distill_target_model, args.distill_target_ckpt, "distill_target_")
-            noise = args.draft_teacher_noise
-            if noise == "calibrated":
-                noise = calibrated(args, teacher, args.distill_target_ckpt, self.device, self.say).law
-            if args.draft_rollout:
-                return RolloutLoss(teacher, args.draft_nll_var_reg, noise, args.draft_rollout, args.covariate)
-            return DistillationLoss(teacher, args.draft_nll_var_reg, noise, args.draft_teacher_dropout,
-                                    SupervisedLoss(**selection))
-        if args.draft_stochastic and args.model == "timer_xl_draft":
-            return SupervisedNLL(args.draft_nll_var_reg, **selection)
-        return SupervisedLoss(**selection)
+        train, config = self.settings.train, self.settings.model.config
+        selection: dict[str, Any] = dict(patch_len=self.patch_len, covariate=config.covariate,
+                                         last_token=train.last_token, valid_last=train.valid_last,
+                                         skip=train.skip_patches)
+        if not train.distill:
+            if config.draft_stochastic and self.settings.model.name in DRAFTS:
+                return SupervisedNLL(train.variance_reg, **selection)
+            return SupervisedLoss(**selection)
+        path = checkpoint_in(str(train.target_checkpoint))
+        teacher = load_model(self.settings, path, train.target_model, self.device, train.target_sizes)
+        noise: Any = train.teacher_noise
+        if noise == "calibrated":
+            noise = calibrated(self, teacher, path).law
+        if train.rollout:
+            return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate)
+        return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))
 
     def _compare_or_test(self, setting: str, checkpoint: Path) -> None:
-        with autocast(self.args, self.device):
-            (self.compare if self.args.compare else self.test)(setting, checkpoint)
+        with autocast(self.settings.run, self.device):
+            (self.compare if self.settings.run.compare else self.test)(setting, checkpoint)
 
     def _mode(self) -> str:
-        args = self.args
-        if args.do_predict:
-            return f"_predict_{Path(args.data_path).stem}"
-        if args.compare:
-            return "_compare"
-        emitted = args.spec_emit if args.num_samples is None else "samples"
-        if args.use_speculative:
-            return f"_spec_{args.spec_accept_rule}_{emitted}"
-        return "" if args.num_samples is None else "_samples"
+        run, spec, samples = self.settings.run, self.settings.spec, self.settings.report.num_samples
+        if run.do_predict:
+            return f"_predict_{Path(self.settings.data.data_path).stem}"
+        split = "_val" if self.settings.data.test_flag == "V" else ""
+        if run.compare:
+            return f"{split}_compare"
+        if run.use_speculative:
+            return f"{split}_spec_{spec.rule}_{spec.emission if samples is None else 'samples'}"
+        return split if samples is None else f"{split}_samples"
 
     def _results_folder(self, setting: str) -> Path:
-        args = self.args
-        mode = self._mode() + (f"_{args.des}" if args.test_dir and "des" in args.explicit else "")
-        folder = inside(RESULTS, f"{setting}_pl{args.test_pred_len}{mode}", "--model_id/--des/--test_dir")
-        inside(folder, args.spec_debug_out, "--spec_debug_out")
+        run = self.settings.run
+        mode = self._mode() + (f"_{run.des}" if run.test_dir and run.des != type(run).des else "")
+        folder = inside(RESULTS, f"{setting}_pl{self.settings.data.horizon}{mode}", "--model_id/--des/--test_dir")
+        inside(folder, self.settings.report.judgements_file, "--spec_debug_out")
         return folder
 
     def test(self, setting: str, checkpoint: Path) -> dict:
-        """Rolling forecast of every test window; writes metrics.json and what the report flags ask for."""
-        args = self.args
-        model, draft = self.load_pair(checkpoint)
-        folder = self._results_folder(setting)
-        dataset, loader = data_provider(args, "test")
+        """Rolling forecast of every test window; writes metrics.json and what the report settings ask for."""
+        settings, report, folder = self.settings, self.settings.report, self._results_folder(setting)
+        model = self.load_tested(checkpoint)
+        draft = self.load_draft() if settings.run.use_speculative else None
+        dataset, loader = self.test_part()
         self._check_test_part(dataset)
         law = None
-        if args.num_samples is not None or args.spec_sigma_mode == "calibrated":
-            law = law_of_flags(args, model, checkpoint, self.device, self.say)
-        traced = [TracedModel(m, self.device) if args.trace_inference_breakdown and m is not None else m
-                  for m in (model, draft)]
-        emit = None if args.num_samples is None else "mean"
-        method = AloneMethod(traced[0], args.test_pred_len) if draft is None \
-            else make_speculative(*traced, args, emit=emit, law=law)
-        observer = AcceptanceLog(args.spec_debug_n) if args.spec_debug_accept else None
-        if args.spec_k == "auto" and draft is not None:
-            # the trace is of forecasting, not of planning
-            untraced = make_speculative(model, draft, args, emit=emit, law=law)
-            self._plan([untraced], [min(args.batch_size, len(dataset))])
-            method.plans = untraced.plans
-        try:
-            out = evaluate(method, loader, self.device, args.covariate, args.quiet, observer)
-        except Interrupted as stop:
-            self._keep(folder, stop, len(spread_windows(dataset, args.test_windows)))
-            raise
-        metrics = self._metrics(out, setting, checkpoint, draft is not None)
+        if report.num_samples is not None or settings.spec.sigma_mode == "calibrated":
+            law = target_law(self, model, checkpoint)
+        traced = [TracedModel(part, self.device) for part in (model, draft) if part is not None] \
+            if report.trace_inference_breakdown else []
+        method = self._method(traced or [model, draft], law)
+        if settings.spec.k == "auto":
+            self._plan([method], [min(settings.data.batch_size, len(dataset))])
+            for part in traced:  # the trace is of forecasting, not of planning
+                part.reset()
+        observer = AcceptanceLog(report.judgements_windows) if report.log_judgements else None
+        out = self._evaluate(method, loader, folder, dataset, observer)
+        metrics = self._metrics(out, setting, checkpoint)
         refuse_overflow(metrics["mse"], str(checkpoint))
-        self.say(f"{setting}{self._mode()}, horizon {args.test_pred_len}: mse:{metrics['mse']:.4f}, "
-                 f"mae:{metrics['mae']:.4f}")
-        self.say(inference_line(metrics))
-        if args.num_samples is not None:
-            write_metrics(folder, metrics)  # sampling takes long: an interruption must not lose these
-            sampler = PlainSampler(model, args.test_pred_len, law, args.seed)
-            if draft is not None:
-                sampling = make_speculative(model, draft, args, emit="sample", law=law)
-                sampling.plans = method.plans
-                sampler = SpeculativeSampler(sampling)
-            metrics["samples"] = evaluate_paths(sampler, dataset, loader, args, self.device, folder) | self._law()
-            self.say(samples_line(metrics["samples"]))
-        if args.trace_inference_breakdown:
+        log.info("%s%s, horizon %d: mse:%.4f, mae:%.4f", setting, self._mode(), settings.data.horizon, metrics["mse"],
+                 metrics["mae"])
+        log.info(inference_line(metrics))
+        if traced:
             metrics["breakdown"] = breakdown(out.seconds, *traced)
-            self.say(breakdown_line(metrics["breakdown"]))
+        if report.num_samples is not None and law is not None:
+            write_metrics(folder, metrics)  # sampling takes long: an interruption must not lose these
+            metrics["samples"] = self._test_paths(method, law, dataset, loader, folder)
+        if traced:
+            log.info(breakdown_line(metrics["breakdown"]))
             log_breakdown(folder.name, metrics["breakdown"])
         write_metrics(folder, metrics)
         log_forecast(folder.name, metrics)
         log_inference(folder.name, metrics)
-        if args.visualize:
-            plans = getattr(method, "plans", None)
-            method = AloneMethod(model, args.test_pred_len)
-            alone = method
-            if draft is not None:
-                method = make_speculative(model, draft, args, law=law)
-                method.plans = plans
-            draw_forecasts(folder, method, alone, dataset, args, self.device)
-        self._write_extras(folder, model, dataset, observer)
-        self.say(f"results: {folder}")
+        self._write_extras(folder, method, model, law, dataset, observer)
+        log.info("results: %s", folder)
         return metrics
 
-    def _metrics(self, out, setting: str, checkpoint: Path, speculative: bool) -> dict:
-        args = self.args
-        metrics = out.result(args.batch_size) | hardware(self.device)
-        metrics |= {"setting": setting, "checkpoint": str(checkpoint), "data_path": args.data_path, "data": args.data,
-                    "context": args.test_seq_len, "horizon": args.test_pred_len, "seed": args.seed,
-                    "test_windows": args.test_windows}
-        if speculative:
-            names = [name for name in vars(args) if name.startswith("spec_")]
-            metrics["speculation"] = {name: getattr(args, name) for name in names}
+    def _method(self, models: Sequence[Any], law: TargetLaw | None) -> Method:
+        """The method under test, of [model, draft]; beside sampled paths point metrics are those of mean emission."""
+        model, draft = (*models, None)[:2]
+        settings, emit = self.settings, None if self.settings.report.num_samples is None else "mean"
+        if draft is None:
+            return AloneMethod(model, settings.data.horizon, is_draft=settings.model.name in DRAFTS)
+        rule = make_rule(settings.spec, law, emit=emit)
+        return make_speculative(model, draft, settings.spec, settings.data.horizon, settings.run.seed, rule)
+
+    def _evaluate(self, method: Method, loader, folder: Path, dataset, observer) -> Evaluation:
+        settings = self.settings
+        try:
+            return evaluate({"tested": method}, loader, self.device, settings.model.config.covariate,
+                            settings.run.quiet, observer)["tested"]
+        except Interrupted as stop:
+            self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
+            raise
+
+    def _test_paths(self, method: Method, law: TargetLaw, dataset, loader, folder: Path) -> dict:
+        """Scores of sampled paths, by the rule under test or from the target alone."""
+        settings, spec = self.settings, self.settings.spec
+        sampled = method.sampled(spec, law, settings.run.seed, int(settings.report.num_samples or 0))
+        scores = evaluate_paths(sampled, dataset, loader, settings, self.device, folder)
+        drawn_from = {"spec_covariance": spec.covariance} if spec.sigma_mode == "calibrated" \
+            else {"spec_sigma": spec.sigma}
+        scores["law"] = {"spec_sigma_mode": spec.sigma_mode, "spec_temp": spec.temp} | drawn_from
+        log.info(samples_line(scores))
+        return scores
+
+    def _metrics(self, out: Evaluation, setting: str, checkpoint: Path) -> dict:
+        data, settings = self.settings.data, self.settings
+        metrics = out.result(data.batch_size) | hardware(self.device)
+        metrics |= {"setting": setting, "checkpoint": str(checkpoint), "data_path": data.data_path, "data": data.kind,
+                    "context": data.test_context, "horizon": data.horizon, "seed": settings.run.seed,
+                    "test_windows": data.test_windows, "test_flag": data.test_flag}
+        if settings.run.use_speculative:
+            used = flat(settings)
+            metrics["speculation"] = {name: used[name] for name in used if name.startswith("spec_")}
         return metrics
 
     def _keep(self, folder: Path, stop: Interrupted, windows: int) -> None:
         """What an interrupted walk over the test windows has found, under a name that no whole result has."""
-        rows = [{"method": name} | out.result(self.args.batch_size) for name, out in stop.so_far.items()]
+        rows = [{"method": name} | out.result(self.settings.data.batch_size) for name, out in stop.so_far.items()]
         path = write_partial(folder, {"windows_of_the_split": windows, "rows": rows})
-        self.say(f"interrupted after {rows[-1]['windows']} of {windows} windows, the first of the split: {path}")
-
-    def _law(self) -> dict:
-        """What the paths were drawn from, for metrics.json."""
-        args = self.args
-        given = {"spec_temp": args.spec_temp}
-        given |= {"spec_covariance": args.spec_covariance} if args.spec_sigma_mode == "calibrated" \
-            else {"spec_sigma": args.spec_sigma}
-        return {"law": {"spec_sigma_mode": args.spec_sigma_mode} | given}
+        log.info("interrupted after %d of %d windows, the first of the split: %s", rows[-1]["windows"], windows, path)
 
     def _plan(self, methods, batch_sizes) -> None:
-        """--spec_k auto: chooses K for each method and batch size, on validation windows spread over their split."""
-        dataset, _ = data_provider(self.args, "val", context=self.args.test_seq_len)
+        """`k` auto: every method decides for each batch size, on validation windows spread over their split."""
+        dataset, _ = self.validation_part()
         for size in batch_sizes:
             windows = torch.linspace(0, len(dataset) - 1, size).long().tolist()
             context = dataset.__getitems__(windows)[0].to(self.device)
             for method in methods:
-                self.say(f"{method.rule.name}: {method.plan(context).describe()}")
+                plan = method.plan(context)
+                if plan is not None:
+                    log.info("%s: %s", method.name, plan.describe())
 
-    def _write_extras(self, folder: Path, model, dataset, observer) -> None:
-        args = self.args
+    def _write_extras(self, folder: Path, method: Method, model, law: TargetLaw | None, dataset, observer) -> None:
+        settings, report = self.settings, self.settings.report
+        if report.visualize:
+            drawn = method.again(make_rule(settings.spec, law))
+            draw_forecasts(folder, drawn, AloneMethod(model, settings.data.horizon), dataset, settings, self.device)
         if observer is not None:
-            write_csv(inside(folder, args.spec_debug_out, "--spec_debug_out"), observer.rows, observer.COLUMNS)
-        if args.output_attention:
+            write_csv(inside(folder, report.judgements_file, "--spec_debug_out"), observer.rows, observer.COLUMNS)
+        if report.output_attention:
             draw_attention(folder, model, dataset, self.device)
 
     def compare(self, setting: str, checkpoint: Path) -> list[dict]:
         """The table of --compare, on the terminal, as csv and as a picture."""
-        args = self.args
-        target, draft = self.load_pair(checkpoint)
-        folder = self._results_folder(setting)
-        dataset, loader = data_provider(args, "test")
-        methods = compared_methods(target, draft, args)
-        if args.spec_k == "auto":
-            speculative = [method for method in methods.values() if isinstance(method, SpeculativeMethod)]
-            self._plan(speculative, [1, min(args.batch_size, len(dataset))])
+        settings, folder = self.settings, self._results_folder(setting)
+        target, draft = self.load_tested(checkpoint), self.load_draft()
+        dataset, loader = self.test_part()
+        methods = compared_methods(target, draft, settings)
+        if settings.spec.k == "auto":
+            self._plan(methods.values(), [1, min(settings.data.batch_size, len(dataset))])
         try:
-            rows = compare(methods, dataset, loader, args, self.device, folder)
+            rows = compare(methods, dataset, loader, settings, settings.model.config.covariate, self.device, folder)
         except Interrupted as stop:
-            self._keep(folder, stop, len(spread_windows(dataset, args.test_windows)))
+            self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise
-        self.say(describe(rows))
-        write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": args.spec_draft_ckpt,
-                               "settings": {name: value for name, value in vars(args).items() if name != "explicit"}})
-        if args.visualize:
-            draw_forecasts(folder, make_speculative(target, draft, args, "tolerance", "mean"),
-                           AloneMethod(target, args.test_pred_len), dataset, args, self.device)
-        self.say(f"table: {folder / 'compare.csv'}\nplot: {folder / 'compare.png'}")
+        log.info(describe(rows))
+        write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": settings.run.draft_checkpoint,
+                               "settings": flat(settings)})
+        if settings.report.visualize:
+            *_, tolerance = methods.values()
+            draw_forecasts(folder, tolerance, AloneMethod(target, settings.data.horizon), dataset, settings,
+                           self.device)
+        log.info("table: %s\nplot: %s", folder / "compare.csv", folder / "compare.png")
         return rows

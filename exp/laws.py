@@ -1,86 +1,148 @@
-"""The law of a target as the flags ask for it; a calibration is fitted once and found again beside the checkpoint."""
-from dataclasses import replace
+"""The law of a target as the settings ask for it; a calibration is fitted once and kept beside the checkpoint."""
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from data_provider.data_factory import data_provider
-from utils.calibration import (
-    LEAST_PATCHES,
-    MOST_ELEMENTS,
-    Calibration,
-    file_beside,
-    fit,
-    identity,
-    load,
-    next_patch_residuals,
-    save,
-)
-from utils.errors import UserError
-from utils.files import refuse_unwritable
+from exp.exp_basic import Exp_Basic
+from exp.settings import DataSettings, SpecSettings
+from models.checkpoint import save_tensors
+from models.timer_xl import TimerBackbone
+from utils.calibration import LEAST_PATCHES, MOST_ELEMENTS, Calibration, fit, next_patch_residuals
+from utils.errors import UserError, shorten
+from utils.files import digest, refuse_unwritable
 from utils.target_law import TargetLaw
 
-
-def law_of_flags(args, model, checkpoint: str | Path, device: torch.device, say) -> TargetLaw:
-    """White noise of --spec_sigma, or what --spec_sigma_mode calibrated finds for it; times --spec_temp."""
-    law = calibrated(args, model, checkpoint, device, say).law if args.spec_sigma_mode == "calibrated" \
-        else TargetLaw.fixed(args.spec_sigma)
-    return replace(law, factor=law.factor * args.spec_temp)
+FORM = 2  # version of the file format
+log = logging.getLogger(__name__)
 
 
-def validation_part(args):
+def target_law(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> TargetLaw:
+    """White noise of `sigma`, or what `sigma_mode` calibrated finds for it; times `temp`."""
+    spec = experiment.settings.spec
+    law = calibrated(experiment, model, checkpoint).law if spec.sigma_mode == "calibrated" \
+        else TargetLaw.fixed(spec.sigma)
+    return law.scaled(spec.temp)
+
+
+def calibration_part(experiment: Exp_Basic) -> tuple[Any, Any]:
     """(data set, loader) to calibrate on: windows of the test context. Raises UserError where it cannot do."""
-    dataset, loader = data_provider(args, "val", context=args.test_seq_len)
-    patch_len, variables = args.input_token_len, len(dataset.names) // dataset.series
+    dataset, loader = experiment.validation_part()
+    patch_len, settings = experiment.patch_len, experiment.settings
     if dataset.windows < LEAST_PATCHES * patch_len:
-        raise UserError(f"{args.data_path}: the validation part has {dataset.windows} windows, too few to calibrate "
-                        f"on: {LEAST_PATCHES * patch_len} are needed; use a fixed sigma, or a longer file")
-    if args.spec_covariance == "full" and patch_len * variables > MOST_ELEMENTS:
-        raise UserError(f"--spec_covariance full: a patch has {patch_len * variables} elements ({patch_len} steps of "
-                        f"{variables} variables), more than {MOST_ELEMENTS}: use diag, or --data "
-                        "UnivariateDatasetBenchmark")
+        raise UserError(f"{settings.data.data_path}: the validation part has {dataset.windows} windows, too few to "
+                        f"calibrate on: {LEAST_PATCHES * patch_len} are needed; use a fixed sigma, or a longer file")
+    elements = patch_len * dataset.variables
+    if settings.spec.covariance == "full" and elements > MOST_ELEMENTS:
+        raise UserError(f"`covariance` full: a patch has {elements} elements ({patch_len} steps of {dataset.variables} "
+                        f"variables), more than {MOST_ELEMENTS}: use diag, or `kind` UnivariateDatasetBenchmark")
     return dataset, loader
 
 
-def law_of_history(args, model, series: torch.Tensor, where: str, device: torch.device) -> Calibration:
-    """The law of a target on a series [T, C], standardised, that has no validation part: from its newest windows.
+def law_of_history(model: TimerBackbone, series: torch.Tensor, data: DataSettings, spec: SpecSettings, where: str,
+                   device: torch.device, quiet: bool) -> Calibration:
+    """Calibrates on the newest fifth of a standardised series [T, C] without a validation split.
 
-    Those are the last fifth, which a model that was trained on this very series has not seen if its splits were the
-    usual ones. where: what errors call the series. Raises UserError where there are too few windows.
+    Under the usual 70/10/20 split a model that was trained on this very series has not seen these windows. where: what
+    errors call the series. Raises UserError where there are too few windows.
     """
-    context, patch_len = args.test_seq_len, model.patch_len
+    context, patch_len = data.test_context, model.patch_len
     windows = series.unfold(0, context + patch_len, 1) if len(series) >= context + patch_len else series[:0]
     least = LEAST_PATCHES * patch_len
     windows = windows[-max(least, len(windows) // 5):]
     if len(windows) < least:
         raise UserError(f"{where}: {len(series)} rows leave {len(windows)} windows to calibrate a law on, {least} are "
-                        f"needed ({context + patch_len + least - 1} rows): give --spec_sigma, or no --num_samples")
-    univariate = args.data == "UnivariateDatasetBenchmark"
-    windows = windows.transpose(0, 1).flatten(0, 1)[:, None] if univariate else windows
-    batches = [(part[..., :context].mT, part[..., context:].mT) for part in windows.split(args.batch_size)]
-    bar = tqdm(batches, desc="calibration", unit="batch", disable=args.quiet)
-    return fit(next_patch_residuals(model, bar, device), series.shape[1] if univariate else 1,
-               args.spec_covariance == "full")
+                        f"needed ({context + patch_len + least - 1} rows): give `sigma`, or no `num_samples`")
+    windows = windows.transpose(0, 1).flatten(0, 1)[:, None] if data.univariate else windows
+    batches = [(part[..., :context].mT, part[..., context:].mT) for part in windows.split(data.batch_size)]
+    bar = tqdm(batches, desc="calibration", unit="batch", disable=quiet)
+    return fit(next_patch_residuals(model, bar, device), series.shape[1] if data.univariate else 1,
+               spec.covariance == "full")
 
 
-def calibrated(args, model, checkpoint: str | Path, device: torch.device, say) -> Calibration:
-    """The calibration of `checkpoint` for these data and this context: loaded, or fitted and kept; `say` tells."""
-    context, covariance, checkpoint = args.test_seq_len, args.spec_covariance, Path(checkpoint)
-    dataset, loader = validation_part(args)
-    path = file_beside(checkpoint, args.data_path, context, covariance)
-    made_for = identity(checkpoint, dataset, context, covariance, model.rolling)
+def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> Calibration:
+    """The calibration of `checkpoint` for these data and this context: loaded, or fitted and kept."""
+    data, covariance = experiment.settings.data, experiment.settings.spec.covariance
+    dataset, loader = calibration_part(experiment)
+    path = file_beside(Path(checkpoint), data.data_path, data.test_context, covariance)
+    made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.rolling)
     if path.exists():
-        calibration = load(path, made_for, model.patch_len, len(dataset.names) // dataset.series)
-        say(f"calibration of {path}: {calibration.describe()}")
+        calibration = load(path, made_for, model.patch_len, dataset.variables)
+        log.info("calibration of %s: %s", path, calibration.describe())
         return calibration
     refuse_unwritable(path.parent, "--checkpoints/--distill_target_ckpt")
-    residuals = next_patch_residuals(model, loader, device)
+    residuals = next_patch_residuals(model, loader, experiment.device)
     if not torch.isfinite(residuals).all():
         raise UserError(f"{checkpoint}: a forecast of the validation part overflowed, there is nothing to calibrate "
                         "on: train the model again")
-    calibration = fit(residuals, dataset.series, covariance == "full")
+    calibration = fit(residuals, dataset.n_series, covariance == "full")
     save(path, calibration, made_for)
-    say(f"calibrated on {calibration.held_out['windows']:.0f} validation windows, kept in {path}: "
-        f"{calibration.describe()}")
+    log.info("calibrated on %.0f validation windows, kept in %s: %s", calibration.held_out["windows"], path,
+             calibration.describe())
     return calibration
+
+
+def file_beside(checkpoint: Path, data_path: str, context: int, covariance: str) -> Path:
+    """Where the calibration of a checkpoint is kept: a file of its own for each data set, context and covariance."""
+    checkpoint = Path(checkpoint)
+    return checkpoint.with_name(f"{checkpoint.stem}_calibration_{Path(data_path).stem}_{context}_{covariance}.pth")
+
+
+def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: str) -> dict[str, str | int]:
+    """What a calibration depends on; another value of any of these makes it foreign."""
+    values = dataset.values.contiguous().numpy().tobytes()
+    return {"form": FORM, "weights": digest(checkpoint), "data": hashlib.sha256(values).hexdigest(),
+            "windows": type(dataset).__name__, "context": context, "patch": dataset.patch_len,
+            "covariance": covariance, "rolling": rolling}
+
+
+def forget(checkpoint: Path) -> None:
+    """Removes what was calibrated for older weights of this name."""
+    for path in Path(checkpoint).parent.glob(f"{Path(checkpoint).stem}_calibration_*.pth"):
+        path.unlink()
+
+
+def save(path: Path, calibration: Calibration, made_for: dict) -> None:
+    save_tensors(path, {"identity": made_for, "held_out": calibration.held_out, "factor": calibration.law.factor})
+
+
+def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibration:
+    """The calibration in `path`. Raises UserError if it is damaged, or was made for anything but `made_for`."""
+    again = "delete it, and it is fitted anew"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign pickles; the error below says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        found, held_out, factor = content["identity"], content["held_out"], content["factor"]
+        differing = [name for name in made_for if found.get(name) != made_for[name]]
+        numbers = {name: float(held_out[name]) for name in held_out}
+        shape = (patch_len * variables,) * 2 if made_for["covariance"] == "full" else (patch_len, variables)
+        usable = _is_factor(factor, shape, made_for["covariance"] == "full")
+        calibration = Calibration(TargetLaw(factor, made_for["covariance"] == "full", relative=True), numbers)
+        calibration.describe()
+    except Exception as error:  # a damaged file fails in as many ways as it has parts
+        raise UserError(f"{path} is damaged, or no calibration of this program: {again}") from error
+    if differing:
+        name = differing[0]
+        if name == "form":
+            raise UserError(f"{path} was calibrated by another version of this program: {again}")
+        then, now = shorten(found[name]), shorten(made_for[name])
+        raise UserError(f"{path} was calibrated for other {name} ({then}, here {now}): {again}")
+    if not usable:
+        raise UserError(f"{path} is damaged (its factor is no {list(shape)} of finite standard deviations): {again}")
+    return calibration
+
+
+def _is_factor(factor, shape: tuple[int, int], full: bool) -> bool:
+    if not isinstance(factor, torch.Tensor) or factor.dtype != torch.float32 or factor.layout != torch.strided:
+        return False
+    if factor.shape != shape or not torch.isfinite(factor).all():
+        return False
+    deviations = factor.diagonal() if full else factor
+    return bool((deviations > 0).all()) and not (full and factor.triu(1).any())

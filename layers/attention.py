@@ -117,8 +117,8 @@ class AttentionLayer(nn.Module):
     def forward(self, x, layout: TokenLayout, newest: int | None = None, cache=None, want_weights: bool = False):
         """x [B, m*C, D] -> ([B, Tq, D], weights or None).
 
-        newest: answer for so many of the last tokens only (None: all). cache: a `layers.cache.LayerCache` that keeps
-        the keys and values of these tokens and gives back those of all T patches.
+        newest: return outputs for the final `newest` tokens only (None: all). cache: a `layers.cache.LayerCache` that
+        keeps the keys and values of these tokens and gives back those of all T patches.
         """
         asked = x if newest is None else x[:, -newest:]
         q = self._heads(self.query_projection(asked))

@@ -13,15 +13,18 @@ class LayerCache:
 
     def __init__(self, rows: int, room: int, variables: int):
         self.rows, self.room, self.variables = rows, room, variables
-        self.keys = self.values = None  # made at the first write, which knows the type and the heads
+        # made at the first write, which knows the type and the heads
+        self.keys: torch.Tensor | None = None
+        self.values: torch.Tensor | None = None
 
     def store(self, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout):
         """Writes k, v [B, heads, m*C, E] at layout.times; returns both of all patches the layout looks at."""
-        if self.keys is None:
+        if self.keys is None or self.values is None:
             shape = (self.rows, self.room + 1, self.variables, k.shape[1], k.shape[3])
             self.keys, self.values = k.new_zeros(shape), v.new_zeros(shape)
         looked_at = layout.visible.shape[-1] // self.variables
-        return tuple(self._write(*pair, layout.times, looked_at) for pair in ((self.keys, k), (self.values, v)))
+        return (self._write(self.keys, k, layout.times, looked_at),
+                self._write(self.values, v, layout.times, looked_at))
 
     def _write(self, buffer: torch.Tensor, new: torch.Tensor, times: torch.Tensor, looked_at: int) -> torch.Tensor:
         new = new.transpose(1, 2).unflatten(1, (-1, self.variables))  # [B, m, C, heads, E]
@@ -34,5 +37,5 @@ class LayerCache:
 
     def select(self, rows: torch.Tensor) -> None:
         self.rows = len(rows)
-        if self.keys is not None:
+        if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[rows], self.values[rows]

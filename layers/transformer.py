@@ -1,4 +1,6 @@
 """The decoder-only stack of Timer-XL (post-norm)."""
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -6,7 +8,7 @@ from torch import nn
 from layers.attention import AttentionLayer, TokenLayout
 from layers.linear import PointwiseConv
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class TimerLayer(nn.Module):
@@ -43,8 +45,9 @@ class TimerBlock(nn.Module):
                 want_weights: bool = False):
         """x [B, m*C, D], m new patches -> ([B, m*C, D], attention weights of every layer).
 
-        newest: the last layer answers for so many of the last tokens only, [B, newest, D]: its keys need all tokens,
-        its queries and its feed-forward do not. caches: one `LayerCache` a layer, or None for a pass without past.
+        newest: the last layer returns outputs for the final `newest` tokens only, [B, newest, D]: its keys need all
+        tokens, its queries and its feed-forward do not. caches: one `LayerCache` per layer, or None for a pass
+        without past.
         """
         kept, last = [], len(self.attn_layers) - 1
         for i, layer in enumerate(self.attn_layers):

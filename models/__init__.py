@@ -1,1 +1,4 @@
-"""Models by name; `exp.exp_basic.MODELS` is the registry."""
+"""Models: each implements the decoding interface of `utils.interface`; `models.registry` knows them by name."""
+from models.registry import MODELS, load
+
+__all__ = ["MODELS", "load"]

@@ -1,4 +1,4 @@
-"""The *cache* implementation of the decoding interface: keys and values are kept, k new patches cost k tokens.
+"""The *cache* way to roll: keys and values are kept, k new patches cost k tokens.
 
 Exact where a token does not depend on what comes after it: with `norm_mode causal`, or without normalisation. For a
 model that normalises whole windows it freezes the statistics of the context: an approximation, used only if asked for.
@@ -8,7 +8,8 @@ import torch
 from layers.attention import TokenLayout
 from layers.cache import LayerCache
 from layers.normalisation import PatchStats, patch_moments
-from models.prediction import Prediction, read_at, write_after
+from utils.buffers import read_at, repeated, write_after
+from utils.interface import Prediction
 
 
 class CacheState:
@@ -25,12 +26,13 @@ class CacheState:
         self.stride = model.stride(N)
         self.series = context.new_zeros(B, N + room, P, C)
         self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
-        self.level = 0  # the common length of all rows, None once they may differ
+        self.level: int | None = 0  # the common length of all rows, None once they may differ
         self.longest = 0  # no row is longer
         self.unit = model.unit_of(context)
         self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
         self.series[:, :N] = context
-        self.moments = self.frozen = None
+        self.moments: torch.Tensor | None = None
+        self.frozen: PatchStats | None = None
         if not model.config.causal:
             self.frozen = model.stats_of(context)
         else:
@@ -63,19 +65,21 @@ class CacheState:
     def fan_out(self, samples: int) -> None:
         if self.pending:
             self.predict(1)
-        self.select(torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(samples))
+        self.select(repeated(len(self.lengths), samples, self.lengths.device))
 
     def predict(self, newest: int) -> Prediction:
         """Encodes what is pending, at least the `newest` tokens, and predicts after each of these."""
         m, model, C = max(self.pending, newest), self.model, self.series.shape[3]
         times, keys = self._newest_times(m)
-        stats = self.frozen if self.frozen is not None else self._causal_stats(times)
+        stats = self.frozen if self.moments is None else self._causal_stats(times, self.moments)
+        assert stats is not None
         layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim, span=model.span)
         tokens = model.embed(read_at(self.series, times.clamp(min=0)), stats)
         hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
         self.pending = 0
         stats = stats.newest(newest)
-        return Prediction.of_heads(*model.predict(hidden.unflatten(1, (newest, C)), stats), stats.stdev, self.unit)
+        mean, logvar = model.predict(hidden.unflatten(1, (newest, C)), stats)
+        return Prediction.of_heads(mean, logvar, stats.stdev, self.unit)
 
     def _newest_times(self, m: int):
         """Time indices [R, m] of each row's m newest patches, and how many patches a query may have to look at."""
@@ -86,10 +90,10 @@ class CacheState:
             return back[None] + self.level, most
         return back + self.lengths[:, None], most  # below zero where a row has fewer than m patches
 
-    def _causal_stats(self, times: torch.Tensor) -> PatchStats:
+    def _causal_stats(self, times: torch.Tensor, moments: torch.Tensor) -> PatchStats:
         window = self.model.config.norm_window
         before = times[:, :1] - torch.arange(window, 0, -1, device=times.device)
         needed = torch.cat([before, times], dim=1)  # [R, window + m]
         present = needed >= 0
-        moments = torch.stack([read_at(buffer, needed.clamp(min=0)) for buffer in self.moments])
-        return PatchStats.causal(moments, present, window)
+        looked_at = torch.stack([read_at(buffer, needed.clamp(min=0)) for buffer in moments])
+        return PatchStats.causal(looked_at, present, window)

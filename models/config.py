@@ -1,39 +1,69 @@
-"""What defines a Timer-XL model: the architecture settings that args.json keeps beside a checkpoint."""
+"""What defines a Timer-XL model: the settings of its architecture, which args.json keeps, and their limits."""
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from layers.transformer import ACTIVATIONS
+from utils.errors import UserError
+from utils.limits import Number, OneOf, Switch, check, limited, whole
+
+# what is above these limits is a slip of the keyboard, and would end in exhausted memory
+MOST_WIDTH, MOST_LAYERS, MOST_STEPS = 2**14, 2**10, 2**31
+WIDTH, LAYERS, STEPS = whole(1, MOST_WIDTH), whole(1, MOST_LAYERS), whole(1, MOST_STEPS)
+SCALE = Number(0, 1, open_low=True)
+SIZES = ("d_model", "n_heads", "d_ff", "e_layers")
+SCALES = tuple(f"draft_scale_{size}" for size in SIZES)
+DRAFT_ONLY = ("draft_stochastic", "draft_patches", *SCALES)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a target or a draft.
+    """Architecture of a target or a draft. Raises UserError for a value outside its limit.
 
     The scales shrink a draft (`scaled`); at 1.0 they change nothing. `flash_attention` picks the fused attention
     kernel and does not change what is computed. norm_mode 'causal' normalises every patch by its own trailing window
     of `norm_window` patches, which is also how far back its token sees and the stride of rotary positions.
-    draft_patches: patches a draft's heads speak of.
     """
 
-    input_token_len: int
-    d_model: int
-    n_heads: int
-    d_ff: int
-    e_layers: int
-    dropout: float = 0.1
-    activation: str = "relu"
-    covariate: bool = False
-    use_norm: bool = True
-    norm_mode: str = "window"
-    norm_window: int = 0
-    flash_attention: bool = True
-    draft_stochastic: bool = False
-    draft_patches: int = 1
-    draft_scale_d_model: float = 1.0
-    draft_scale_n_heads: float = 1.0
-    draft_scale_d_ff: float = 1.0
-    draft_scale_e_layers: float = 1.0
+    input_token_len: int = limited(96, STEPS, "length of a patch")
+    d_model: int = limited(512, WIDTH)
+    n_heads: int = limited(8, WIDTH)
+    d_ff: int = limited(2048, WIDTH)
+    e_layers: int = limited(1, LAYERS)
+    dropout: float = limited(0.1, Number(0, 0.999))
+    activation: str = limited("relu", OneOf(ACTIVATIONS))
+    covariate: bool = limited(False, Switch(), "forecast the last variable, the others serve as covariates")
+    use_norm: bool = limited(False, Switch(), "normalise by the series' own statistics")
+    norm_mode: str = limited("window", OneOf(("window", "causal")), "statistics of the whole window, or of every "
+                             "patch's own trailing window (makes the key-value cache exact)")
+    norm_window: int = limited(0, whole(0, MOST_LAYERS),
+                               "causal: patches in that trailing window (0: those of the test context)")
+    flash_attention: bool = limited(True, Switch(), "fused attention kernel")
+    draft_stochastic: bool = limited(False, Switch(), "draft with mean and log-variance heads")
+    draft_patches: int = limited(1, LAYERS, "patches that one pass of the draft proposes")
+    draft_scale_d_model: float = limited(1.0, SCALE)
+    draft_scale_n_heads: float = limited(1.0, SCALE)
+    draft_scale_d_ff: float = limited(1.0, SCALE)
+    draft_scale_e_layers: float = limited(1.0, SCALE)
+
+    def __post_init__(self) -> None:
+        check({field.name: field for field in fields(self)}, vars(self))
+        if self.norm_mode == "causal" and not self.use_norm:
+            raise UserError("`norm_mode` causal has no effect without `use_norm`: add it, or leave this one out")
+        if self.norm_mode != "causal" and self.norm_window:
+            raise UserError("`norm_window` has no effect without `norm_mode` causal: a window is normalised as a whole")
+        if self.norm_mode == "causal" and not self.norm_window:
+            raise UserError("`norm_mode` causal needs `norm_window`, the patches in a trailing window")
+        scaled = any(getattr(self, scale) != 1.0 for scale in SCALES)
+        if not scaled and (self.d_model % self.n_heads or self.d_model // self.n_heads % 4):
+            raise UserError(f"`d_model` {self.d_model} with `n_heads` {self.n_heads}: a head's width must be a "
+                            "multiple of 4 (rotary pairs); change one of them")
 
     @classmethod
-    def from_mapping(cls, settings: dict) -> "ModelConfig":
-        """Picks the architecture out of any mapping of settings (args.json, vars(args), a parity file)."""
+    def from_mapping(cls, settings: Mapping[str, Any]) -> ModelConfig:
+        """Picks the architecture out of any mapping of settings, such as args.json."""
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in settings.items() if key in known})
 
@@ -41,11 +71,11 @@ class ModelConfig:
     def causal(self) -> bool:
         return self.use_norm and self.norm_mode == "causal"
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def scaled(self) -> "ModelConfig":
-        """The draft's own dimensions: design section 3, 'Draft scaling'. Scales of 1.0 return self unchanged."""
+    def scaled(self) -> ModelConfig:
+        """The draft's own dimensions: the target's times the scales, with heads that fit. Scales of 1.0: unchanged."""
         scales = (self.draft_scale_d_model, self.draft_scale_n_heads, self.draft_scale_d_ff, self.draft_scale_e_layers)
         if all(scale == 1.0 for scale in scales):
             return self
@@ -63,11 +93,12 @@ class ModelConfig:
 
 def _fit_heads(wanted_width: int, wanted_heads: int) -> tuple[int, int]:
     """Width and heads nearest to what is wanted, with a head width divisible by 4 (two rotary pairs)."""
-    best = None
+    found: list[tuple[int, int, int]] = []
     for heads in range(max(1, wanted_heads - 2), max(1, wanted_heads + 2) + 1):
         width = heads * max(4, 4 * (wanted_width // heads // 4))
         cost = abs(width - wanted_width) + 20 * abs(heads - wanted_heads)
         fits = max(16, width) % heads == 0  # a width raised to the floor of 16 must still split into heads
-        if fits and (best is None or cost < best[0]):
-            best = (cost, max(16, width), heads)
-    return best[1], best[2]
+        if fits:
+            found.append((cost, max(16, width), heads))
+    _, width, heads = min(found, key=lambda fit: fit[0])
+    return width, heads

@@ -5,14 +5,21 @@ from torch import nn
 from layers.attention import TokenLayout
 from layers.normalisation import PatchStats
 from layers.transformer import TimerBlock
+from models.cache_state import CacheState
 from models.config import ModelConfig
-from models.decoding import Decodable
+from utils.interface import Decodable, State
+from utils.window_state import WindowState
 
 MOVE_FEATURES = 2  # how level and scale moved: inputs of a causally normalised model beside the patch
+ROLLING = ("window", "cache")
 
 
 class TimerBackbone(Decodable, nn.Module):
-    """Everything below the heads: normalisation, patch embedding, transformer."""
+    """Everything below the heads: normalisation, patch embedding, transformer; and how it is rolled.
+
+    rolling: 'window' re-encodes windows (exact for every checkpoint), 'cache' keeps keys and values (exact for causal
+    normalisation). A subclass offers `predict`: its heads.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -24,6 +31,16 @@ class TimerBackbone(Decodable, nn.Module):
         self.embedding = nn.Linear(inputs, config.d_model)
         self.blocks = TimerBlock(config.e_layers, config.d_model, config.n_heads, config.d_ff, config.dropout,
                                  config.activation, config.flash_attention)
+
+    def start(self, context: torch.Tensor, room: int) -> State:
+        kind = WindowState if self.rolling == "window" else CacheState
+        return kind(self, self.to_patches(context), room)
+
+    def predict_windows(self, windows: torch.Tensor):
+        """windows [b, N, P, C] -> mean, logvar (or None) [b, J, P, C], stdev [b, 1, C]."""
+        hidden, stats, _ = self.encode(windows, newest=1)
+        mean, logvar = self.predict(hidden, stats)
+        return mean[:, 0], None if logvar is None else logvar[:, 0], stats.stdev[:, 0]
 
     @property
     def head_dim(self) -> int:
@@ -37,6 +54,10 @@ class TimerBackbone(Decodable, nn.Module):
     def span(self) -> int | None:
         """How many patches back a token sees: a causal model no more than the window it was trained for."""
         return self.config.norm_window if self.config.causal else None
+
+    def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden [B, T, C, D] -> mean and logvar (None without a variance head) [B, T, J, P, C] in data units."""
+        raise NotImplementedError
 
     def to_patches(self, series: torch.Tensor) -> torch.Tensor:
         """[B, T*P, C] -> [B, T, P, C]"""
@@ -94,11 +115,14 @@ class Model(TimerBackbone):
         super().__init__(config)
         self.head = nn.Linear(config.d_model, config.input_token_len)
 
-    def predict(self, hidden: torch.Tensor, stats: PatchStats):
+    def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, None]:
         """hidden [B, T, C, D] -> mean [B, T, 1, P, C] in data units, None (no variance head)."""
         return stats.denormalise(self.head_patches(self.head, hidden)), None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B, L, C] -> [B, L, C], data units: patch t of the output is the prediction of patch t + 1."""
-        hidden, stats, _ = self.encode(self.to_patches(x))
+    def forward(self, x: torch.Tensor, newest: int | None = None) -> torch.Tensor:
+        """x [B, L, C] -> [B, L, C], data units: patch t of the output is the prediction of patch t + 1.
+
+        newest: predictions after the last `newest` patches only, [B, newest * P, C].
+        """
+        hidden, stats, _ = self.encode(self.to_patches(x), newest)
         return self.predict(hidden, stats)[0].flatten(1, 3)

@@ -1,10 +1,10 @@
 # Sourced by the scripts of an experiment, whose arguments it reads: [SETTINGS] [FLAGS...]. SETTINGS names a file in
-# scripts/settings (default etth1), which fixes data, sizes and training; FLAGS go to every run.py call (--resume to the
-# trainings only).
+# scripts/settings (default: $default_settings, else etth1), which fixes data, sizes and training; FLAGS go to every
+# run.py call (--resume to the trainings only).
 # Every path is made here, so that a script finds what the script before it wrote.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-settings=etth1
+settings=${default_settings:-etth1}
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then settings=$1; shift; fi
 extra=() resume=()
 for flag in "$@"; do

@@ -8,4 +8,4 @@ train_target
 echo "== 2/3 distilling the draft"
 distil "$draft_name"
 echo "== 3/3 comparing at horizon $horizon"
-with_draft "$draft_name" --compare --test_pred_len "$horizon" --visualize
+with_draft "$draft_name" --compare ${comparing[@]+"${comparing[@]}"} --test_pred_len "$horizon" --visualize

@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from test_bad_input import SMALL, pair, write_rows
+from helpers import ROOT, SMALL, save_pair, write_rows
 
 import run
-from exp import comparison
-from exp.evaluation import Interrupted, evaluate
+from exp.evaluate.comparison import compare
+from exp.evaluate.evaluation import Interrupted, evaluate
+from exp.evaluate.methods import Method
+from exp.report.results import DRAFT as DRAFT_ALONE
+from exp.report.results import TARGET as TARGET_ALONE
+from exp.settings import Settings
+from utils.speculative_decoder import Decoded
 
-ROOT = Path(__file__).resolve().parents[1]
 FLAGS = SMALL.replace("--quiet ", "").split()
 DRAFT = "--spec_draft_ckpt given/draft/checkpoint.pth"
 
@@ -24,7 +27,7 @@ DRAFT = "--spec_draft_ckpt given/draft/checkpoint.pth"
 def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_rows("good.csv", 600)
-    pair()()
+    save_pair()
     return tmp_path
 
 
@@ -45,7 +48,8 @@ def interrupt(command: list[str], sign: str) -> tuple[int, str]:
     return process.returncode, text
 
 
-def test_an_interrupted_training_leaves_a_checkpoint_that_can_be_tested_and_goes_on(workplace, capsys):
+@pytest.mark.slow
+def test_an_interrupted_training_leaves_a_checkpoint_and_goes_on(workplace, capsys):
     train = [str(ROOT / "run.py"), *FLAGS, "--train_epochs", "500", "--val_every", "5", "--patience", "9999"]
     code, said = interrupt(train, "step 10:")
     assert code == 130 and "step/s" in said and "loss=" in said  # rate and running loss
@@ -54,7 +58,8 @@ def test_an_interrupted_training_leaves_a_checkpoint_that_can_be_tested_and_goes
     assert "resuming at step" in capsys.readouterr().out
 
 
-def test_an_interrupted_test_leaves_the_metrics_of_the_windows_it_has_done(workplace):
+@pytest.mark.slow
+def test_an_interrupted_test_leaves_the_metrics_of_its_windows(workplace):
     test = f"--is_training 0 --checkpoints given --test_dir target --batch_size 1 --use_speculative {DRAFT}"
     write_rows("good.csv", 6000)
     code, said = interrupt([str(ROOT / "run.py"), *FLAGS, *test.split()], "acceptance=")
@@ -66,6 +71,7 @@ def test_an_interrupted_test_leaves_the_metrics_of_the_windows_it_has_done(workp
     assert 0 < kept["rows"][0]["windows"] < 1165
 
 
+@pytest.mark.slow
 def test_an_interrupted_benchmark_ends_in_one_line(workplace):
     measure = ["-m", "scripts.benchmark.decode_speed", "--cells", "preset:96:96:1", "--budget_s", "600", "--out",
                str(workplace / "speed.csv")]
@@ -74,37 +80,39 @@ def test_an_interrupted_benchmark_ends_in_one_line(workplace):
         assert interrupt(measure, "planner")[0] == 130
 
 
-class Interrupting:
+class Interrupting(Method):
     """Forecasts zeros, and is interrupted in the third batch."""
 
     def __init__(self, last=3):
         self.calls, self.last = 0, last
 
-    def forecast(self, x):
+    def decode(self, context, observer=None):
         self.calls += 1
         if self.calls == self.last:
             raise KeyboardInterrupt
-        return torch.zeros(len(x), 4, x.shape[2])
+        return Decoded(torch.zeros(len(context), 4, context.shape[2]))
 
 
+CPU = torch.device("cpu")
 BATCH = torch.zeros(3, 8, 2), torch.full((3, 4, 2), 2.0)
 
 
 def test_what_is_kept_is_the_finished_batches():
     with pytest.raises(Interrupted) as stop:
-        evaluate(Interrupting(), [BATCH] * 5, torch.device("cpu"), quiet=True)
+        evaluate({"tested": Interrupting()}, [BATCH] * 5, CPU, quiet=True)
     out, = stop.value.so_far.values()
     assert out.windows == 6 and out.point.result()["mse"] == 4.0
 
 
-def test_every_row_of_an_interrupted_comparison_is_of_the_same_windows():
-    methods = {"first": Interrupting(99), "second": Interrupting(3)}
+def test_all_rows_of_an_interrupted_comparison_are_of_equal_windows(tmp_path):
+    methods = {TARGET_ALONE: Interrupting(99), DRAFT_ALONE: Interrupting(3)}
     with pytest.raises(Interrupted) as stop:
-        comparison._accuracy(methods, [BATCH] * 5, SimpleNamespace(covariate=False, quiet=True), torch.device("cpu"))
+        compare(methods, None, [BATCH] * 5, Settings().with_("run", quiet=True), False, CPU, tmp_path)
+    assert not list(tmp_path.iterdir())
     assert [out.windows for out in stop.value.so_far.values()] == [6, 6]
 
 
 def test_nothing_is_kept_of_a_test_without_a_finished_batch():
     with pytest.raises(KeyboardInterrupt) as stop:
-        evaluate(Interrupting(1), [BATCH], torch.device("cpu"), quiet=True)
+        evaluate({"tested": Interrupting(1)}, [BATCH], CPU, quiet=True)
     assert not isinstance(stop.value, Interrupted)

@@ -1,1 +1,35 @@
-"""Decoding, acceptance, training and reporting tools; nothing here imports from `exp`."""
+"""Speculative decoding of autoregressive patch models. In a checkout the folder is `utils`; installed, `patchspec`.
+
+    from patchspec import FromForward, Tolerance, decode_alone, decode_speculative
+
+`adapters` makes a model of your own decodable, `docs/YOUR_MODEL.md` shows how; `interface` is what the decoder asks of
+a model; `speculative_decoder` is the decoder. Needs torch and nothing else.
+"""
+from .acceptance import RULES, MeanRule, Simplified, Tolerance
+from .adapters import FromCache, FromForward
+from .calibration import Calibration, fit, next_patch_residuals
+from .interface import Decodable, Model, Prediction, Rule, State
+from .lossless import Coupling, Exact
+from .planner import Plan, make_plan
+from .proposals import Judgement, Noise, Proposals
+from .scores import PathMetrics, PointMetrics, SpeculationMetrics
+from .speculative_decoder import (
+    ACCEPTED,
+    BONUS,
+    REJECTED,
+    Decoded,
+    Round,
+    decode_alone,
+    decode_speculative,
+    sample_alone,
+)
+from .target_law import TargetLaw
+from .window_state import WindowState
+
+__version__ = "0.5.0"
+__all__ = [
+    "ACCEPTED", "BONUS", "REJECTED", "RULES", "Calibration", "Coupling", "Decodable", "Decoded", "Exact", "FromCache",
+    "FromForward", "Judgement", "MeanRule", "Model", "Noise", "PathMetrics", "Plan", "PointMetrics", "Prediction",
+    "Proposals", "Round", "Rule", "Simplified", "SpeculationMetrics", "State", "TargetLaw", "Tolerance", "WindowState",
+    "decode_alone", "decode_speculative", "fit", "make_plan", "next_patch_residuals", "sample_alone",
+]

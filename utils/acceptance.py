@@ -1,25 +1,17 @@
 """Acceptance rules: what is proposed, whether the target accepts it, and what leaves the decoder.
 
-mu_p, sigma_p: target; mu_q, sigma_q: draft; x: proposal; everything in the units the models see (standardised
-series). The unit judged is one row of the batch: the P * C elements of a patch together.
-
-A rule offers
-    name, random                                 as in --spec_accept_rule; does it need `Noise`?
-    propose(prediction, eps) -> Proposals        from the draft's prediction at one position
-    judge(proposals, prediction, uniform)        -> Judgement of k proposals by the target's k + 1 predictions
-    accepted_patches(proposals, prediction)      what an accepted proposal puts into the forecast [b, k, P, C]
-    own_patch(prediction, eps, proposals, rejected)
-        the target's own patch [b, 1, P, C], which ends a round: in place of the proposals [b, 1] that were rejected
-        ([b] bool), and where nothing was rejected the bonus, a patch as the target alone would give it. Without
-        proposals it is the bonus everywhere.
-eps is standard normal, uniform in [0, 1): see `Noise`. The rules with a guarantee are in `utils.lossless`.
+mu_p, sigma_p: target; mu_q, sigma_q: draft; x: proposal; everything in data units. One row of the batch is judged at
+a time: the P * C elements of a patch together. The protocol is `interface.Rule`; `lossless` has the rules that keep the
+target's law. A new rule is a class and a place in RULES; the names of its constructor's parameters tell the program
+which settings have a meaning for it.
 """
+from __future__ import annotations
+
 import torch
 
-from models.prediction import Prediction
-from utils.lossless import Coupling, Exact
-from utils.proposals import Judgement, Proposals
-from utils.target_law import TargetLaw
+from .interface import Prediction, Rule
+from .lossless import Coupling, Exact, needed, refuse_emission
+from .proposals import Judgement, Proposals
 
 
 def unit_mean(values: torch.Tensor) -> torch.Tensor:
@@ -27,32 +19,44 @@ def unit_mean(values: torch.Tensor) -> torch.Tensor:
     return values.mean(dim=(-2, -1))
 
 
-class Tolerance:
-    """Deterministic mean decoding: accept while rms((mu_q - mu_p) / s) <= tol, s the target window's stdev.
+class MeanRule:
+    """Deterministic: the draft's means are proposed, and every verified patch enters the forecast as the TARGET's mean.
 
-    Every verified patch enters the forecast as the TARGET's mean; an accepted proposal stays in the context that
-    later patches were verified against. tol = 0 is target-only decoding.
+    An accepted proposal stays in the context that later patches were verified against. A subclass has a `name` and
+    `judge`.
     """
 
-    name, random = "tolerance", False
+    random = False
 
-    def __init__(self, tol: float):
-        self.tol = tol
-
-    def propose(self, prediction: Prediction, eps=None) -> Proposals:
+    def propose(self, prediction: Prediction, eps: torch.Tensor | None = None) -> Proposals:
         return Proposals.plain(prediction)
-
-    def judge(self, proposals: Proposals, prediction: Prediction, uniform=None) -> Judgement:
-        k = proposals.mean.shape[1]
-        gap = (proposals.mean - prediction.mean[:, :k]) / prediction.scale[:, :k]
-        score = unit_mean(gap.square()).sqrt()
-        return Judgement(score <= self.tol, score)
 
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
         return prediction.mean[:, :proposals.mean.shape[1]]
 
-    def own_patch(self, prediction: Prediction, eps=None, proposals=None, rejected=None) -> torch.Tensor:
+    def own_patch(self, prediction: Prediction, eps: torch.Tensor | None = None, proposals: Proposals | None = None,
+                  rejected: torch.Tensor | None = None) -> torch.Tensor:
         return prediction.mean
+
+
+class Tolerance(MeanRule):
+    """Accept while rms((mu_q - mu_p) / s) <= tol, s the standard deviation of the target's window.
+
+    tol: at least 0; 0 is target-only decoding. Raises ValueError for a negative one.
+    """
+
+    name = "tolerance"
+
+    def __init__(self, tol: float = 0.15):
+        if not tol >= 0:
+            raise ValueError(f"tol is {tol}: a tolerance is at least 0")
+        self.tol = tol
+
+    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor | None = None) -> Judgement:
+        k = proposals.mean.shape[1]
+        gap = (proposals.mean - prediction.mean[:, :k]) / prediction.scale[:, :k]
+        score = unit_mean(gap.square()).sqrt()
+        return Judgement(score <= self.tol, score)
 
 
 class Simplified:
@@ -71,20 +75,21 @@ class Simplified:
 
     name, random = "simplified", True
 
-    def __init__(self, sigma: float, emit: str = "sample", bias: float = 1.0, sigma_mode: str = "fixed",
+    def __init__(self, sigma: float = 0.25, emit: str = "sample", bias: float = 1.0, sigma_mode: str = "fixed",
                  adapt_c: float = 4.0, mse_tol: float = -1.0, temp: float = 1.0):
+        refuse_emission(emit)
         self.sigma, self.emit, self.bias = sigma * temp, emit, bias
         self.sigma_mode, self.adapt_c, self.mse_tol, self.temp = sigma_mode, adapt_c, mse_tol, temp
 
     def _draft_sigma(self, mean: torch.Tensor, logvar: torch.Tensor | None) -> torch.Tensor:
         return torch.full_like(mean, self.sigma) if logvar is None else torch.exp(0.5 * logvar) * self.temp
 
-    def propose(self, prediction: Prediction, eps: torch.Tensor) -> Proposals:
+    def propose(self, prediction: Prediction, eps: torch.Tensor | None) -> Proposals:
         mean = prediction.mean
-        x = mean + self._draft_sigma(mean, prediction.logvar) * eps
+        x = mean + self._draft_sigma(mean, prediction.logvar) * needed(eps)
         return Proposals(x if self.emit == "sample" else mean, x, mean, prediction.logvar)
 
-    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor) -> Judgement:
+    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor | None) -> Judgement:
         k = proposals.mean.shape[1]
         p_mean, x = prediction.mean[:, :k], proposals.judged
         variance_q = unit_mean(self._draft_sigma(proposals.mean, proposals.logvar).square())
@@ -97,7 +102,7 @@ class Simplified:
         to_p, to_q = unit_mean((x - p_mean).square()), unit_mean((x - proposals.mean).square())
         log_ratio = 0.5 * elements * (to_q / variance_q - to_p / variance_p)
         bias = torch.log(torch.as_tensor(self.bias, dtype=log_ratio.dtype))
-        accepted = torch.log(uniform) < log_ratio + bias
+        accepted = torch.log(needed(uniform)) < log_ratio + bias
         if self.mse_tol > 0:
             accepted |= unit_mean((proposals.patches - p_mean).square()) <= self.mse_tol
         return Judgement(accepted, log_ratio)
@@ -105,25 +110,9 @@ class Simplified:
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
         return proposals.patches
 
-    def own_patch(self, prediction: Prediction, eps: torch.Tensor, proposals=None, rejected=None) -> torch.Tensor:
-        return prediction.mean + self.sigma * eps if self.emit == "sample" else prediction.mean
+    def own_patch(self, prediction: Prediction, eps: torch.Tensor | None, proposals: Proposals | None = None,
+                  rejected: torch.Tensor | None = None) -> torch.Tensor:
+        return prediction.mean + self.sigma * needed(eps) if self.emit == "sample" else prediction.mean
 
 
-RULES = {rule.name: rule for rule in (Tolerance, Simplified, Exact, Coupling)}
-
-
-def make_rule(name: str, args, emit: str | None = None, law: TargetLaw | None = None):
-    """The rule `name` with the settings of the flags; law: the target's, for `exact` and `coupling`, if not
-    white noise of --spec_sigma."""
-    emit = emit or args.spec_emit
-    if name == "tolerance":
-        return Tolerance(args.spec_tol)
-    if name == "simplified":
-        return Simplified(args.spec_sigma, emit, args.spec_accept_bias, args.spec_sigma_mode, args.spec_sigma_adapt_c,
-                          args.spec_accept_mse_tol, args.spec_temp)
-    law = law or TargetLaw.fixed(args.spec_sigma * args.spec_temp)
-    if name == "exact":
-        return Exact(law, emit, args.spec_temp)
-    if name == "coupling":
-        return Coupling(law, emit)
-    raise ValueError(f"rule {name!r} is in RULES, but make_rule does not know its settings")
+RULES: dict[str, type[Rule]] = {"tolerance": Tolerance, "simplified": Simplified, "exact": Exact, "coupling": Coupling}

@@ -3,6 +3,8 @@
 splitmix64 (Steele, Lea & Flood 2014) in int64 tensors, whose products wrap. Draw i of a row is the same whoever asks,
 in whatever block, beside whatever other rows.
 """
+from __future__ import annotations
+
 import torch
 
 GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as signed integers, which is how torch has them
@@ -35,7 +37,8 @@ def uniforms(seeds: torch.Tensor, first: int, count: int) -> torch.Tensor:
     return (bits.double() + 0.5) * 2.0**-52
 
 
-def redraws(seeds: torch.Tensor, first: int, count: int, shape: tuple[int, int]):
+def redraws(seeds: torch.Tensor, first: int, count: int,
+            shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws first .. first + count - 1 of each seed [r]: normal [r, count, P, C] and uniform [r, count], float64."""
     size = shape[0] * shape[1] + 1
     values = uniforms(seeds, first * size, count * size).unflatten(1, (count, size))

@@ -1,14 +1,19 @@
 """Files written whole or not at all, and paths that stay in their folder."""
+from __future__ import annotations
+
+import hashlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from utils.errors import UserError
+from .errors import UserError
 
 
 @contextmanager
-def replace_when_done(path: Path):
+def replace_when_done(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; renames it to `path` only when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,30 +32,40 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     # NaN and Infinity are not JSON: other programs could not read the file
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def append_text(path: Path, text: str) -> None:
+def append_text(path: str | Path, text: str) -> None:
     """One write call, so that lines of runs side by side do not mix."""
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(text)
 
 
-def refuse_unwritable(folder: Path, flag: str) -> None:
-    """An error, said by `flag`, unless `folder` is a directory that can be written to, or can be made one."""
+def digest(*paths: str | Path) -> str:
+    """sha256 of the contents of files, one after the other, in hexadecimal."""
+    sha = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as handle:
+            while block := handle.read(2**20):
+                sha.update(block)
+    return sha.hexdigest()
+
+
+def refuse_unwritable(folder: Path, change: str) -> None:
+    """Raises UserError unless `folder` is a directory that can be written to, or can be made; change: the remedy."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(f"{folder} cannot be made: {existing} is a file; move it away, or change {flag}")
+        raise UserError(f"{folder} cannot be made: {existing} is a file; move it away, or change {change}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written: no permission for {existing}; allow it, or change {flag}")
+        raise UserError(f"{folder} cannot be written: no permission for {existing}; allow it, or change {change}")
 
 
-def inside(folder: str | Path, name: str, flag: str) -> Path:
-    """folder / name, refused where `name` (taken from `flag`) would leave the folder."""
+def inside(folder: str | Path, name: str, origin: str) -> Path:
+    """folder / name, refused where `name` (which came from `origin`) would leave the folder."""
     root = Path(folder).resolve()
     path = (root / name).resolve()
     if ".." in Path(name).parts or (path != root and root not in path.parents):
-        raise UserError(f"{flag} {name!r} leaves the folder {folder}: give a name inside it")
+        raise UserError(f"{origin} {name!r} leaves the folder {folder}: give a name inside it")
     return Path(folder) / path.relative_to(root)

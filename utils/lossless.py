@@ -3,57 +3,90 @@
 x: proposal; q: the law it was drawn from; p: the target's. Densities are compared as logarithms, in double precision:
 a patch has up to thousands of elements, and near-equal models differ by less than float32 can tell of such a sum.
 """
+from __future__ import annotations
+
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 
-from models.prediction import Prediction
-from utils.counter_random import redraws, seeds_of
-from utils.proposals import Judgement, Proposals
-from utils.target_law import TargetLaw
+from .counter_random import redraws, seeds_of
+from .interface import Prediction
+from .proposals import Judgement, Proposals
+from .target_law import TargetLaw
 
-RESIDUAL_FLOOR = 1e-3  # 1 - c: the least probability that a redraw of `exact` is kept
-BLOCK_ELEMENTS = 2**21  # of redraws made at once, at most (16 MiB)
+EMISSIONS = ("sample", "mean")
+RESIDUAL_FLOOR = 1e-3  # 1 - c: the smallest probability that a redraw of `exact` is kept
+BLOCK_ELEMENTS = 2**21  # most elements redrawn at once (16 MiB)
 
 
-class Lossless:
+class Lossless(ABC):
     """What `exact` and `coupling` share: proposals with a law, and what leaves the decoder.
 
-    emit 'mean': every verified patch leaves as mu_p, the mean of the law that is kept; x only decides. The context
-    holds mu_q where x was accepted (later patches were verified after it) and mu_p elsewhere.
-    A rule weighs k proposals: the logarithm below which that of a uniform number accepts, and `Judgement.most`.
+    emit 'mean': every verified patch leaves as mu_p; x only decides. No law is kept then: the context holds mu_q where
+    x was accepted (later patches were verified after it) and mu_p elsewhere.
     """
 
     random = True
 
+    name: str
+
     def __init__(self, law: TargetLaw, emit: str = "sample"):
+        refuse_emission(emit)
         self.law, self.emit = law, emit
 
     def proposal_law(self, logvar: torch.Tensor | None) -> TargetLaw:
         return self.law
 
-    def propose(self, prediction: Prediction, eps: torch.Tensor) -> Proposals:
-        mean = prediction.mean
+    @abstractmethod
+    def weigh(self, proposals: Proposals, gap: torch.Tensor,
+              unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weighs k proposals: the log of the number below which a uniform number accepts, and `Judgement.most`.
+
+        gap [b, k, P, C]: mu_q - mu_p; unit: of the context; both double.
+        """
+
+    @abstractmethod
+    def replace(self, own: torch.Tensor, prediction: Prediction, eps: torch.Tensor, proposals: Proposals,
+                rejected: torch.Tensor) -> torch.Tensor:
+        """`own` [b, 1, P, C], drawn from p, with draws from the residual of the rejected proposals in their place."""
+
+    def propose(self, prediction: Prediction, eps: torch.Tensor | None) -> Proposals:
+        mean, eps = prediction.mean, needed(eps)
         x = mean if self.emit == "mean" else drawn(self.proposal_law(prediction.logvar), prediction, eps)
         return Proposals(x, eps, mean, prediction.logvar)
 
-    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor) -> Judgement:
+    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor | None) -> Judgement:
         k = proposals.mean.shape[1]
         gap = proposals.mean.double() - prediction.mean[:, :k].double()
         score, most = self.weigh(proposals, gap, prediction.unit.double())
-        # uniform numbers in [0, 1) are multiples of 2^-24: from the middle of their step none is 0, which accepts all
-        return Judgement(torch.log(uniform.double() + 2.0**-25) < score, score, most)
+        # float32 uniforms are multiples of 2^-24 and may be 0, which would always accept: use the centres of their bins
+        return Judgement(torch.log(needed(uniform).double() + 2.0**-25) < score, score, most)
 
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
         return prediction.mean[:, :proposals.mean.shape[1]] if self.emit == "mean" else proposals.patches
 
-    def own_patch(self, prediction: Prediction, eps: torch.Tensor, proposals: Proposals | None = None,
+    def own_patch(self, prediction: Prediction, eps: torch.Tensor | None, proposals: Proposals | None = None,
                   rejected: torch.Tensor | None = None) -> torch.Tensor:
         if self.emit == "mean":
             return prediction.mean
-        own = drawn(self.law, prediction, eps)
-        return own if proposals is None else self.replace(own, prediction, eps, proposals, rejected)
+        own = drawn(self.law, prediction, needed(eps))
+        if proposals is None:
+            return own
+        return self.replace(own, prediction, needed(eps), proposals, needed(rejected))
+
+
+def refuse_emission(emit: str) -> None:
+    if emit not in EMISSIONS:
+        raise ValueError(f"emit is one of {', '.join(EMISSIONS)}, not {emit!r}")
+
+
+def needed(part: torch.Tensor | None) -> torch.Tensor:
+    """What a random rule cannot do without."""
+    if part is None:
+        raise ValueError("this rule draws random numbers: give it noise (proposals.Noise)")
+    return part
 
 
 class Coupling(Lossless):
@@ -61,17 +94,20 @@ class Coupling(Lossless):
 
     x = mu_q + L z and delta = L^-1 (mu_q - mu_p); accept while log u < |z|^2/2 - |z + delta|^2/2. A rejected x is
     replaced by mu_p + L (z - 2 (e.z) e), e = delta/|delta|: no redraw. P(accept) = 2 Phi(-|delta|/2) = 1 - TV(q, p),
-    the most that any rule which keeps the law can accept. The draft lends its mean only: draft and target share L.
+    the most that any rule which keeps the law can accept of ONE patch. The draft lends its mean only: draft and
+    target share L.
     """
 
     name = "coupling"
 
-    def weigh(self, proposals: Proposals, gap: torch.Tensor, unit: torch.Tensor):
+    def weigh(self, proposals: Proposals, gap: torch.Tensor,
+              unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         delta = self.law.whiten(gap, unit)
         score = -(delta * (proposals.judged.double() + 0.5 * delta)).sum(dim=(-2, -1))
         return score, torch.erfc(delta.flatten(-2).norm(dim=-1) / 8**0.5)  # = 2 Phi(-|delta|/2)
 
-    def replace(self, own, prediction: Prediction, eps, proposals: Proposals, rejected) -> torch.Tensor:
+    def replace(self, own: torch.Tensor, prediction: Prediction, eps: torch.Tensor, proposals: Proposals,
+                rejected: torch.Tensor) -> torch.Tensor:
         z = proposals.judged.double().flatten(-2)
         delta = self.law.whiten(proposals.mean.double() - prediction.mean.double(), prediction.unit.double())
         e = F.normalize(delta.flatten(-2), dim=-1, eps=torch.finfo(delta.dtype).tiny)
@@ -101,11 +137,13 @@ class Exact(Lossless):
     def proposal_law(self, logvar: torch.Tensor | None) -> TargetLaw:
         return self.law if logvar is None or self.law.full else TargetLaw(torch.exp(0.5 * logvar) * self.temp)
 
-    def weigh(self, proposals: Proposals, gap: torch.Tensor, unit: torch.Tensor):
+    def weigh(self, proposals: Proposals, gap: torch.Tensor,
+              unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         ratio = _log_ratio(self.law, self.proposal_law(proposals.logvar), unit, gap, proposals.judged.double())
         return ratio + math.log1p(-RESIDUAL_FLOOR), None
 
-    def replace(self, own, prediction: Prediction, eps, proposals: Proposals, rejected) -> torch.Tensor:
+    def replace(self, own: torch.Tensor, prediction: Prediction, eps: torch.Tensor, proposals: Proposals,
+                rejected: torch.Tensor) -> torch.Tensor:
         rows = rejected.nonzero()[:, 0]
         seeds, shape = seeds_of(eps)[:, 0], own.shape[-2:]
         first, count = 0, 1
@@ -129,7 +167,7 @@ def drawn(law: TargetLaw, prediction: Prediction, z: torch.Tensor) -> torch.Tens
     return (prediction.mean.double() + spread).to(prediction.mean.dtype)
 
 
-def _log_ratio(of: TargetLaw, over: TargetLaw, unit, gap, z) -> torch.Tensor:
+def _log_ratio(of: TargetLaw, over: TargetLaw, unit: torch.Tensor, gap: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """log density of `of` over that of `over` at a draw z [r, m, P, C] of the latter; gap: its mean minus the other's.
 
     The draw is seen from the mean of `of` as gap + spread(z): large means cancel before the noise is added.

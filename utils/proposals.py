@@ -1,9 +1,12 @@
 """What passes between the speculative loop and the acceptance rules: randomness, proposals, judgements."""
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
-from models.prediction import Prediction
+from .interface import Prediction
 
 
 @dataclass
@@ -13,8 +16,8 @@ class Noise:
     So a row's forecast does not depend on the rows beside it. A position that is proposed again after an earlier
     rejection reuses its noise. Its law is still the right one: what was decided up to then looked at the noise of
     EARLIER positions only. The old proposal at this position was drawn, but not judged; the target's prediction for
-    the rejected position does not see it, and neither does the correction of `--spec_repropose corrected` here, which
-    is a gap found behind earlier patches. Later positions may know it (their correction does): for them it is past.
+    the rejected position does not see it, and neither does the correction of repropose 'corrected' here, which is a
+    gap found behind earlier patches. Later positions may know it (their correction does): for them it is past.
     `target` is used once in a forecast, where the target's own patch ends a round; a rule that has to draw more than
     that once seeds further draws with it (`utils.counter_random`).
     proposal, target [B, n, P, C] standard normal; uniform [B, n] in [0, 1).
@@ -25,15 +28,17 @@ class Noise:
     uniform: torch.Tensor
 
     @classmethod
-    def draw(cls, context: torch.Tensor, patches: int, patch_len: int, generator: torch.Generator) -> "Noise":
+    def draw(cls, context: torch.Tensor, patches: int, patch_len: int,
+             generator: torch.Generator | None = None) -> Noise:
+        """For context [B, L, C], B rows of `patches` patches; generator: on the CPU, None: torch's global one."""
         shape = (context.shape[0], patches, patch_len, context.shape[2])
 
-        def normal():
+        def normal() -> torch.Tensor:
             return torch.randn(shape, generator=generator).to(context.device, non_blocking=True)
         uniform = torch.rand(shape[:2], generator=generator).to(context.device, non_blocking=True)
         return cls(normal(), normal(), uniform)
 
-    def at(self, rows: torch.Tensor, first: torch.Tensor, length: int) -> "Noise":
+    def at(self, rows: torch.Tensor, first: torch.Tensor, length: int) -> Noise:
         """The noise of positions first .. first + length - 1 of some rows; positions past the end repeat the last."""
         last = self.uniform.shape[1] - 1
         position = (first[:, None] + torch.arange(length, device=first.device)).clamp(max=last)
@@ -45,8 +50,8 @@ class Noise:
 class Proposals:
     """k proposals of b rows, each field [b, k, P, C].
 
-    patches: what enters the context (and the forecast); judged: what the rule looks at; mean, logvar (or None): what
-    the draft said.
+    patches: what enters the context (and the forecast); judged: what the rule looks at; mean, logvar (or None): the
+    draft's prediction.
     """
 
     patches: torch.Tensor
@@ -55,28 +60,30 @@ class Proposals:
     logvar: torch.Tensor | None
 
     @classmethod
-    def join(cls, parts: list["Proposals"]) -> "Proposals":
-        def cat(name):
+    def join(cls, parts: list[Proposals]) -> Proposals:
+        def cat(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
             return None if values[0] is None else torch.cat(values, dim=1)
         return cls(*(cat(field.name) for field in fields(cls)))
 
     @classmethod
-    def of_mean(cls, mean: torch.Tensor) -> "Proposals":
+    def of_mean(cls, mean: torch.Tensor) -> Proposals:
         """Proposals [b, k, P, C] that come without a law."""
         return cls(mean, mean, mean, None)
 
     @classmethod
-    def plain(cls, prediction: Prediction) -> "Proposals":
+    def plain(cls, prediction: Prediction) -> Proposals:
         """The draft's means, for rules that draw nothing."""
         return cls(prediction.mean, prediction.mean, prediction.mean, prediction.logvar)
 
-    def at(self, rows: torch.Tensor, position: torch.Tensor) -> "Proposals":
-        """One proposal of each of some rows [r]."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Proposals(*(None if value is None else value[rows, position][:, None] for value in values))
+    def at(self, rows: torch.Tensor, position: torch.Tensor | int) -> Proposals:
+        """One proposal for each of some rows [r]."""
+        def pick(part: torch.Tensor) -> torch.Tensor:
+            return part[rows, position][:, None]
+        return Proposals(pick(self.patches), pick(self.judged), pick(self.mean),
+                         None if self.logvar is None else pick(self.logvar))
 
-    def where(self, rows: torch.Tensor, other: "Proposals") -> "Proposals":
+    def where(self, rows: torch.Tensor, other: Proposals) -> Proposals:
         """These for `rows` [b] bool, the other ones, which come without a law, elsewhere."""
         rows = rows[:, None, None, None]
         mean = torch.where(rows, self.mean, other.mean)

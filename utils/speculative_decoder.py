@@ -1,58 +1,89 @@
-"""The loop: propose -> verify -> accept -> commit. Reads like the papers (Leviathan et al. 2023, Chen et al. 2023).
+"""The decoder: target alone, sampled alone, and speculative. Reads like Leviathan et al. 2023 and Chen et al. 2023.
 
-`decode_alone` and `decode_speculative` stand side by side so that one can be checked against the other. Models are
-known by the interface of `models.decoding` only; rules by that of `utils.acceptance`.
+`decode_alone`, `sample_alone` and `decode_speculative` stand side by side so that each can be checked against the
+others. Models, states and rules are known by the protocols of `interface` only.
+
+In the speculative loop (b rows of the batch are still going; k proposals in this round):
+    first [b]           patches that each row had before the round
+    needed [b, k]       proposals that lie within the horizon and count
+    length [b]          accepted proposals, up to the first rejection
+    looked_at [b, k]    proposals that were judged: the accepted ones and the first rejected one
+    own [b, 1, P, C]    the target's own patch, which ends the round: the replacement of the rejected proposal, or the
+                        bonus where all were accepted
 """
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from utils.proposals import Noise, Proposals
+from .interface import Model, Prediction, Rule, State
+from .proposals import Judgement, Noise, Proposals
+from .target_law import TargetLaw
 
 REJECTED, ACCEPTED, BONUS = 0, 1, 2  # where a patch of the forecast came from
+REPROPOSALS = ("draft", "target", "corrected")  # where proposals come from after a rejection, see `_Proposer`
 
 
 @dataclass
 class Decoded:
     """Forecasts of B windows and what they cost; counts are per window.
 
-    forecast [B, H, C]; origin [B, n]: REJECTED (the target's own, after a rejection), ACCEPTED, BONUS (the target's
-    own, nothing was proposed there); draft_mean [B, H, C] and draft_sigma (None without variance head): what the
-    draft said at each step, NaN where its word was not needed.
-    accepted / judged: proposals that passed / that were looked at: up to and including the first rejection of a
-    round. proposed: those that lay within the horizon; the ones after a rejection are thrown away unjudged.
-    target_passes, draft_passes [B]: forward passes a window took part in; lengths [K + 1]: how many rounds accepted
-    0, 1, ..., K proposals.
-    most [B], or None: sum of `Judgement.most` over the proposals judged: so many of them a rule that keeps the target's
-    law can accept on average.
+    forecast [B, H, C]; target_passes, draft_passes [B]: forward passes that a window took part in. A model decoded
+    alone fills nothing else; the rest is what speculation adds:
+    origin [B, n]: REJECTED (the target's own, after a rejection), ACCEPTED, BONUS (the target's own, nothing was
+    proposed there); draft_mean [B, H, C] and draft_sigma (None without a variance head): the draft's prediction at each
+    step, NaN where it was not consulted.
+    accepted / judged [B]: proposals that passed / that were judged: up to and including the first rejection of a round.
+    proposed [B]: those within the horizon; the ones after a rejection are thrown away unjudged.
+    lengths [K + 1]: how many rounds accepted 0, 1, ..., K proposals.
+    most [B], or None: the expected number of acceptances of an optimal law-preserving rule on the proposals judged.
+    paths [B, S, H, C]: where paths were sampled; `forecast` is then their mean.
     """
 
     forecast: torch.Tensor
-    origin: torch.Tensor
-    draft_mean: torch.Tensor | None
-    draft_sigma: torch.Tensor | None
-    accepted: torch.Tensor
-    judged: torch.Tensor
-    proposed: torch.Tensor
-    target_passes: torch.Tensor
-    draft_passes: torch.Tensor
-    lengths: torch.Tensor
+    target_passes: torch.Tensor | None = None
+    draft_passes: torch.Tensor | None = None
+    origin: torch.Tensor | None = None
+    draft_mean: torch.Tensor | None = None
+    draft_sigma: torch.Tensor | None = None
+    accepted: torch.Tensor | None = None
+    judged: torch.Tensor | None = None
+    proposed: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None
     most: torch.Tensor | None = None
+    paths: torch.Tensor | None = None
+
+
+@dataclass
+class Round:
+    """What one round of b rows did; see the top of this module. proposals, judgement: None without proposals."""
+
+    rows: torch.Tensor
+    first: torch.Tensor
+    proposals: Proposals | None
+    judgement: Judgement | None
+    needed: torch.Tensor
+    looked_at: torch.Tensor
+    length: torch.Tensor
 
 
 def patches_in(horizon: int, patch_len: int) -> int:
+    """ceil(H / P)"""
     return -(-horizon // patch_len)
 
 
 @torch.inference_mode()
-def decode_alone(model, context: torch.Tensor, horizon: int) -> torch.Tensor:
-    """Plain autoregression with one model's mean: context [B, L, C] -> forecast [B, H, C].
+def decode_alone(model: Model, context: torch.Tensor, horizon: int) -> torch.Tensor:
+    """Plain autoregression with one model's mean: context [B, L, C] -> forecast [B, H, C], data units.
 
-    ceil(H / P) passes; a draft that speaks of J patches ahead needs a J-th of them.
+    ceil(H / P) passes; a draft that predicts J patches ahead needs a J-th of them.
     """
     n = patches_in(horizon, model.patch_len)
     state = model.start(context, room=n)
-    parts, left = [], n
+    parts: list[torch.Tensor] = []
+    left = n
     while left:
         if parts:
             state.append(parts[-1])
@@ -62,20 +93,55 @@ def decode_alone(model, context: torch.Tensor, horizon: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule, max_proposals: int | None = None,
-                       noise: Noise | None = None, observer=None, repropose: str = "draft",
+def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetLaw,
+                 z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain ancestral sampling: context [B, L, C] -> S paths per window, and the mean of each step given its past.
+
+    Both are [B, S, H, C], data units. z: standard normal [B, S, n, P, C]. A patch is its mean, predicted from the path
+    so far, plus law.spread(z) in the unit of the context. The context is encoded once per window, whatever S is; each
+    later pass is over all paths of the batch.
+    """
+    n, samples = patches_in(horizon, model.patch_len), z.shape[1]
+    z = z.flatten(0, 1)
+    state = model.start(context, room=n)
+    prediction = model.extend(state).first(1)
+    mean, unit = (part.repeat_interleave(samples, dim=0) for part in (prediction.mean, prediction.unit))
+    model.fan_out(state, samples)
+    patches: list[torch.Tensor] = []
+    means: list[torch.Tensor] = []
+    for step in range(n):
+        if step:
+            state.append(patches[-1])
+            mean = model.extend(state).first(1).mean
+        means.append(mean)
+        patches.append(mean + law.spread(z[:, step:step + 1], unit))
+
+    def by_window(parts: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(parts, dim=1).flatten(1, 2)[:, :horizon].unflatten(0, (-1, samples))
+    return by_window(patches), by_window(means)
+
+
+@torch.inference_mode()
+def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horizon: int, rule: Rule,
+                       max_proposals: int | None = None, noise: Noise | None = None,
+                       observer: Callable[[Round], None] | None = None, repropose: str = "draft",
                        samples: int = 1) -> Decoded:
     """Speculative decoding of context [B, L, C] over `horizon` steps.
 
     A round costs the draft passes for at most `max_proposals` proposals and ONE target pass, which verifies them and
-    gives one more patch: the replacement of the first rejected proposal or, all accepted, the bonus. The first round
-    verifies inside the pass over the context. The last patch of a row is always the target's own, so a row with r
-    patches left needs r - 1 proposals; max_proposals None: all of them.
-    noise: required by random rules. observer(rows, first, judgement, looked_at) is called once a round.
+    gives one more patch. The first round verifies inside the pass over the context. The last patch of a row is always
+    the target's own, so a row with r patches left needs r - 1 proposals; max_proposals None: all of them.
+    noise: for random rules; None: drawn from torch's global generator. observer: called once a round, with it.
     repropose: where proposals come from after a rejection, see `_Proposer`.
-    samples: forecasts of each window, which are B * samples rows from then on (and in noise), those of a window one
+    samples: forecasts per window, which are B * samples rows from then on (and in noise), those of a window one
     after the other; with a cache its context is encoded once for all of them, which is not counted as their pass.
+    Raises ValueError where draft and target differ in their patch, for an unknown `repropose`, and for a number of
+    proposals below 0 or of samples below 1.
     """
+    if draft.patch_len != target.patch_len:
+        raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}")
+    if samples < 1 or (max_proposals is not None and max_proposals < 0):
+        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}: at least 1 and 0 are needed")
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
     state, draft_state = (model.start(context, room=n + limit) for model in (target, draft))
@@ -84,6 +150,10 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
         target.fan_out(state, samples)
         draft.fan_out(draft_state, samples)
         context = context.repeat_interleave(samples, dim=0)
+    if not rule.random:
+        noise = None
+    elif noise is None:
+        noise = Noise.draw(context, n, target.patch_len)
     out = _Ledger(context, n, target.patch_len, limit)
     proposer = _Proposer(draft, draft_state, rule, repropose)
     rows = torch.arange(context.shape[0], device=context.device)
@@ -99,66 +169,89 @@ def decode_speculative(target, draft, context: torch.Tensor, horizon: int, rule,
             state.select(going)
             proposer.select(going)
         k = min(limit, int(left.max()) - 1)
-        eps = noise.at(rows, done, k) if rule.random and k else None
-        ask_draft = bool(((left > 1) & (stock == 0)).any())
-        proposals, available = proposer.propose(k, done, eps, ask_draft) if k else (None, None)
-        prediction = target.extend(state, proposals.patches if k else None)
-        here = torch.arange(len(rows), device=rows.device)
-        if k:
-            judgement = rule.judge(proposals, prediction, eps.uniform if eps else None)
-            counted = torch.minimum(n - done - 1, available)
-            step = torch.arange(k, device=rows.device)
-            needed = step < counted[:, None]
-            length = (judgement.accepted & needed).long().cumprod(dim=1).sum(dim=1)  # up to the first rejection
-            looked_at = needed & (step <= length[:, None])
-            out.add_most(rows, judgement, looked_at)
-            if observer is not None:
-                observer(rows, done, judgement, looked_at)
-        else:
-            needed = looked_at = torch.zeros(len(rows), 0, dtype=torch.bool, device=rows.device)
-            counted = length = torch.zeros_like(done)
-        # the target's own patch ends the round: in place of the rejected proposal, or as the bonus
-        own_eps = noise.at(rows, done + length, 1).target if rule.random else None
-        own = rule.own_patch(prediction.at(here, length), own_eps,
-                             proposals.at(here, length.clamp(max=k - 1)) if k else None, length < counted)
-        patches = torch.cat([rule.accepted_patches(proposals, prediction) if k else own[:, :0], own], dim=1)
-        patches[here, length] = own[:, 0]
-        out.write(rows, done, patches, proposals, length, needed, looked_at, proposer.passes if k else 0)
+        eps = noise.at(rows, done, k) if noise is not None and k else None
+        proposals, available = proposer.propose(k, done, eps, bool(((left > 1) & (stock == 0)).any()))
+        prediction = target.extend(state, None if proposals is None else proposals.patches)
+        judged = _judged(rule, rows, done, proposals, prediction, torch.minimum(n - done - 1, available), eps)
+        own = _own_patch(rule, judged, prediction, noise)
+        out.write(judged, _patches(rule, judged, prediction, own), proposer.passes)
+        if observer is not None and k:
+            observer(judged)
         # commit: what was accepted stays in both contexts, the target's own patch follows it
-        state.rollback(done + length)
+        state.rollback(done + judged.length)
         state.append(own)
-        proposer.commit(done, length, own, prediction, counted)
-        done = done + length + 1
+        proposer.commit(judged, own, prediction)
+        done = done + judged.length + 1
+
+
+def _judged(rule: Rule, rows: torch.Tensor, first: torch.Tensor, proposals: Proposals | None, prediction: Prediction,
+            counted: torch.Tensor, eps: Noise | None) -> Round:
+    """The round with its proposals judged; the first `counted` [b] of a row's proposals count."""
+    if proposals is None:
+        none = torch.zeros(len(rows), 0, dtype=torch.bool, device=rows.device)
+        return Round(rows, first, None, None, none, none, torch.zeros_like(first))
+    judgement = rule.judge(proposals, prediction, None if eps is None else eps.uniform)
+    step = torch.arange(judgement.accepted.shape[1], device=rows.device)
+    needed = step < counted[:, None]
+    length = (judgement.accepted & needed).long().cumprod(dim=1).sum(dim=1)  # up to the first rejection
+    return Round(rows, first, proposals, judgement, needed, needed & (step <= length[:, None]), length)
+
+
+def _own_patch(rule: Rule, judged: Round, prediction: Prediction, noise: Noise | None) -> torch.Tensor:
+    """The target's own patch [b, 1, P, C], behind the accepted proposals."""
+    length, here = judged.length, torch.arange(len(judged.rows), device=judged.rows.device)
+    eps = None if noise is None else noise.at(judged.rows, judged.first + length, 1).target
+    rejected = judged.looked_at.sum(dim=1) > length
+    instead_of = None
+    if judged.proposals is not None:
+        instead_of = judged.proposals.at(here, length.clamp(max=judged.needed.shape[1] - 1))
+    return rule.own_patch(prediction.at(here, length), eps, instead_of, rejected)
+
+
+def _patches(rule: Rule, judged: Round, prediction: Prediction, own: torch.Tensor) -> torch.Tensor:
+    """What the round puts into the forecast [b, k + 1, P, C]: past its own patch a row's values mean nothing."""
+    accepted = own[:, :0] if judged.proposals is None else rule.accepted_patches(judged.proposals, prediction)
+    patches = torch.cat([accepted, own], dim=1)
+    patches[torch.arange(len(own), device=own.device), judged.length] = own[:, 0]
+    return patches
 
 
 class _Proposer:
-    """Where proposals come from; the target's last pass already said something of the patches after a rejection.
+    """Where proposals come from. After a rejection the target's last pass already knows something of later patches.
 
-    repropose 'draft': the draft is asked anew and knows nothing of it. 'target': what the target said is proposed, at
-    no draft pass. 'corrected': the draft is asked anew and what it says of a patch is shifted by the gap that the
+    repropose 'draft': the draft is asked anew and knows nothing of it. 'target': the target's own means are proposed,
+    at no draft pass. 'corrected': the draft is asked anew and its mean for a patch is shifted by the gap that the
     target found there last time, q' = q_new + (p_old - q_old): draft and target both moved with the patch in between,
     their gap moved less. In a sampling rule only the mean shifts, by what was known before the patch was drawn, so a
     rule that keeps the target's law still does.
     `passes` counts the draft passes of the round.
     """
 
-    def __init__(self, draft, state, rule, repropose: str):
+    def __init__(self, draft: Model, state: State, rule: Rule, repropose: str):
+        if repropose not in REPROPOSALS:
+            raise ValueError(f"repropose is one of {', '.join(REPROPOSALS)}, not {repropose!r}")
         if repropose == "target" and rule.random:
             raise ValueError("repropose 'target' has no law to sample from: it needs a deterministic rule")
         self.draft, self.state, self.rule, self.repropose = draft, state, rule, repropose
-        self.left_over, self.stock, self.passes = None, None, 0
-        self.said, self.correction = None, None  # the draft's own word of this round, and what to add in the next
+        self.passes = 0
+        self.left_over: torch.Tensor | None = None  # 'target': means that can be proposed again, `stock` of them
+        self.stock: torch.Tensor | None = None
+        self.means: torch.Tensor | None = None  # 'corrected': the draft's means of this round, before correction
+        self.correction: torch.Tensor | None = None  # and what to add to those of the next
 
     def stock_of(self, done: torch.Tensor) -> torch.Tensor:
         """How many proposals [b] each row has left over."""
         return torch.zeros_like(done) if self.stock is None else self.stock
 
-    def propose(self, k: int, done: torch.Tensor, eps: Noise | None, ask_draft: bool):
-        """k proposals a row, and how many of them count [b]."""
+    def propose(self, k: int, done: torch.Tensor, eps: Noise | None,
+                ask_draft: bool) -> tuple[Proposals | None, torch.Tensor]:
+        """k proposals per row (None if k is 0), and how many of them count [b]."""
         self.passes = 0
         everything = torch.full_like(done, k)
+        if not k:
+            return None, everything
         drafted = self._ask_draft(k, eps) if ask_draft else None
-        if self.stock is None:
+        if self.stock is None or self.left_over is None:
             return drafted, everything
         again = Proposals.of_mean(self.left_over[:, :k])
         if drafted is None:
@@ -171,86 +264,80 @@ class _Proposer:
         return proposals, available
 
     def _ask_draft(self, k: int, eps: Noise | None) -> Proposals:
-        """As many draft passes as k proposals need, each on what the one before proposed."""
-        parts, said, made = [], [], 0
+        """As many draft passes as k proposals need, each conditioned on the proposals before."""
+        parts, means, made = [], [], 0
         while made < k:
             prediction = self.draft.extend(self.state).first(k - made)
             count = prediction.mean.shape[1]
-            said.append(prediction.mean)
+            means.append(prediction.mean)
             if self.correction is not None:
                 prediction = prediction.shifted(self.correction[:, made:made + count])
-            parts.append(self.rule.propose(prediction, eps.proposal[:, made:made + count] if eps else None))
+            parts.append(self.rule.propose(prediction, None if eps is None else eps.proposal[:, made:made + count]))
             self.state.append(parts[-1].patches)
             made += count
             self.passes += 1
-        self.said = torch.cat(said, dim=1)
+        self.means = torch.cat(means, dim=1)
         return Proposals.join(parts)
 
-    def commit(self, done: torch.Tensor, length: torch.Tensor, next_patch: torch.Tensor, prediction, counted) -> None:
-        """`counted` [b] proposals were verified, `length` of them accepted, `next_patch` follows these."""
-        self.state.rollback(done + length)
-        self.state.append(next_patch)
-        k = prediction.mean.shape[1] - 1
+    def commit(self, judged: Round, own: torch.Tensor, prediction: Prediction) -> None:
+        """Brings the draft's state up to the target's own patch, and keeps what the next round can use."""
+        length, k = judged.length, judged.needed.shape[1]
+        self.state.rollback(judged.first + length)
+        self.state.append(own)
         if self.repropose == "draft" or not k:
             return
-        # position `length` went to the target's own patch; what it said of the later ones can be used
-        rows = torch.arange(len(done), device=done.device)[:, None]
-        later = length[:, None] + torch.arange(1, k + 1, device=done.device)
+        # position `length` went to the target's own patch; its predictions of the later ones can be used
+        rows = torch.arange(len(length), device=length.device)[:, None]
+        later = length[:, None] + torch.arange(1, k + 1, device=length.device)
         if self.repropose == "target":
-            self.left_over, self.stock = prediction.mean[rows, later.clamp(max=k)], counted - length
-        else:  # past the last patch judged its gap is the best guess
-            self.correction = (prediction.mean[:, :k] - self.said)[rows, later.clamp(max=k - 1)]
+            self.left_over = prediction.mean[rows, later.clamp(max=k)]
+            self.stock = judged.needed.sum(dim=1) - length
+        elif self.means is not None:  # past the last patch judged its gap is the best guess
+            self.correction = (prediction.mean[:, :k] - self.means)[rows, later.clamp(max=k - 1)]
 
     def select(self, rows: torch.Tensor) -> None:
         self.state.select(rows)
         if self.correction is not None:
             self.correction = self.correction[rows]
-        if self.stock is not None:
+        if self.stock is not None and self.left_over is not None:
             self.left_over, self.stock = self.left_over[rows], self.stock[rows]
 
 
 class _Ledger:
     """Buffers of a batch's results. Writing past a rejection is harmless: a later round overwrites it."""
 
+    COUNTS = ("accepted", "judged", "proposed", "target_passes", "draft_passes")
+
     def __init__(self, context: torch.Tensor, n: int, patch_len: int, limit: int):
         B, _, C = context.shape
         self.n = n
         self.patches = context.new_zeros(B, n + limit + 1, patch_len, C)
         self.draft_mean = torch.full_like(self.patches, float("nan"))
-        self.draft_sigma = None
-        counts = torch.zeros(B, dtype=torch.long, device=context.device)
+        self.draft_sigma: torch.Tensor | None = None
         self.origin = torch.zeros(B, n + limit + 1, dtype=torch.long, device=context.device)
-        self.accepted, self.judged, self.proposed = counts.clone(), counts.clone(), counts.clone()
-        self.target_passes, self.draft_passes = counts.clone(), counts.clone()
+        self.counts = {name: torch.zeros(B, dtype=torch.long, device=context.device) for name in self.COUNTS}
         self.lengths = torch.zeros(limit + 1, dtype=torch.long, device=context.device)
-        self.most = None
+        self.most: torch.Tensor | None = None
 
-    def add_most(self, rows, judgement, looked_at) -> None:
-        if judgement.most is None:
-            return
-        if self.most is None:
-            self.most = torch.zeros(len(self.accepted), dtype=torch.float64, device=rows.device)
-        self.most.index_add_(0, rows, judgement.most.masked_fill(~looked_at, 0).sum(dim=1))
-
-    def write(self, rows, done, patches, proposals, length, needed, looked_at, draft_passes: int) -> None:
-        k = needed.shape[1]
-        step = torch.arange(k + 1, device=rows.device)
-        at = rows[:, None], done[:, None] + step
+    def write(self, judged: Round, patches: torch.Tensor, draft_passes: int) -> None:
+        length, step = judged.length, torch.arange(patches.shape[1], device=patches.device)
+        at = judged.rows[:, None], judged.first[:, None] + step
         self.patches[at] = patches
-        judged = looked_at.sum(dim=1)
-        own = torch.where(judged > length, REJECTED, BONUS)[:, None]
+        looked_at = judged.looked_at.sum(dim=1)
+        own = torch.where(looked_at > length, REJECTED, BONUS)[:, None]
         self.origin[at] = torch.where(step < length[:, None], ACCEPTED, own)
-        if k:
-            self._write_draft(rows, done, proposals, looked_at)
+        if judged.proposals is not None and judged.judgement is not None:
+            self._write_draft(judged, judged.proposals)
+            self._add_most(judged, judged.judgement.most)
         one = torch.ones_like(length)
-        for name, value in (("accepted", length), ("judged", judged), ("proposed", needed.sum(dim=1)),
-                            ("target_passes", one), ("draft_passes", draft_passes * one)):
-            getattr(self, name).index_add_(0, rows, value)
+        for name, value in zip(self.COUNTS, (length, looked_at, judged.needed.sum(dim=1), one, draft_passes * one)):
+            self.counts[name].index_add_(0, judged.rows, value)
         self.lengths.index_add_(0, length, one)
 
-    def _write_draft(self, rows, done, proposals, looked_at) -> None:
-        at = rows[:, None], done[:, None] + torch.arange(looked_at.shape[1], device=rows.device)
-        unseen = ~looked_at[..., None, None]
+    def _write_draft(self, judged: Round, proposals: Proposals) -> None:
+        step = torch.arange(judged.looked_at.shape[1], device=judged.rows.device)
+        at = judged.rows[:, None], judged.first[:, None] + step
+        unseen = ~judged.looked_at[..., None, None]
         self.draft_mean[at] = proposals.mean.masked_fill(unseen, float("nan"))
         if self.draft_sigma is None and proposals.logvar is not None:
             self.draft_sigma = torch.full_like(self.patches, float("nan"))
@@ -259,9 +346,16 @@ class _Ledger:
             sigma = unknown if proposals.logvar is None else torch.exp(0.5 * proposals.logvar)
             self.draft_sigma[at] = sigma.masked_fill(unseen, float("nan"))
 
+    def _add_most(self, judged: Round, most: torch.Tensor | None) -> None:
+        if most is None:
+            return
+        if self.most is None:
+            self.most = torch.zeros(len(self.patches), dtype=torch.float64, device=most.device)
+        self.most.index_add_(0, judged.rows, most.masked_fill(~judged.looked_at, 0).sum(dim=1))
+
     def finish(self, horizon: int) -> Decoded:
-        def steps(patches):
-            return None if patches is None else patches[:, :self.n].flatten(1, 2)[:, :horizon]
-        return Decoded(steps(self.patches), self.origin[:, :self.n], steps(self.draft_mean), steps(self.draft_sigma),
-                       self.accepted, self.judged, self.proposed, self.target_passes, self.draft_passes, self.lengths,
-                       self.most)
+        def steps(patches: torch.Tensor) -> torch.Tensor:
+            return patches[:, :self.n].flatten(1, 2)[:, :horizon]
+        return Decoded(steps(self.patches), origin=self.origin[:, :self.n], draft_mean=steps(self.draft_mean),
+                       draft_sigma=None if self.draft_sigma is None else steps(self.draft_sigma),
+                       lengths=self.lengths, most=self.most, **self.counts)

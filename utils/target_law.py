@@ -2,20 +2,24 @@
 
 A draft's proposals have a law of the same kind, around the draft's mean.
 """
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
+
+LEAST_SIGMA = 1e-4  # a law without width has no density
 
 
 @dataclass(frozen=True)
 class TargetLaw:
     """A patch [P, C] of the target is mu_p + unit * (L z), z standard normal.
 
-    factor: L, either a standard deviation an element ([P, C], or anything that broadcasts to [..., P, C]), or lower
+    factor: L, either one standard deviation per element ([P, C], or anything that broadcasts to [..., P, C]), or lower
     triangular over all elements of a patch, [P * C, P * C] in the order p * C + c (`full`).
-    relative: L is in window-normalised units, and unit [..., 1, C] the normalisation stdev of the context that the path
-    begins after, the same for all of the path: were it that of the windows along the path, noise in these would widen
-    the noise to come, patch after patch. Else L is in data units and unit is 1.
+    relative: L is in window-normalised units, and unit [..., 1, C] is the normalisation stdev of the context, fixed
+    along the path: recomputing it per window would feed sampled noise back into the scale. Otherwise L is in data
+    units and unit is not used.
     """
 
     factor: torch.Tensor
@@ -23,9 +27,13 @@ class TargetLaw:
     relative: bool = False
 
     @classmethod
-    def fixed(cls, sigma: float) -> "TargetLaw":
+    def fixed(cls, sigma: float) -> TargetLaw:
         """White noise of one standard deviation, in data units."""
         return cls(torch.full((1, 1), float(sigma)))
+
+    def scaled(self, by: float) -> TargetLaw:
+        """The same law with its standard deviations multiplied."""
+        return replace(self, factor=self.factor * by)
 
     def spread(self, z: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         """Standard normal z [..., P, C] -> what is added to the mean, data units."""
@@ -45,7 +53,7 @@ class TargetLaw:
         factor = self.factor.to(unit)
         if self.full:
             own = factor.diagonal().log().sum()
-        else:  # of every proposal its own, where these are a draft's
+        else:  # a draft's factor differs between proposals
             each = torch.broadcast_shapes(factor.shape, (patch_len, unit.shape[-1]))
             own = factor.log().expand(each).sum(dim=(-2, -1))
         units = patch_len * unit.log().sum(dim=(-2, -1))

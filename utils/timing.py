@@ -1,11 +1,15 @@
-"""Timing from outside the models: synchronised clocks, medians, and a wrapper that counts a model's share."""
+"""Timing from outside the models: synchronised clocks, medians, and a wrapper that measures a model's share."""
+from __future__ import annotations
+
 import os
 import platform
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
+
+from .interface import Model, Prediction, State
 
 
 def synchronise(device: torch.device) -> None:
@@ -17,32 +21,36 @@ class Stopwatch:
     """Seconds of a `with` block, the device synchronised at both ends."""
 
     def __init__(self, device: torch.device):
-        self.device, self.seconds = device, 0.0
+        self.device, self.seconds, self.start = device, 0.0, 0.0
 
-    def __enter__(self):
+    def __enter__(self) -> Stopwatch:
         synchronise(self.device)
         self.start = time.perf_counter()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         synchronise(self.device)
         self.seconds = time.perf_counter() - self.start
 
 
 class TracedModel:
-    """A decodable model whose passes are timed; synchronises after every pass, so the total is a little longer.
+    """A model whose passes are timed; synchronises after every pass, so the total is a little longer.
 
-    All else is the model's own.
+    Everything else is the model's own.
     """
 
-    def __init__(self, model, device: torch.device):
-        self.model = model
-        self.watch, self.seconds, self.passes = Stopwatch(device), 0.0, 0
+    def __init__(self, model: Model, device: torch.device):
+        self.model, self.watch = model, Stopwatch(device)
+        self.reset()
 
-    def __getattr__(self, name: str):
+    def reset(self) -> None:
+        """Forgets the passes so far."""
+        self.seconds, self.passes = 0.0, 0
+
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def extend(self, state, patches=None):
+    def extend(self, state: State, patches: torch.Tensor | None = None) -> Prediction:
         with self.watch:
             prediction = self.model.extend(state, patches)
         self.seconds += self.watch.seconds
@@ -50,30 +58,33 @@ class TracedModel:
         return prediction
 
 
-def time_side_by_side(calls: dict, inputs: list, device: torch.device, warm_up: int = 2,
-                      bar: str | None = None) -> dict[str, dict]:
+def time_side_by_side(calls: dict[Any, Callable[[Any], Any]], inputs: Sequence[Any], device: torch.device,
+                      warm_up: int = 2, bar: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
+                      ) -> dict[Any, dict[str, float]]:
     """Times each call on each input, the calls taking turns so that all see the same machine.
 
-    calls: name -> function of one input; bar: the words of a progress bar, None for none.
-    Returns name -> {ms_median, ms_p10, ms_p90, repeats} a call.
+    calls: name -> function of one input; bar: wraps the inputs in a progress bar.
+    Returns name -> {ms_median, ms_p10, ms_p90, repeats} of one call.
     """
-    watch, seconds = Stopwatch(device), {name: [] for name in calls}
+    watch = Stopwatch(device)
+    seconds: dict[Any, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(warm_up):
             call(inputs[0])
-    for item in tqdm(inputs, desc=bar, unit="round", disable=bar is None):
+    for item in inputs if bar is None else bar(inputs):
         for name, call in calls.items():
             with watch:
                 call(item)
             seconds[name].append(watch.seconds)
-    result = {}
+    at = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    result: dict[Any, dict[str, float]] = {}
     for name, values in seconds.items():
-        p10, median, p90 = np.percentile(np.asarray(values) * 1000, [10, 50, 90])
+        p10, median, p90 = torch.tensor(values, dtype=torch.float64).mul(1000).quantile(at).tolist()
         result[name] = {"ms_median": median, "ms_p10": p10, "ms_p90": p90, "repeats": len(values)}
     return result
 
 
-def hardware(device: torch.device) -> dict:
+def hardware(device: torch.device) -> dict[str, Any]:
     """What a figure was measured on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from scripts.benchmark.decode_speed import PATCH, Forced, build, parse_cells
-from utils.errors import exit_code
+from exp.program import exit_code
 from utils.proposals import Noise
-from utils.results import format_table, write_csv
+from exp.report.results import format_table, write_csv
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 
 DEFAULT = ",".join(f"preset:2880:{horizon}:64" for horizon in (336, 720, 1440, 2880))
@@ -26,7 +26,9 @@ COLUMNS = ["config", "context", "horizon", "batch", "mode", "peak_mib"]
 
 def peak_mib() -> float:
     """Of this program: getrusage would begin with the peak of the process that started it."""
-    return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def measure(name: str, context_len: int, horizon: int, batch: int, mode: str) -> float:

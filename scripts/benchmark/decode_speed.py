@@ -17,24 +17,27 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from exp.evaluation import SpeculativeMethod
+from exp.evaluate.methods import SpeculativeMethod
+from exp.program import exit_code
+from exp.report.plots import decode_speed_figure
+from exp.report.results import format_table, write_csv
 from layers.linear import pack_linears
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
-from models.prediction import Prediction
-from utils.errors import UserError, exit_code
-from utils.plots import decode_speed_figure
+from utils.interface import Prediction
+from utils.acceptance import MeanRule
+from utils.errors import UserError
 from utils.proposals import Judgement, Noise, Proposals
-from utils.results import format_table, write_csv
+from exp.report.results import format_table, write_csv
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 from utils.timing import hardware, time_side_by_side
 
 PATCH = 96
 # name -> (variables, target). The deep one has the size of the public 84M checkpoint.
 CONFIGS = {
-    "published": (7, ModelConfig(PATCH, d_model=1024, n_heads=8, d_ff=2048, e_layers=1)),
-    "deep": (1, ModelConfig(PATCH, d_model=1024, n_heads=8, d_ff=3072, e_layers=8)),
-    "preset": (7, ModelConfig(PATCH, d_model=256, n_heads=8, d_ff=1024, e_layers=2)),
+    "published": (7, ModelConfig(PATCH, d_model=1024, n_heads=8, d_ff=2048, e_layers=1, use_norm=True)),
+    "deep": (1, ModelConfig(PATCH, d_model=1024, n_heads=8, d_ff=3072, e_layers=8, use_norm=True)),
+    "preset": (7, ModelConfig(PATCH, d_model=256, n_heads=8, d_ff=1024, e_layers=2, use_norm=True)),
 }
 CONTEXTS, HORIZONS, BATCHES = (672, 1536, 2880), (336, 720, 1440), (1, 64)
 MODES = ("reencode", "cached", "speculative_trained", "speculative_forced", "limit")
@@ -43,25 +46,17 @@ COLUMNS = ["config", "context", "horizon", "batch", "mode", "acceptance", "targe
 PLAN_COLUMNS = ["config", "context", "horizon", "batch", "proposals", "ms_predicted", "ms_median", "ms_plain", "ratio"]
 
 
-class Forced:
-    """Accepts each proposal with a set probability, whatever it says: for timing only. Emits the target's mean."""
+class Forced(MeanRule):
+    """Accepts each proposal with a set probability, whatever it is: for timing only."""
 
     name, random = "forced", True
 
     def __init__(self, acceptance: float):
         self.acceptance = acceptance
 
-    def propose(self, prediction: Prediction, eps=None) -> Proposals:
-        return Proposals.plain(prediction)
-
-    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor) -> Judgement:
+    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor | None) -> Judgement:
+        assert uniform is not None
         return Judgement(uniform < self.acceptance, uniform)
-
-    def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
-        return prediction.mean[:, :proposals.mean.shape[1]]
-
-    def own_patch(self, prediction: Prediction, eps=None, proposals=None, rejected=None) -> torch.Tensor:
-        return prediction.mean
 
 
 def build(name: str, context: int, horizon: int, device):
@@ -147,11 +142,11 @@ def _passes(n: int, decoded: list) -> dict[str, dict]:
             "speculative_trained": row(mean("target_passes"), mean("draft_passes"), seen)}
 
 
-def parse_cells(text: str | None) -> list[tuple]:
+def parse_cells(text: str | None) -> list[tuple[str, int, int, int]]:
     if text is None:
         return [(name, context, horizon, batch) for name in CONFIGS for context in CONTEXTS for horizon in HORIZONS
                 for batch in BATCHES]
-    cells = []
+    cells: list[tuple[str, int, int, int]] = []
     for cell in text.split(","):
         try:
             name, *numbers = cell.split(":")
@@ -181,9 +176,12 @@ def run(args) -> None:
     if not 0 <= args.acceptance <= 1 or args.budget_s <= 0:
         raise UserError("--acceptance must be from 0 to 1 and --budget_s above 0")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    out, rows, plans = Path(args.out), [], []
+    out = Path(args.out)
+    rows: list[dict] = []
+    plans: list[dict] = []
     for cell in tqdm(cells, unit="cell", disable=args.quiet):
-        cell_rows, plan = measure(*cell, args.acceptance, args.budget_s, device)
+        name, context, horizon, batch = cell
+        cell_rows, plan = measure(name, context, horizon, batch, args.acceptance, args.budget_s, device)
         rows, plans = rows + cell_rows, [*plans, plan]
         write_csv(out, rows, COLUMNS)  # a run that is stopped keeps what it has measured
         write_csv(out.with_name(f"{out.stem}_planner.csv"), plans, PLAN_COLUMNS)

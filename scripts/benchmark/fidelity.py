@@ -1,4 +1,4 @@
-"""What fidelity to the target costs: passes a forecast and RMS deviation from the target alone, by tolerance.
+"""What fidelity to the target costs: passes per forecast and RMS deviation from the target alone, by tolerance.
 
     python -m scripts.benchmark.fidelity --test_dir TARGET --spec_draft_ckpt DRAFT/checkpoint.pth --test_pred_len 720 \\
         --tolerances 0.02,0.05,0.1 --out fidelity.csv
@@ -8,46 +8,44 @@ are in data units (standardised).
 """
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from data_provider.data_factory import data_provider
-from exp.evaluation import AloneMethod, SpeculativeMethod
-from exp.exp_forecast import Exp_Forecast
-from exp.options import parse_args
+from exp.evaluate.evaluation import evaluate
+from exp.evaluate.methods import AloneMethod, Method, SpeculativeMethod
+from exp.exp_basic import Exp_Basic
+from exp.flags import given_flags
+from exp.options import settled
+from exp.program import exit_code
+from exp.report.results import format_table, write_csv
+from exp.settings import Settings
 from utils.acceptance import Tolerance
-from utils.errors import UserError, exit_code
-from utils.metrics import SpeculationMetrics
-from utils.results import format_table, write_csv
+from utils.errors import UserError
+from utils.speculative_decoder import REPROPOSALS
 
-REPROPOSALS = ("draft", "target", "corrected")
 COLUMNS = ["repropose", "tolerance", "mse", "rms_from_target", "acceptance_pct", "target_passes", "draft_passes"]
 
 
-@torch.inference_mode()
-def measure(methods: dict, alone: dict, batches: list, device, quiet: bool) -> list[dict]:
-    """methods: (repropose, tolerance) -> SpeculativeMethod; alone: name -> AloneMethod, 'target' the reference."""
-    squares, errors, elements = dict.fromkeys([*alone, *methods], 0.0), dict.fromkeys([*alone, *methods], 0.0), 0
-    passes = {key: SpeculationMetrics() for key in methods}
-    for x, y in tqdm(batches, desc="fidelity", unit="batch", disable=quiet):
-        x, y = x.to(device), y.to(device)
-        forecasts = {name: method.forecast(x) for name, method in alone.items()}
-        for key, method in methods.items():
-            decoded = method.decode(x)
-            passes[key].update(decoded)
-            forecasts[key] = decoded.forecast
-        for key, forecast in forecasts.items():
-            squares[key] += float((forecast - forecasts["target"]).double().square().sum())
-            errors[key] += float((forecast - y).double().square().sum())
-        elements += y.numel()
-    rows = [{"repropose": f"{name} alone", "tolerance": "", f"{name}_passes": method.passes}
-            for name, method in alone.items()]
-    rows += [{"repropose": key[0], "tolerance": key[1]} | passes[key].result() for key in methods]
-    for key, row in zip([*alone, *methods], rows):
-        row |= {"mse": errors[key] / elements, "rms_from_target": (squares[key] / elements) ** 0.5}
-    return rows
+def measure(methods: Mapping[str, tuple[dict, Method]], experiment: Exp_Basic) -> list[dict[str, Any]]:
+    """methods: name -> what its row begins with, and the method; the first is the reference."""
+    settings, (_, loader) = experiment.settings, experiment.test_part()
+    results = evaluate({name: method for name, (_, method) in methods.items()}, loader, experiment.device,
+                       settings.model.config.covariate, settings.run.quiet, reference=next(iter(methods)),
+                       what="fidelity")
+    return [start | results[name].result(settings.data.batch_size)
+            | {"rms_from_target": results[name].rms_from_reference()} for name, (start, _) in methods.items()]
+
+
+def settings_of(flags: list[str]) -> Settings:
+    """The run that the flags describe; refuses those that have no effect here."""
+    given = given_flags(flags)
+    idle = sorted(name for name in set(given) - {"spec_draft_ckpt", "spec_draft_model"}
+                  if name.startswith(("spec_", "amp", "num_samples", "compare", "do_predict"))
+                  or (name == "is_training" and given[name]))
+    if idle:
+        raise UserError(f"--{idle[0]} has no effect here, where rule and proposals are fixed: leave it out")
+    return settled(given | {"is_training": 0, "use_speculative": True})
 
 
 def main(argv=None) -> int:
@@ -56,8 +54,7 @@ def main(argv=None) -> int:
     parser.add_argument("--repropose", default="draft,target,corrected", help="default: %(default)s")
     parser.add_argument("--out", default="benchmark/fidelity.csv")
     own, flags = parser.parse_known_args(argv)
-    return exit_code(lambda: run(own, ["--is_training", "0", "--use_speculative", *flags]), "--batch_size",
-                     "no table was written")
+    return exit_code(lambda: run(own, flags), "--batch_size", "no table was written")
 
 
 def run(own, flags: list[str]) -> None:
@@ -66,23 +63,21 @@ def run(own, flags: list[str]) -> None:
     except ValueError:
         raise UserError(f"--tolerances {own.tolerances}: write numbers with commas between, as 0.05,0.1") from None
     reproposals = own.repropose.split(",")
-    if min(tolerances) < 0 or not set(reproposals) <= set(REPROPOSALS):
+    if not all(tol >= 0 for tol in tolerances) or not set(reproposals) <= set(REPROPOSALS):
         raise UserError(f"--tolerances {own.tolerances} --repropose {own.repropose}: tolerances are at least 0, proposals "
                         f"come from {', '.join(REPROPOSALS)}")
-    args = parse_args(flags)
-    idle = sorted(name for name in args.explicit - {"spec_draft_ckpt", "spec_draft_model"}
-                  if name.startswith(("spec_", "amp", "num_samples", "compare")))
-    if idle:
-        raise UserError(f"--{idle[0]} has no effect here, where rule and proposals are fixed: leave it out")
-    experiment = Exp_Forecast(args)
-    checkpoint = experiment.tested_checkpoint(args.test_dir or experiment.setting())
-    target, draft = experiment.load_pair(checkpoint)
-    batches = data_provider(args, "test")[1]
-    methods = {(repropose, tol): SpeculativeMethod(target, draft, args.test_pred_len, Tolerance(tol), None, args.seed,
-                                                   repropose=repropose)
-               for repropose in reproposals for tol in tolerances}
-    alone = {"target": AloneMethod(target, args.test_pred_len), "draft": AloneMethod(draft, args.test_pred_len)}
-    rows = measure(methods, alone, batches, experiment.device, args.quiet)
+    settings = settings_of(flags)
+    experiment = Exp_Basic(settings)
+    target, draft = experiment.load_tested(experiment.tested_checkpoint()), experiment.load_draft()
+    horizon, seed = settings.data.horizon, settings.run.seed
+    methods: dict[str, tuple[dict, Method]] = {
+        f"{name} alone": ({"repropose": f"{name} alone", "tolerance": ""}, AloneMethod(model, horizon, name == "draft"))
+        for name, model in (("target", target), ("draft", draft))}
+    for repropose in reproposals:
+        for tol in tolerances:
+            methods[f"{repropose} {tol}"] = {"repropose": repropose, "tolerance": tol}, SpeculativeMethod(
+                target, draft, horizon, Tolerance(tol), None, seed, repropose=repropose)
+    rows = measure(methods, experiment)
     write_csv(Path(own.out), [{key: row.get(key) for key in COLUMNS} for row in rows], COLUMNS)
     print(format_table(rows, {key: key for key in COLUMNS}))
     print(f"table: {own.out}")

@@ -1,13 +1,8 @@
-# The preset of the quickstart: minutes on two CPU cores.
+# The preset of the quickstart: causal normalisation, so that a key-value cache is exact, and a draft that proposes seven
+# patches in one pass. Minutes on two CPU cores.
+. scripts/settings/etth1_parallel.sh
 model_id=etth1
-context=672
-patch=96
-target=(--d_model 256 --n_heads 8 --d_ff 1024 --e_layers 2)
-target_training=(--dropout 0.3 --train_epochs 3 --batch_size 64 --learning_rate 5e-4 --lradj constant --ema 0.98
-                 --val_every 30 --patience 2)
-draft=(--draft_stochastic --draft_scale_d_model 0.25 --draft_scale_n_heads 0.25 --draft_scale_d_ff 0.25
-       --draft_scale_e_layers 0.25)
-draft_training=(--dropout 0.0 --train_epochs 3 --batch_size 32 --learning_rate 1e-3 --cosine --tmax 3
-                --draft_teacher_noise 0.05 --draft_nll_var_reg 0.01)
-testing=(--batch_size 64)
-horizons="96 192 336 720"
+draft_name=stochastic
+# The tolerance of the comparison, chosen on the validation split: of 0.15, 0.2, 0.25, 0.3 the one with the fewest target
+# passes whose MSE there is at most half a per cent above the target's (docs/STOCHASTIC_DRAFT_SUCCESS.md).
+comparing=(--spec_tol 0.3)

@@ -1,5 +1,5 @@
-# The preset with causal normalisation: a key-value cache is exact. The draft is on-policy: it learns the target's forecasts.
-. scripts/settings/etth1.sh
+# Causal normalisation: a key-value cache is exact. A serial draft, on-policy: it learns the target's forecasts.
+. scripts/settings/etth1_window.sh
 model_id=etth1_causal
 target+=(--norm_mode causal)
 draft_training=(--dropout 0.0 --train_epochs 12 --batch_size 64 --learning_rate 2e-3 --cosine --tmax 12

@@ -13,11 +13,13 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also when started by its path, from anywhere
 
-from exp.flags import Parser, count  # noqa: E402
-from utils.errors import UserError, exit_code  # noqa: E402
-from utils.results import DRAFT, TARGET, format_table  # noqa: E402
-from utils.sweep_plots import acceptance_figure, heatmap_figure, pareto_figure  # noqa: E402
-from utils.sweep_table import COLUMNS, PARAMETERS, read_table  # noqa: E402
+from exp.flags import Parser, reader  # noqa: E402
+from exp.program import exit_code  # noqa: E402
+from exp.report.results import DRAFT, TARGET, format_table  # noqa: E402
+from exp.settings import COUNT  # noqa: E402
+from exp.sweep.plots import acceptance_figure, heatmap_figure, pareto_figure  # noqa: E402
+from exp.sweep.table import COLUMNS, PARAMETERS, read_table  # noqa: E402
+from utils.errors import UserError  # noqa: E402
 
 NUMBERS = [name for name in COLUMNS if name not in ("rule", "emit")]
 SHOWN = {"rule": "rule", "emit": "emit", "sigma": "sigma", "bias": "bias", "tol": "tol", "k": "K", "mse": "MSE",
@@ -52,7 +54,7 @@ def top_by_mse(cells: pd.DataFrame, n: int = 5) -> pd.DataFrame:
 
 
 def balanced(cells: pd.DataFrame, at_least: float = 70.0, n: int = 5) -> pd.DataFrame:
-    """Lowest error among the cells that accept at least so many percent."""
+    """Lowest error among the cells that accept at least `at_least` percent."""
     return top_by_mse(cells[cells["acceptance_pct"] >= at_least], n)
 
 
@@ -135,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="csv of a sweep")
     parser.add_argument("--out", type=Path, default=None, help="folder of the pictures (default: TABLE without .csv)")
-    parser.add_argument("--top", type=count, default=5, help="rows of each list (default: %(default)s)")
+    parser.add_argument("--top", type=reader(COUNT), default=5, help="rows of each list (default: %(default)s)")
 
     def work():
         own = parser.parse_args(argv)

@@ -1,13 +1,20 @@
 """Windows: OpenLTM's splits and pairs, compared with a loop that cuts one window at a time."""
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from data_provider.data_factory import EpochSampler, data_file, data_provider
+from data_provider import data_loader
+from data_provider.data_factory import (
+    DATASETS,
+    EpochSampler,
+    data_file,
+    ordered_loader,
+    spread_windows,
+    train_loader,
+)
 from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark, split_borders
 from utils.errors import UserError
 
@@ -56,11 +63,15 @@ def naive_windows(values, split, context, patch, horizon, stride=1):
     return pairs
 
 
-def flags(path, **changes):
-    values = dict(data="MultivariateDatasetBenchmark", root_path=str(path.parent), data_path=path.name, seq_len=CONTEXT,
-                  test_seq_len=CONTEXT, input_token_len=PATCH, test_pred_len=HORIZON, subset_rand_ratio=1.0,
-                  num_workers=0, batch_size=16, seed=1, test_windows=None)
-    return SimpleNamespace(**(values | changes))
+def dataset_of(path, split, kind="MultivariateDatasetBenchmark"):
+    return DATASETS[kind](path, split, CONTEXT, PATCH, HORIZON)
+
+
+def loader_of(dataset, batch_size=16, num_workers=0):
+    """The loader of its split."""
+    if dataset.split == "train":
+        return train_loader(dataset, batch_size, seed=1, num_workers=num_workers)
+    return ordered_loader(dataset, batch_size, num_workers=num_workers)
 
 
 def batches(loader):
@@ -92,7 +103,7 @@ def test_etth_train_and_val_windows_follow_from_the_borders(etth):
     assert len(MultivariateDatasetBenchmark(etth, "val", 672, 96)) == 2880 - 96 + 1
 
 
-def test_the_first_test_step_to_forecast_is_the_first_row_of_the_test_part(etth):
+def test_the_first_step_to_forecast_is_the_first_test_row(etth):
     # with any context the same steps are forecast, so that figures of different contexts compare
     values = np.load(etth)
     scale = (values - values[:8640].mean(axis=0)) / values[:8640].std(axis=0)
@@ -101,7 +112,7 @@ def test_the_first_test_step_to_forecast_is_the_first_row_of_the_test_part(etth)
         np.testing.assert_allclose(y, scale[11520:11616], atol=1e-5)
 
 
-def test_an_ett_file_that_was_cut_is_refused_with_the_rows_it_needs(tmp_path):
+def test_a_cut_ett_file_is_refused_with_the_rows_it_needs(tmp_path):
     path = tmp_path / "ETTh1.npy"
     np.save(path, series(14000))
     with pytest.raises(UserError, match=r"14000.*14400"):
@@ -157,6 +168,32 @@ def test_multivariate_items_equal_a_naive_loop_over_windows(tiny, split):
         np.testing.assert_allclose(got_y, y, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", DATASETS.values())
+def test_rolled_validation_has_the_horizon_behind_each_context(tiny, kind):
+    rolled = kind(tiny, "val", CONTEXT, PATCH, HORIZON, rolled=True)
+    values = MultivariateDatasetBenchmark(tiny, "val", CONTEXT, PATCH).values  # a context and the 30 rows of the split
+    assert len(values) == CONTEXT + 30 and rolled.windows == 30 - HORIZON + 1
+    for index in range(len(rolled)):
+        start, variables = index % rolled.windows, slice(None)
+        if rolled.n_series > 1:
+            variables = slice(index // rolled.windows, index // rolled.windows + 1)
+        x, y = rolled[index]
+        assert torch.equal(x, values[start:start + CONTEXT, variables])
+        assert torch.equal(y, values[start + CONTEXT:start + CONTEXT + HORIZON, variables])
+
+
+def test_rolled_validation_tells_the_rows_it_needs(tmp_path):
+    def attempt(rows):
+        return MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(rows)), "val", 24, PATCH, 48, rolled=True)
+
+    with pytest.raises(UserError) as caught:
+        attempt(300)
+    wanted = int(str(caught.value).split("about ")[1].split()[0])
+    assert len(attempt(wanted)) > 0
+    with pytest.raises(UserError):
+        attempt(int(wanted * 0.9))
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_univariate_items_are_the_variables_one_by_one(tiny, split):
     dataset = UnivariateDatasetBenchmark(tiny, split, CONTEXT, PATCH, HORIZON)
@@ -180,14 +217,14 @@ def test_a_batch_equals_its_items_one_by_one(tiny, kind, split):
         assert torch.equal(x[row], one_x) and torch.equal(y[row], one_y)
 
 
-def test_every_token_of_a_training_pair_is_followed_by_its_next_patch(tiny):
+def test_every_training_token_is_followed_by_its_next_patch(tiny):
     x, y = MultivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH)[5]
     assert torch.equal(y[:-PATCH], x[PATCH:])
     longer = MultivariateDatasetBenchmark(tiny, "train", CONTEXT + PATCH, PATCH)[5][0]
     assert torch.equal(y[-PATCH:], longer[-PATCH:])
 
 
-def test_few_shot_training_keeps_every_strideth_window_and_all_of_val_and_test(tiny):
+def test_few_shot_keeps_every_strideth_window_of_training_only(tiny):
     expected = naive_windows(series(), "train", CONTEXT, PATCH, HORIZON, stride=4)
     few = MultivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH, subset_ratio=0.25)
     assert len(few) == len(expected)
@@ -209,7 +246,7 @@ def test_an_unknown_split_is_a_programming_error(tiny):
 # --- too short
 
 @pytest.mark.parametrize("split, context, horizon", [("train", 240, 8), ("val", 216, 8), ("test", 24, 96)])
-def test_a_split_without_a_single_window_tells_how_many_rows_are_needed(tmp_path, split, context, horizon):
+def test_a_split_without_a_window_tells_the_rows_it_needs(tmp_path, split, context, horizon):
     path = write(tmp_path / "short.csv", series(ROWS if split != "val" else 60))
     with pytest.raises(UserError, match=rf"{split} split.*context of {context}.*rows are needed") as caught:
         MultivariateDatasetBenchmark(path, split, context, PATCH, horizon)
@@ -217,7 +254,7 @@ def test_a_split_without_a_single_window_tells_how_many_rows_are_needed(tmp_path
 
 
 @pytest.mark.parametrize("split, context, horizon", [("train", 240, 8), ("val", 24, 8), ("test", 24, 96)])
-def test_the_rows_that_are_asked_for_are_enough_and_hardly_more_than_needed(tmp_path, split, context, horizon):
+def test_the_rows_asked_for_are_enough_and_hardly_more(tmp_path, split, context, horizon):
     def attempt(rows):
         return MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(rows)), split, context, PATCH, horizon)
 
@@ -229,16 +266,30 @@ def test_the_rows_that_are_asked_for_are_enough_and_hardly_more_than_needed(tmp_
         attempt(int(wanted * 0.8))
 
 
+@pytest.mark.parametrize("split, rolled", [("test", True), ("val", True), ("val", False)])
 @pytest.mark.parametrize("context, horizon", [(240, 8), (24, 96), (2**31, 8), (24, 2**31)])
-def test_the_rows_that_are_needed_are_found_without_trying_them_all(tmp_path, monkeypatch, context, horizon):
-    tried, fits = [], MultivariateDatasetBenchmark._fits
-    monkeypatch.setattr(MultivariateDatasetBenchmark, "_fits",
-                        lambda self, starts, ends: (tried.append((self, ends[-1])), fits(self, starts, ends))[1])
+def test_the_rows_needed_are_found_without_trying_them_all(tmp_path, monkeypatch, context, horizon, split, rolled):
+    tried = []
+
+    def noted(name, rows):
+        tried.append(rows)
+        assert len(tried) < 50
+        return split_borders(name, rows)
+    monkeypatch.setattr(data_loader, "split_borders", noted)
     with pytest.raises(UserError) as caught:
-        MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(50)), "test", context, PATCH, horizon)
-    dataset, wanted = tried[-1]
-    assert f"about {wanted} rows" in str(caught.value) and len(tried) < 50
-    assert tried[0][1] == context + horizon or not fits(dataset, *split_borders("", tried[0][1]))  # none was skipped
+        MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(50)), split, context, PATCH, horizon,
+                                     rolled=rolled)
+
+    def enough(rows):
+        train, val, test = (end - start for start, end in zip(*split_borders("", rows)))
+        return train >= context + PATCH and val >= (horizon if (split, rolled) == ("val", True) else PATCH) \
+            and test >= horizon
+    own, first, *more = tried
+    wanted = (more or [first])[-1]
+    assert own == 50 and f"about {wanted} rows" in str(caught.value)
+    assert enough(wanted)
+    ahead = horizon if rolled else PATCH
+    assert first == context + ahead or not enough(first)  # none was skipped
 
 
 # --- loaders
@@ -246,8 +297,8 @@ def test_the_rows_that_are_needed_are_found_without_trying_them_all(tmp_path, mo
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 1000])
 def test_no_window_is_dropped_with_the_last_batch(tiny, split, batch_size):
-    dataset, loader = data_provider(flags(tiny, batch_size=batch_size), split)
-    seen = batches(loader)
+    dataset = dataset_of(tiny, split)
+    seen = batches(loader_of(dataset, batch_size))
     assert len(dataset) == len(naive_windows(series(), split, CONTEXT, PATCH, HORIZON))
     assert sum(len(x) for x, _ in seen) == len(dataset)
     assert [len(x) for x, _ in seen[:-1]] == [batch_size] * (len(seen) - 1)
@@ -255,22 +306,31 @@ def test_no_window_is_dropped_with_the_last_batch(tiny, split, batch_size):
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_val_and_test_windows_stay_in_order(tiny, split):
-    dataset, loader = data_provider(flags(tiny), split)
-    joined = torch.cat([x for x, _ in batches(loader)])
+    dataset = dataset_of(tiny, split)
+    joined = torch.cat([x for x, _ in batches(loader_of(dataset))])
     assert torch.equal(joined, dataset.__getitems__(list(range(len(dataset))))[0])
 
 
 def test_training_windows_come_once_each_and_shuffled(tiny):
-    dataset, loader = data_provider(flags(tiny), "train")
-    joined = torch.cat([x for x, _ in batches(loader)])
+    dataset = dataset_of(tiny, "train")
+    joined = torch.cat([x for x, _ in batches(loader_of(dataset))])
     ordered = dataset.__getitems__(list(range(len(dataset))))[0]
     assert not torch.equal(joined, ordered)
     assert torch.equal(joined[:, 0].sort(dim=0).values, ordered[:, 0].sort(dim=0).values)
 
 
+def test_the_processes_of_a_training_share_its_windows(tiny):
+    dataset = dataset_of(tiny, "train")
+    shares = [batches(train_loader(dataset, 8, seed=1, rank=rank, world_size=2)) for rank in range(2)]
+    whole = batches(train_loader(dataset, 16, seed=1))
+    assert [len(share) for share in shares] == [len(whole)] * 2
+    for (x, _), (a, _), (b, _) in zip(whole[:-1], *shares):  # the last lacks what gives no equal shares
+        assert torch.equal(x[:, 0].sort(dim=0).values, torch.cat([a, b])[:, 0].sort(dim=0).values)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_workers_do_not_change_the_batches(tiny, split):
-    alone, helped = (batches(data_provider(flags(tiny, num_workers=n), split)[1]) for n in (0, 2))
+    alone, helped = (batches(loader_of(dataset_of(tiny, split), num_workers=n)) for n in (0, 2))
     assert len(alone) == len(helped)
     for (x, y), (other_x, other_y) in zip(alone, helped):
         assert torch.equal(x, other_x) and torch.equal(y, other_y)
@@ -280,32 +340,63 @@ def test_an_interrupt_is_left_to_the_parent_of_the_workers(tiny, monkeypatch):
     def ignored(self, indices):
         return torch.tensor(signal.getsignal(signal.SIGINT) == signal.SIG_IGN), torch.tensor(True)
     monkeypatch.setattr(MultivariateDatasetBenchmark, "__getitems__", ignored)
-    _, loader = data_provider(flags(tiny, num_workers=1), "test")
-    assert all(bool(x) for x, _ in loader)
+    assert all(bool(x) for x, _ in loader_of(dataset_of(tiny, "test"), num_workers=1))
 
 
-def test_walking_through_a_loader_leaves_the_random_numbers_of_training_alone(tiny):
+def test_a_loader_leaves_the_random_numbers_of_training_alone(tiny):
     # else a resumed run, which opens its loader once more, would draw other dropout masks than an uninterrupted one
     for split in ("train", "val"):
-        loader = data_provider(flags(tiny), split)[1]
+        loader = loader_of(dataset_of(tiny, split))
         before = torch.get_rng_state()
         next(iter(loader))
         assert torch.equal(before, torch.get_rng_state()), split
 
 
-def test_testing_may_use_another_context_than_training(tiny):
-    args = flags(tiny, test_seq_len=CONTEXT * 2)
-    assert data_provider(args, "test")[0][0][0].shape == (CONTEXT * 2, 3)
-    assert data_provider(args, "train")[0][0][0].shape == (CONTEXT, 3)
+def test_a_loader_may_walk_over_some_windows_only(tiny):
+    dataset = dataset_of(tiny, "test")
+    joined = torch.cat([x for x, _ in batches(ordered_loader(dataset, 2, [5, 0, 7]))])
+    assert torch.equal(joined, dataset.__getitems__([5, 0, 7])[0])
 
 
-def test_the_data_folder_is_root_path_else_dataset_root_else_dataset(monkeypatch):
+def test_data_are_in_root_path_or_dataset_root_or_dataset(monkeypatch):
     monkeypatch.delenv("DATASET_ROOT", raising=False)
-    args = SimpleNamespace(root_path=None, data_path="a.csv")
-    assert data_file(args).as_posix() == "dataset/a.csv"
+    assert data_file(None, "a.csv").as_posix() == "dataset/a.csv"
     monkeypatch.setenv("DATASET_ROOT", "/elsewhere")
-    assert data_file(args).as_posix() == "/elsewhere/a.csv"
-    assert data_file(SimpleNamespace(root_path="/given", data_path="a.csv")).as_posix() == "/given/a.csv"
+    assert data_file(None, "a.csv").as_posix() == "/elsewhere/a.csv"
+    assert data_file("/given", "a.csv").as_posix() == "/given/a.csv"
+
+
+# --- some windows of each series
+
+@pytest.mark.parametrize("kind, n_series, variables", [("MultivariateDatasetBenchmark", 1, 3),
+                                                       ("UnivariateDatasetBenchmark", 3, 1)])
+def test_series_and_their_variables_are_counted(tiny, kind, n_series, variables):
+    dataset = dataset_of(tiny, "test", kind)
+    assert (dataset.n_series, dataset.variables) == (n_series, variables)
+    assert dataset[0][0].shape == (CONTEXT, variables) and len(dataset) == n_series * dataset.windows
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 41])
+@pytest.mark.parametrize("kind", DATASETS)
+def test_windows_are_spread_from_the_first_to_the_last(tiny, kind, count):
+    dataset = dataset_of(tiny, "test", kind)
+    assert dataset.windows == 41
+    items = np.array(spread_windows(dataset, count)).reshape(dataset.n_series, count)
+    assert np.array_equal(items - items[:1], np.arange(dataset.n_series)[:, None] * 41 + np.zeros(count))
+    assert items[0, 0] == 0 and (count == 1 or items[0, -1] == 40)
+    gaps = np.diff(items[0])
+    assert count == 1 or gaps.min() > 0 and gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_without_a_number_all_windows_are_walked_over(tiny, kind):
+    dataset = dataset_of(tiny, "test", kind)
+    assert spread_windows(dataset, None) == list(range(len(dataset)))
+
+
+def test_more_windows_than_there_are_is_refused(tiny):
+    with pytest.raises(UserError, match="`test_windows` 42: the test part has 41 windows"):
+        spread_windows(dataset_of(tiny, "test", "UnivariateDatasetBenchmark"), 42)
 
 
 # --- the order of training
@@ -353,7 +444,7 @@ def test_processes_get_equal_disjoint_shares(size, world):
     assert len(shares[0]) == EpochSampler(size, 5, 1, 0, world).batches_per_epoch
 
 
-def test_the_joint_batches_of_all_processes_are_those_of_one_process_with_a_larger_batch():
+def test_joint_batches_of_processes_are_those_of_one_process():
     # so that a distributed run is comparable with a run on one device
     one = order(EpochSampler(96, 16, seed=1), 0)
     two = [order(EpochSampler(96, 8, seed=1, rank=rank, world_size=2), 0) for rank in range(2)]

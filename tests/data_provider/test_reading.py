@@ -45,7 +45,7 @@ def test_csv_txt_npz_and_npy_of_the_same_numbers_read_the_same(tmp_path):
         assert len(series.names) == 3
 
 
-def test_a_csv_keeps_its_names_and_its_dates_and_other_files_get_numbered_names(tmp_path):
+def test_a_csv_keeps_names_and_dates_others_number_theirs(tmp_path):
     in_every_format(tmp_path)
     dated, bare = read_series(tmp_path / "dated.csv"), read_series(tmp_path / "two.npy")
     assert dated.names == ["a", "b", "c"]
@@ -119,14 +119,14 @@ def test_the_line_of_a_bad_cell_counts_blank_lines_too(tmp_path):
     assert "line 4" in message(path)
 
 
-def test_a_gap_is_named_with_its_first_row_its_column_and_its_length(tmp_path):
+def test_a_gap_is_named_with_its_row_column_and_length(tmp_path):
     path = tmp_path / "gap.csv"
     path.write_text("date,a,b\nd1,1,2\nd2,3,\nd3,5,NaN\nd4,7,\nd5,9,10\nd6,9,\n")
     said = message(path)
     assert "gap.csv" in said and "row 2" in said and "'b'" in said and "run of 3" in said and "4 such cells" in said
 
 
-def test_a_gap_that_reaches_the_end_of_the_file_has_its_full_length(tmp_path):
+def test_a_gap_up_to_the_end_of_the_file_has_its_full_length(tmp_path):
     path = tmp_path / "tail.npy"
     np.save(path, np.array([1.0, 2.0, np.nan, np.nan]))
     assert "row 3" in message(path) and "run of 2" in message(path)

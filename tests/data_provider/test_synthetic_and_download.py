@@ -1,15 +1,19 @@
 """The stand-in data set is the same everywhere; a download is kept only if it is the right file."""
 import hashlib
 import http.client
+import logging
+import os
+import subprocess
 import sys
 import urllib.error
 
 import pandas as pd
 import pytest
+from helpers import ROOT
 
 from data_provider import download as download_module
 from data_provider.data_loader import MultivariateDatasetBenchmark
-from data_provider.download import checksum, download, main, obtain_etth1
+from data_provider.download import download, main, obtain_etth1
 from data_provider.synthetic import synthetic_frame, write_synthetic
 
 
@@ -26,6 +30,14 @@ def source(tmp_path):
     return path
 
 
+@pytest.fixture(autouse=True)
+def plain_logging(monkeypatch):
+    """Messages as a library leaves them, whatever program has run in this process before."""
+    logger = logging.getLogger("data_provider")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*_, **__):
@@ -38,7 +50,7 @@ def sha256(path):
 
 
 def test_the_synthetic_set_written_twice_has_one_checksum(written, tmp_path):
-    assert checksum(write_synthetic(tmp_path / "again.csv")) == checksum(written) == sha256(written)
+    assert sha256(write_synthetic(tmp_path / "again.csv")) == sha256(written)
 
 
 def test_another_seed_gives_other_data():
@@ -78,7 +90,7 @@ def test_a_download_with_a_wrong_checksum_is_not_kept(source, tmp_path):
     assert not path.exists() and not (path.parent.exists() and list(path.parent.iterdir()))
 
 
-def test_a_download_that_fails_says_why_and_leaves_an_older_file_alone(source, tmp_path):
+def test_a_failed_download_says_why_and_keeps_an_older_file(source, tmp_path):
     path = tmp_path / "ETTh1.csv"
     path.write_text("mine")
     missing = source.with_name("missing.csv").as_uri()
@@ -87,7 +99,7 @@ def test_a_download_that_fails_says_why_and_leaves_an_older_file_alone(source, t
     assert path.read_text() == "mine"
 
 
-def test_a_download_that_breaks_off_is_reported_like_any_other_failure(monkeypatch, tmp_path):
+def test_a_download_that_breaks_off_is_a_failure_like_others(monkeypatch, tmp_path):
     class Answer:
         headers = {"Content-Length": "8"}
 
@@ -104,9 +116,9 @@ def test_a_download_that_breaks_off_is_reported_like_any_other_failure(monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_network_the_synthetic_set_is_used_and_that_is_said(no_network, tmp_path, capsys):
+def test_without_a_network_the_synthetic_set_is_used_and_named(no_network, tmp_path, caplog):
     path = obtain_etth1(tmp_path)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert path == tmp_path / "ETT-small" / "ETTh_synthetic.csv" and path.is_file()
     assert "SYNTHETIC" in said and "no route to host" in said and str(path) in said
     assert not (tmp_path / "ETT-small" / "ETTh1.csv").exists()  # never under the name of the real data
@@ -120,12 +132,12 @@ def test_the_synthetic_set_is_not_written_again_where_it_exists(no_network, tmp_
     assert stand_in.read_text() == "already here"
 
 
-def test_a_file_that_is_there_is_used_and_named_if_it_is_not_the_public_one(no_network, tmp_path, capsys):
+def test_a_file_that_is_there_is_used_and_named_if_not_public(no_network, tmp_path, caplog):
     path = tmp_path / "ETT-small" / "ETTh1.csv"
     path.parent.mkdir()
     path.write_text("date,OT\n2020-01-01,1\n")
     assert obtain_etth1(tmp_path) == path
-    assert "checksum" in capsys.readouterr().err
+    assert "checksum" in caplog.text
     assert path.read_text() == "date,OT\n2020-01-01,1\n"
 
 
@@ -138,10 +150,37 @@ def test_the_last_line_of_the_command_is_the_file_to_use(no_network, monkeypatch
     assert capsys.readouterr().out.splitlines()[-1] == str(stand_in)
 
 
-def test_a_folder_that_cannot_be_used_is_one_line(no_network, monkeypatch, tmp_path, capsys):
+def test_a_folder_that_cannot_be_used_ends_the_command(no_network, monkeypatch, tmp_path, caplog, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["download", "--folder", str(tmp_path / "file")])
     assert main() == 2
-    said = capsys.readouterr().err.splitlines()
+    said = caplog.messages[-1]
+    assert said.startswith("error: ") and "file" in said and "--folder" in said and "\n" not in said
+    assert capsys.readouterr().out == ""
+
+
+def as_a_program(*arguments):
+    """The command in a process of its own, where every connection is refused."""
+    environment = os.environ | dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    return subprocess.run([sys.executable, "-m", "data_provider.download", *map(str, arguments)], cwd=ROOT,
+                          env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    done = as_a_program("--folder", tmp_path / "file")
+    assert done.returncode == 2
+    said = done.stderr.splitlines()
     assert said[-1].startswith("error: ") and "file" in said[-1] and "--folder" in said[-1]
     assert "Traceback" not in "".join(said)
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_path_and_notes_beside_it(tmp_path):
+    path = tmp_path / "ETT-small" / "ETTh1.csv"
+    path.parent.mkdir()
+    path.write_text("date,OT\n2020-01-01,1\n")
+    done = as_a_program("--folder", tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{path}\n")
+    assert done.stderr.startswith("note: ") and "checksum" in done.stderr

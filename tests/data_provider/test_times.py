@@ -63,7 +63,7 @@ def test_without_dates_rows_are_numbered_from_zero():
 HOURS = pd.date_range("2020-01-01", periods=100, freq="h")
 
 
-def test_a_gap_is_named_by_row_and_times_and_the_regular_rest_is_named_too():
+def test_a_gap_is_named_by_row_and_times_with_the_regular_rest():
     said = refusal(HOURS.delete([40, 41]))
     assert "data row 41 (2020-01-02 18:00:00)" in said and "row 40 (2020-01-02 15:00:00)" in said
     assert "not one step of h" in said and "the last 58 are" in said and "nothing is filled in" in said
@@ -91,6 +91,6 @@ def test_a_holiday_is_a_gap_in_business_days():
     assert f"data row 31 ({days[31]})" in refusal(days.delete(30))
 
 
-def test_a_day_of_eight_hours_is_not_taken_for_the_business_hours_of_pandas():
+def test_a_day_of_eight_hours_is_not_business_hours_of_pandas():
     hours = pd.date_range("2020-01-06", periods=500, freq="h")
     assert "data row" in refusal(hours[(hours.hour >= 8) & (hours.hour < 16) & (hours.day_of_week < 5)])

@@ -1,16 +1,17 @@
 """What a checkpoint knows need not be said again: patch, context and architecture come from its args.json."""
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from exp_helpers import metrics, save
 
 import run
 from models import timer_xl, timer_xl_draft
+from models.checkpoint import read_settings, save_checkpoint
 from models.config import ModelConfig
-from utils.checkpoint import read_settings, save_checkpoint
 
 CONFIG = ModelConfig(input_token_len=12, d_model=16, n_heads=2, d_ff=32, e_layers=1, use_norm=True)
 BASE = "--quiet --root_path . --data_path noise.csv --test_pred_len 12 --train_epochs 1"
@@ -22,15 +23,10 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 2)), columns=["a", "b"])
     frame.to_csv("noise.csv", index=False)
-    for name, module, changes in (("target", timer_xl, {}), ("draft", timer_xl_draft, {
-            "draft_stochastic": True, "draft_scale_d_ff": 0.5})):
-        config = ModelConfig(**CONFIG.as_dict() | changes)
-        settings = config.as_dict() | {"model": module.__name__.split(".")[1], "seq_len": 48, "data_path": "noise.csv"}
-        save_checkpoint(Path("checkpoints") / name, module.Model(config).state_dict(), settings)
-
-
-def metrics(name):
-    return json.loads((Path("test_results") / name / "metrics.json").read_text())
+    narrow = replace(CONFIG, draft_stochastic=True, draft_scale_d_ff=0.5)
+    for name, model, config in (("target", timer_xl.Model, CONFIG), ("draft", timer_xl_draft.Model, narrow)):
+        # a model's own config has its scales applied; args.json keeps what was asked for
+        save(Path("checkpoints") / name, model(config), **config.as_dict(), seq_len=48, data_path="noise.csv")
 
 
 def trained(name):
@@ -46,13 +42,13 @@ def test_lengths_are_held_against_the_patch_of_the_checkpoint(flags, context):
 
 
 @pytest.mark.parametrize("flags", ["--seq_len 50", "--test_seq_len 53", "--output_token_len 24"])
-def test_lengths_that_do_not_fit_the_patch_of_the_checkpoint_are_refused(flags, capsys):
+def test_lengths_that_do_not_fit_the_checkpoints_patch_are_refused(flags, capsys):
     assert run.main(f"{BASE} --is_training 0 --test_dir target {flags}".split()) == 2
     said = capsys.readouterr().err
     assert flags in said and "--input_token_len 12" in said
 
 
-def test_distilling_holds_the_context_against_the_patch_of_the_target():
+def test_distilling_holds_the_context_against_the_targets_patch():
     flags = "--model timer_xl_draft --distill --distill_target_ckpt checkpoints/target/checkpoint.pth --seq_len 36"
     assert run.main(f"{BASE} {flags}".split()) == 0
     settings, _ = trained("forecast_test_timer_xl_draft_test_0")
@@ -69,7 +65,14 @@ def test_adaptation_has_the_architecture_of_its_weights(flags, context):
     torch.testing.assert_close(state, trained("target")[1])
 
 
-def test_adaptation_of_a_draft_takes_its_scales_and_its_variance_head():
+def test_a_contradicted_size_of_the_target_is_named_by_its_own_flag(capsys):
+    flags = "--model timer_xl_draft --distill --distill_target_ckpt checkpoints/target --distill_target_d_model 32"
+    assert run.main(f"{BASE} {flags}".split()) == 2
+    said = capsys.readouterr().err
+    assert "--distill_target_d_model 32" in said and "trained with 16" in said and said.count("\n") == 1
+
+
+def test_adaptation_of_a_draft_takes_its_scales_and_variance_head():
     start = "--adaptation --pretrain_model_path checkpoints/draft/checkpoint.pth --learning_rate 1e-30"
     assert run.main(f"{BASE} --model timer_xl_draft {start}".split()) == 0
     settings, state = trained("forecast_test_timer_xl_draft_test_0")

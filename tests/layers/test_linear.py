@@ -1,7 +1,9 @@
 """Packed weights compute what plain ones compute."""
+from types import SimpleNamespace
+
 import pytest
 import torch
-from conftest import PATCH, tiny_draft, tiny_target
+from helpers import PATCH, tiny_draft, tiny_target
 
 from layers import linear
 from layers.linear import PackedLinear, pack_linears
@@ -36,8 +38,12 @@ def test_small_weights_are_left_alone():
     assert packed_parts(model) == []
 
 
-def test_a_torch_without_the_operators_computes_unpacked(everything_is_large, series, monkeypatch):
-    monkeypatch.setattr(linear, "_can_pack", lambda: False)
+@pytest.mark.parametrize("lacking", ["operators", "library"])
+def test_a_torch_without_the_operators_computes_unpacked(everything_is_large, series, monkeypatch, lacking):
+    if lacking == "operators":
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    else:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     model = tiny_target()
     pack_linears(model)
     assert packed_parts(model) == [] and model(series())[:, -PATCH:].isfinite().all()
@@ -45,7 +51,7 @@ def test_a_torch_without_the_operators_computes_unpacked(everything_is_large, se
 
 def test_a_teacher_with_packed_weights_still_teaches(everything_is_large, series):
     """Distillation runs the loaded target in training mode for its dropout, and the draft's gradient passes by it."""
-    from utils.losses import DistillationLoss, SupervisedLoss
+    from exp.train.losses import DistillationLoss, SupervisedLoss
     teacher, draft, x = tiny_target(), tiny_draft(tiny_target()), series()
     pack_linears(teacher)
     loss = DistillationLoss(teacher, 0.01, 0.05, 0.2, SupervisedLoss(PATCH))(draft.train(), x, x)

@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import PATCH, tiny_draft, tiny_target
+from helpers import PATCH, tiny_draft, tiny_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_timer_xl import reference_forward
+from reference.timer_xl import reference_forward
 
 CAUSAL = {"norm_mode": "causal", "norm_window": 3}
 CONTEXT = 4  # patches, more than the trailing window
@@ -27,9 +27,10 @@ KINDS = ["extend", "append", "roll back", "select", "fan out"]
 operations = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10**6)), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(steps=operations, rows=st.integers(1, 4), variables=st.integers(1, 3))
-def test_any_sequence_of_operations_gives_what_a_whole_pass_gives(steps, rows, variables):
+def test_any_sequence_of_operations_equals_a_whole_pass(steps, rows, variables):
     model = tiny_target(**CAUSAL)
     room = 30
     with torch.inference_mode():
@@ -88,7 +89,7 @@ def test_what_was_appended_and_taken_back_unseen_leaves_no_trace(kept):
 
 
 @pytest.mark.parametrize("use_norm", [False, True])
-def test_cache_of_a_window_model_freezes_the_statistics_of_the_context(series, use_norm):
+def test_the_cache_of_a_window_model_freezes_the_statistics(series, use_norm):
     """Without normalisation nothing is frozen and the cache is exact."""
     model, x = tiny_target(use_norm=use_norm), series(rows=2, length=7 * PATCH)
     model.rolling = "cache"

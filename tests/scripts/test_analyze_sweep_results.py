@@ -7,13 +7,13 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from test_param_sweep import place, sweep  # noqa: F401 (a fixture)
+from helpers import ROOT
 
+from exp.report.results import DRAFT, TARGET
+from exp.sweep.table import SweepTable
 from scripts.sweeps import analyze_sweep_results as analysis
-from utils.results import DRAFT, TARGET
-from utils.sweep_table import SweepTable
+from scripts.sweeps import param_sweep
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "scripts" / "sweeps" / "analyze_sweep_results.ipynb"
 SETTINGS = {"data": "x.csv", "horizon": 336, "windows": "9 of 10", "batch_size": 64, "device": "none", "threads": 2}
 
@@ -56,7 +56,8 @@ def test_a_draft_that_beats_every_cell_is_named(tmp_path):
         assert ("by itself" in lines[-1]) is said
 
 
-def test_the_program_prints_all_tables_and_draws_without_a_screen(tmp_path):
+@pytest.mark.slow
+def test_the_program_prints_tables_and_draws_without_a_screen(tmp_path):
     write(tmp_path / "t.csv")
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "PYTHONPATH")}
     done = subprocess.run([sys.executable, ROOT / "scripts/sweeps/analyze_sweep_results.py", "t.csv", "--top", "2"],
@@ -71,7 +72,7 @@ def test_the_program_prints_all_tables_and_draws_without_a_screen(tmp_path):
         assert pixels.shape[0] > 300 and pixels.shape[1] > 500 and 0.02 < (pixels < 0.98).any(axis=2).mean() < 0.95
 
 
-def test_rules_without_bias_have_no_heat_map_but_the_other_pictures(tmp_path):
+def test_rules_without_bias_have_no_heat_map_but_other_pictures(tmp_path):
     table = SweepTable(tmp_path / "t.csv", SETTINGS)
     for tol in (0.1, 0.2):
         table.add({"rule": "tolerance", "emit": "mean", "tol": tol, "k": 3},
@@ -99,9 +100,11 @@ def test_the_notebook_is_committed_without_outputs():
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code")
 
 
-def test_the_notebook_runs_on_a_small_real_sweep(place, monkeypatch):  # noqa: F811
+@pytest.mark.slow
+def test_the_notebook_runs_on_a_small_real_sweep(place, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    assert sweep(f"{place} --rule simplified,tolerance --tol 0.1,0.5 --bias 1,5 --out small.csv") == 0
+    flags = f"{place} --rule simplified,tolerance --tol 0.1,0.5 --bias 1,5 --out small.csv"
+    assert param_sweep.main(flags.split()) == 0
     monkeypatch.setenv("SWEEP_CSV", str(Path("small.csv").resolve()))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()

@@ -8,6 +8,7 @@ from scripts.benchmark import decode_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_a_longer_horizon_and_a_draft_cost_more(tmp_path):
     cells = "preset:192:192:8,preset:192:9600:8"
     assert decode_memory.main(["--cells", cells, "--out", f"{tmp_path}/memory.csv"]) == 0

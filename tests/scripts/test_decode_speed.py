@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 
 from scripts.benchmark import decode_speed
 
@@ -36,7 +36,7 @@ def test_a_row_for_every_mode_of_every_cell(tiny):
     assert (tiny / "speed.png").stat().st_size > 1000
 
 
-def test_the_reencoding_baseline_is_the_rolling_forecast_of_the_window_implementation():
+def test_the_reencoding_baseline_is_the_rolling_forecast():
     _, window, _, _ = decode_speed.build("preset", 192, 200, "cpu")
     x = torch.randn(2, 192, 7)
     torch.testing.assert_close(decode_speed.reencode(window, x, 200), decode_speed.decode_alone(window, x, 200),

@@ -2,10 +2,10 @@
 import csv
 
 import pytest
-from conftest import PATCH, tiny_draft, tiny_target
+from helpers import PATCH, tiny_draft, tiny_target
 
+from models.checkpoint import save_checkpoint
 from scripts.benchmark import fidelity
-from utils.checkpoint import save_checkpoint
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def test_tolerances_that_are_no_numbers_are_refused(place, capsys):
 
 @pytest.mark.parametrize("flags, words", [
     ("--repropose drafts", ["--repropose drafts", "corrected"]), ("--tolerances=-0.1,0.2", ["-0.1", "at least 0"]),
-    ("--spec_k 2", ["--spec_k", "no effect"]), ("--amp", ["--amp", "no effect"])])
+    ("--tolerances nan", ["nan", "at least 0"]), ("--spec_k 2", ["--spec_k", "no effect"]),
+    ("--amp", ["--amp", "no effect"]), ("--is_training 1", ["--is_training", "no effect"]),
+    ("--do_predict", ["--do_predict", "no effect"]), ("--compare", ["--compare", "no effect"])])
 def test_what_would_be_ignored_or_mislabelled_is_refused(place, capsys, flags, words):
     assert fidelity.main(f"{place} {flags}".split()) == 2
     said = capsys.readouterr().err

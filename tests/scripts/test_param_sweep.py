@@ -1,5 +1,4 @@
 """The sweep: which cells there are, one row each, continued after a kill, refused where it would mix two sweeps."""
-import csv
 import os
 import signal
 import subprocess
@@ -9,61 +8,36 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import PATCH, tiny_draft, tiny_target
+from helpers import PATCH, ROOT, rows_of, untimed
 
-from exp import sweep as engine
-from exp.sweep import Bench, Cell, make_cells
+from exp.exp_forecast import Exp_Forecast
+from exp.options import read_command_line
+from exp.report.results import DRAFT, TARGET
+from exp.settings import SpecSettings
+from exp.sweep.bench import Bench, Cell, make_cells
+from exp.sweep.table import COLUMNS
 from scripts.sweeps import param_sweep
 from utils.acceptance import RULES
-from utils.checkpoint import save_checkpoint
-from utils.results import DRAFT, TARGET
-from utils.sweep_table import COLUMNS
+from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 GRID = {"rule": ["simplified"], "emit": ["mean"], "sigma": [0.1, 0.5], "bias": [1.0, 9.0], "tol": [0.1, 0.2, 0.3],
         "k": [1, 2]}
-SHARED = ["--is_training", "0", "--use_speculative", "--spec_draft_ckpt", "d.pth"]
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with a tiny pair and a series; the flags of a sweep of 4 cells over them."""
-    monkeypatch.chdir(tmp_path)
-    rows = "".join(f"{0.3 * (i % 24):.2f},{(i * 7 % 11) / 5:.2f}\n" for i in range(600))
-    (tmp_path / "two.csv").write_text("a,b\n" + rows)
-    target = tiny_target()
-    for name, model in (("timer_xl", target), ("timer_xl_draft", tiny_draft(target))):
-        settings = model.config.as_dict() | {"model": name, "seq_len": 4 * PATCH}
-        save_checkpoint(tmp_path / "given" / name, model.state_dict(), settings)
-    return ("--target given/timer_xl/checkpoint.pth --draft given/timer_xl_draft/checkpoint.pth --root_path . "
-            f"--data_path two.csv --horizon {4 * PATCH} --windows 20 --batch_size 8 --sigma 0.2,0.4 --bias 1 --k 1,3 "
-            "--quiet")
 
 
 def sweep(flags):
     return param_sweep.main(flags.split())
 
 
-def rows_of(path, without=()):
-    with open(path, newline="", encoding="utf-8") as handle:
-        lines = [line for line in handle if not line.startswith("#")]
-    return [{name: value for name, value in row.items() if name not in without} for row in csv.DictReader(lines)]
-
-
-def untimed(path):
-    return rows_of(path, without=("ms_per_forecast",))
-
-
 def cells(grid, given=()):
-    return make_cells(SHARED, GRID | grid, set(given))
+    return make_cells(SpecSettings(), set(), GRID | grid, set(given))
 
 
 def test_the_default_grid_has_80_cells_and_the_two_references():
-    got = make_cells(SHARED, param_sweep.DEFAULTS, set())
+    got = make_cells(SpecSettings(), set(), param_sweep.DEFAULTS, set())
     assert len(got) == len(set(got)) == 82 and got[:2] == [Cell(TARGET), Cell(DRAFT)]
 
 
-def test_a_parameter_without_meaning_for_a_rule_makes_no_cells_and_no_value():
+def test_a_parameter_without_meaning_makes_no_cells_and_no_value():
     got = cells({"rule": ["simplified", "tolerance"], "emit": ["mean", "sample"]})
     simplified, tolerance = ([cell for cell in got if cell.rule == name] for name in ("simplified", "tolerance"))
     assert len(simplified) == 2 * 2 * 2 * 2 and {cell.tol for cell in simplified} == {None}
@@ -80,7 +54,7 @@ def test_every_rule_of_the_program_can_be_swept():
     ({"rule": ["tolerance"]}, {"sigma"}, "--sigma"), ({"rule": ["tolerance"]}, {"bias", "tol"}, "--bias"),
     ({"rule": ["tolerance"], "emit": ["sample"]}, {"emit"}, "--emit"), ({}, {"tol"}, "--tol")])
 def test_a_list_that_no_rule_has_a_use_for_is_refused(grid, given, word):
-    with pytest.raises(engine.UserError, match=f"{word} .* has no meaning for --rule"):
+    with pytest.raises(UserError, match=f"{word} .* has no meaning for --rule"):
         cells(grid, given)
 
 
@@ -96,13 +70,16 @@ def test_the_table_reads_as_published_and_says_what_run_py_says(place):
              "--use_speculative --spec_sigma 0.4 --spec_accept_bias 1 --spec_k 3 --spec_emit sample")
     assert sweep(f"{place} --out b.csv --sigma 0.4 --k 3 --emit sample --windows 89") == 0
     (row,) = pd.read_csv("b.csv", comment="#").iloc[2:].to_dict("records")
-    from exp.exp_forecast import Exp_Forecast
-    from exp.options import parse_args
-    experiment = Exp_Forecast(parse_args(flags.split()))
-    expected = experiment.test("timer_xl", experiment.tested_checkpoint("timer_xl"))
+    experiment = Exp_Forecast(read_command_line(flags.split()))
+    expected = experiment.test("timer_xl", experiment.tested_checkpoint())
     assert expected["windows"] == 89 and 0 < row["accepted"] < row["attempted"]
     for name in ("mse", "mae", "acceptance_pct", "accepted", "attempted", "target_passes", "draft_passes", "seed"):
         assert row[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
+def test_further_flags_stand_in_the_table_as_they_were_given(place):
+    assert sweep(f"{place} --out a.csv --draft_stochastic --spec_temp 2") == 0
+    assert "# further_flags: --draft_stochastic True --spec_temp 2.0\n" in Path("a.csv").read_text()
 
 
 def test_rows_do_not_depend_on_the_order_or_on_the_other_cells(place):
@@ -124,7 +101,8 @@ def test_a_calibrated_sigma_is_not_multiplied_by_the_sigmas(place):
     assert not {row["mse"] for row in cells} & {row["mse"] for row in rows_of("b.csv")}
 
 
-def test_after_kill_9_the_same_command_does_the_missing_cells_only(place, monkeypatch):
+@pytest.mark.slow
+def test_after_kill_9_the_same_command_does_the_missing_cells(place, monkeypatch):
     long = f"{place} --emit sample --sigma 0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8 --bias 1,2,4,8"
     child = subprocess.Popen([sys.executable, "-m", "scripts.sweeps.param_sweep", *long.split(), "--out", "killed.csv"],
                              env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
@@ -189,7 +167,7 @@ def test_a_table_of_another_sweep_is_refused_and_left_as_it_is(place, capsys, fl
     ("--sigma 0.1,wide", ["--sigma", "'wide' is not a number"]),
     ("--sigma 0", ["--sigma", "0 is out of range"]),
     ("--k 1,auto", ["--k", "'auto'"]),
-    ("--rule fastest", ["--rule", "'fastest' is none of", "tolerance"]),
+    ("--rule fastest", ["--rule", "'fastest' is not one of", "tolerance"]),
     ("--target nowhere.pth", ["--target nowhere.pth does not exist", "scripts/quickstart.sh"]),
     ("--windows 5000", ["--windows 5000", "two.csv", "at most"]),
     ("--out table.txt", ["--out table.txt", ".csv"]),
@@ -197,6 +175,10 @@ def test_a_table_of_another_sweep_is_refused_and_left_as_it_is(place, capsys, fl
     ("--spec_sigma 0.3", ["--spec_sigma is not a flag of a sweep"]),
     ("--test_pred 96", ["--test_pred_len is not a flag of a sweep"]),
     ("--visualize", ["--visualize is not a flag of a sweep"]),
+    ("--dropout 0.2", ["--dropout is not a flag of a sweep"]),
+    ("--rule exact --spec_repropose target", ["--spec_repropose target", "exact", "tolerance"]),
+    ("--rule simplified,tolerance --spec_temp 2", ["--spec_temp", "tolerance"]),
+    ("--spec_sigma_mode calibrated", ["--spec_sigma_mode calibrated", "simplified"]),
     ("--data_path nowhere.csv", ["nowhere.csv does not exist"]),
     ("--rule tolerance --bias 1 --sigma 1", ["has no meaning for --rule tolerance"]),
 ])

@@ -5,10 +5,16 @@ import sys
 import threading
 
 import pytest
-from test_param_sweep import place, rows_of, sweep, untimed  # noqa: F401 (a fixture)
+from helpers import rows_of, untimed
+
+from scripts.sweeps import param_sweep
 
 FLAGS = "--emit sample --sigma 0.3,0.4,0.5 --bias 1,4 --windows 48 --batch_size 4 --threads 1"
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray (requirements-ray.txt) is missing")
+
+
+def sweep(flags):
+    return param_sweep.main(flags.split())
 
 
 def kill_a_worker(table, killed, over):
@@ -24,7 +30,8 @@ def kill_a_worker(table, killed, over):
 
 
 @needs_ray
-def test_two_workers_one_of_them_killed_give_the_serial_table(place):  # noqa: F811
+@pytest.mark.slow
+def test_two_workers_one_of_them_killed_give_the_serial_table(place):
     killed, over = [], threading.Event()
     killer = threading.Thread(target=kill_a_worker, args=("ray.csv", killed, over))
     killer.start()
@@ -39,13 +46,13 @@ def test_two_workers_one_of_them_killed_give_the_serial_table(place):  # noqa: F
 
 
 @needs_ray
-def test_no_cluster_at_the_address_is_one_line(place, capsys):  # noqa: F811
+def test_no_cluster_at_the_address_is_one_line(place, capsys):
     assert sweep(f"{place} --ray_address 127.0.0.1:1") == 2
     error = capsys.readouterr().err
     assert "--ray_address 127.0.0.1:1: no Ray cluster lets us in" in error and error.count("\n") == 1
 
 
-def test_without_ray_the_error_says_how_to_get_it(place, capsys, monkeypatch):  # noqa: F811
+def test_without_ray_the_error_says_how_to_get_it(place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it fails
     assert sweep(f"{place} --workers 2") == 2
     error = capsys.readouterr().err

@@ -1,13 +1,13 @@
 """The rules element by element, and the laws of what they draw."""
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from models.prediction import Prediction
-from utils.acceptance import Simplified, Tolerance, make_rule
-from utils.proposals import Noise, Proposals
+from utils.acceptance import RULES, MeanRule, Simplified, Tolerance
+from utils.interface import Prediction
+from utils.lossless import Coupling, Exact
+from utils.proposals import Judgement, Noise, Proposals
 from utils.target_law import TargetLaw
 
 
@@ -67,7 +67,7 @@ def test_adaptive_sigma_survives_identical_models(case):
     assert not judged.score.isnan().any()
 
 
-def test_mse_tolerance_accepts_by_the_patch_that_would_be_emitted(case):
+def test_mse_tolerance_looks_at_the_patch_that_is_emitted(case):
     proposals, target = case
     error = (proposals.patches - target.mean[:, :3]).square().mean((2, 3))
     limit = error.median().item()
@@ -138,13 +138,13 @@ def test_temperature_scales_the_adaptive_variance_too(case):
     torch.testing.assert_close(scores[1], 4 * scores[0])
 
 
-def test_a_draft_without_a_variance_head_samples_with_the_fixed_sigma_and_temperature():
+def test_a_draft_without_variance_samples_with_the_fixed_sigma():
     q = torch.zeros(1, 1, 4, 2)
     patches = Simplified(0.4, temp=0.5).propose(prediction(q), torch.ones_like(q)).patches
     torch.testing.assert_close(patches, torch.full_like(q, 0.2))
 
 
-def test_a_squared_gap_of_zero_switches_the_threshold_off_and_a_positive_one_only_adds():
+def test_a_gap_limit_of_zero_is_off_and_a_positive_one_adds():
     q, target = torch.zeros(1, 1, 4, 2), prediction(torch.zeros(1, 2, 4, 2))
     same = Proposals(q, q, q, torch.zeros_like(q))
     assert not Simplified(1.0, mse_tol=0.0).judge(same, target, torch.ones(1, 1)).accepted.any()
@@ -153,23 +153,64 @@ def test_a_squared_gap_of_zero_switches_the_threshold_off_and_a_positive_one_onl
     assert Simplified(1e3, mse_tol=1e-6).judge(far, target, torch.full((1, 1), 0.5)).accepted.all()
 
 
-def test_every_flag_of_a_rule_reaches_it():
-    args = SimpleNamespace(spec_tol=0.1, spec_sigma=0.2, spec_emit="mean", spec_accept_bias=3.0, spec_temp=0.7,
-                           spec_sigma_mode="adaptive", spec_sigma_adapt_c=5.0, spec_accept_mse_tol=0.6)
-    expected = Simplified(sigma=0.2, emit="mean", bias=3.0, sigma_mode="adaptive", adapt_c=5.0, mse_tol=0.6, temp=0.7)
-    assert vars(make_rule("simplified", args)) == vars(expected)
-    assert make_rule("simplified", args, emit="sample").emit == "sample"
-    assert make_rule("tolerance", args).tol == 0.1
-    for name in ("exact", "coupling"):
-        rule = make_rule(name, args)
-        assert (rule.name, rule.emit, rule.law.factor.item()) == (name, "mean", pytest.approx(0.2 * 0.7))
-        assert make_rule(name, args, "sample").emit == "sample"
-        law = TargetLaw.fixed(0.3)
-        assert make_rule(name, args, law=law).law is law
-    assert make_rule("exact", args).temp == 0.7
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_listed_by_its_own_name(name):
+    assert RULES[name].name == name
 
 
-def test_a_rule_that_is_registered_without_settings_is_not_taken_for_another():
-    args = SimpleNamespace(spec_sigma=0.2, spec_temp=1.0, spec_emit="mean")
-    with pytest.raises(ValueError, match="'newest'"):
-        make_rule("newest", args)
+@pytest.mark.parametrize("tol", [-1e-9, -1.0, float("nan")])
+def test_a_tolerance_below_zero_is_refused(tol):
+    with pytest.raises(ValueError, match="at least 0"):
+        Tolerance(tol)
+
+
+@pytest.mark.parametrize("make", [lambda emit: Simplified(emit=emit), lambda emit: Exact(TargetLaw.fixed(1.0), emit),
+                                  lambda emit: Coupling(TargetLaw.fixed(1.0), emit)],
+                         ids=["simplified", "exact", "coupling"])
+def test_an_unknown_emission_is_refused(make):
+    with pytest.raises(ValueError, match="sample, mean, not 'median'"):
+        make("median")
+
+
+@pytest.mark.parametrize("rule", [Simplified(), Exact(TargetLaw.fixed(1.0)), Coupling(TargetLaw.fixed(1.0))],
+                         ids=lambda rule: rule.name)
+def test_a_random_rule_without_its_numbers_says_so(case, rule):
+    proposals, target = case
+    for step in (lambda: rule.propose(target, None), lambda: rule.judge(proposals, target, None),
+                 lambda: rule.own_patch(target.first(1), None)):
+        with pytest.raises(ValueError, match="give it noise"):
+            step()
+
+
+# --- a rule of one's own
+
+class Largest(MeanRule):
+    """Accepts where no element is further from the target's mean than `limit`."""
+
+    name = "largest"
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def judge(self, proposals, prediction, uniform=None):
+        score = (proposals.mean - prediction.mean[:, :proposals.mean.shape[1]]).abs().amax(dim=(2, 3))
+        return Judgement(score <= self.limit, score)
+
+
+def test_a_mean_rule_proposes_the_drafts_means_and_draws_nothing(case):
+    proposals, _ = case
+    drafted = prediction(proposals.mean, proposals.logvar)
+    made = Largest(1.0).propose(drafted)
+    assert not Largest.random
+    for part in (made.patches, made.judged, made.mean):
+        assert torch.equal(part, proposals.mean)
+    assert torch.equal(made.logvar, proposals.logvar)
+
+
+def test_a_mean_rule_lets_out_the_targets_means_alone(case):
+    proposals, target = case
+    rule, rejected = Largest(1.0), torch.tensor([True, False])
+    assert torch.equal(rule.accepted_patches(proposals, target), target.mean[:, :3])
+    assert torch.equal(rule.own_patch(target.first(1)), target.mean[:, :1])
+    instead = rule.own_patch(target.first(1), None, proposals.at(torch.arange(2), 0), rejected)
+    assert torch.equal(instead, target.mean[:, :1])

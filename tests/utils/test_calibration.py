@@ -1,28 +1,10 @@
-"""Calibration: the fit against a known law, the file against damage and mix-ups, rolling factors against a loop."""
-import pickle
-from types import SimpleNamespace
-
+"""Calibration: the fit against a known law, against loops and against scikit-learn."""
 import pytest
 import torch
-from conftest import PATCH, tiny_target
+from helpers import PATCH, tiny_target
+from sklearn.covariance import LedoitWolf
 
-from utils.calibration import (
-    BANDS,
-    MOST_WIDENING,
-    Calibration,
-    RollingScale,
-    apart,
-    file_beside,
-    fit,
-    forget,
-    identity,
-    load,
-    next_patch_residuals,
-    save,
-    stretches,
-)
-from utils.errors import UserError
-from utils.target_law import TargetLaw
+from utils.calibration import BANDS, MOST_WIDENING, apart, fit, ledoit_wolf, next_patch_residuals, stretches
 
 P, C = 4, 2
 
@@ -38,10 +20,8 @@ def known_factor():
         torch.eye(P * C) + 0.6 * torch.randn(P * C, P * C, generator=generator).tril(-1))
 
 
-# --- the fit
-
 @pytest.mark.parametrize("windows", [3 * P, 6 * P, 8 * P + 1, 71, 100, 997])
-def test_every_window_is_held_out_once_from_a_fit_that_overlaps_none_of_its_patches(windows):
+def test_every_window_is_held_out_once_and_apart_from_its_fit(windows):
     steps, parts = torch.arange(windows), stretches(windows, P)
     assert [parts[0][0], *(end for _, end in parts)] == [*(start for start, _ in parts), windows]
     assert len(parts) == min(8, max(2, windows // (2 * P)))
@@ -73,7 +53,7 @@ def test_the_fit_recovers_a_known_covariance():
     assert 0 < calibration.held_out["shrinkage"] < 0.1
 
 
-def test_correlations_of_few_windows_are_shrunk_and_the_deviations_are_not():
+def test_few_windows_shrink_correlations_but_not_deviations():
     few = residuals(60, known_factor())
     full, diag = fit(few, 1, full=True), fit(few, 1, full=False)
     assert full.held_out["shrinkage"] > 0.1
@@ -126,7 +106,7 @@ def test_held_out_windows_do_not_touch_the_law_that_judges_them():
     assert calibration.held_out["coverage_95_pct"] == pytest.approx(100 * 350 / 400, abs=2)
 
 
-def test_a_variable_that_moved_in_one_stretch_only_widens_the_law_of_the_others_by_no_more_than_the_limit():
+def test_a_stretch_widens_the_other_laws_up_to_the_limit():
     errors = residuals(400)
     errors[50:, :, 0] = 0
     mean_square = errors[..., 1].double().square().mean(dim=0)
@@ -138,7 +118,7 @@ def test_a_model_without_error_still_has_a_law():
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm_mode": "causal", "norm_window": 3}], ids=["window", "causal"])
-def test_residuals_are_those_of_the_last_token_in_the_units_of_its_window(changes, series):
+def test_residuals_are_those_of_the_last_token_in_its_unit(changes, series):
     model = tiny_target(**changes)
     span = series(length=6 * PATCH)
     x, y = span[:, :-PATCH], span[:, PATCH:]
@@ -150,140 +130,22 @@ def test_residuals_are_those_of_the_last_token_in_the_units_of_its_window(change
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-# --- the file
-
-@pytest.fixture
-def kept(tmp_path):
-    """A checkpoint, what its calibration depends on, and the file of the calibration."""
-    (tmp_path / "checkpoint.pth").write_bytes(b"weights")
-    dataset = SimpleNamespace(values=torch.arange(6.0).view(3, 2), patch_len=P)
-
-    def made_for(covariance="diag", **changes):
-        other = SimpleNamespace(**vars(dataset) | changes)
-        return identity(tmp_path / "checkpoint.pth", other, 48, covariance, "window")
-    path = file_beside(tmp_path / "checkpoint.pth", "x/ETTh1.csv", 48, "diag")
-    calibration = fit(residuals(200), 1, full=False)
-    save(path, calibration, made_for())
-    return SimpleNamespace(folder=tmp_path, path=path, made_for=made_for, calibration=calibration)
-
-
-def test_a_calibration_comes_back_as_it_was(kept):
-    found = load(kept.path, kept.made_for(), P, C)
-    assert torch.equal(found.law.factor, kept.calibration.law.factor) and found.law.relative
-    assert found.held_out == kept.calibration.held_out
-    assert [path.name for path in kept.folder.iterdir() if path != kept.path] == ["checkpoint.pth"]
-    assert kept.path.name == "checkpoint_calibration_ETTh1_48_diag.pth"
+@pytest.mark.parametrize("windows, elements", [(500, 8), (40, 40), (12, 60), (2, 30), (200, 1)])
+@pytest.mark.parametrize("kind", ["independent", "correlated", "repeated"])
+def test_ledoit_wolf_is_that_of_scikit_learn(windows, elements, kind):
+    """Also for more elements than windows, where the sample covariance is singular."""
+    generator = torch.Generator().manual_seed(windows)
+    samples = torch.randn(windows, elements, generator=generator, dtype=torch.float64)
+    if kind == "correlated":
+        samples = samples @ torch.randn(elements, elements, generator=generator, dtype=torch.float64)
+    elif kind == "repeated":
+        samples = samples[:, :1].repeat(1, elements)
+    expected = LedoitWolf(assume_centered=True).fit(samples.numpy())
+    covariance, shrinkage = ledoit_wolf(samples)
+    torch.testing.assert_close(covariance, torch.from_numpy(expected.covariance_), rtol=1e-10, atol=1e-10)
+    assert shrinkage == pytest.approx(expected.shrinkage_, rel=1e-10, abs=1e-10)
 
 
-def test_a_full_calibration_comes_back_as_it_was(kept):
-    calibration = fit(residuals(200, known_factor()), 1, full=True)
-    save(kept.path, calibration, kept.made_for("full"))
-    found = load(kept.path, kept.made_for("full"), P, C)
-    assert torch.equal(found.law.factor, calibration.law.factor) and found.law.full
-
-
-def test_a_calibration_for_anything_else_is_refused(kept):
-    def refused(made_for, word, values=(P, C)):
-        with pytest.raises(UserError, match=rf"{kept.path.name} was calibrated for other {word} .*delete it"):
-            load(kept.path, made_for, *values)
-    refused(kept.made_for(values=torch.zeros(3, 2)), "data")
-    refused(kept.made_for(patch_len=8), "patch")
-    refused(kept.made_for("full"), "covariance")
-    refused(kept.made_for() | {"context": 96}, "context")
-    refused(kept.made_for() | {"rolling": "cache"}, "rolling")
-    (kept.folder / "checkpoint.pth").write_bytes(b"other weights")
-    refused(kept.made_for(), "weights")
-
-
-class Payload:
-    def __reduce__(self):
-        return open, ("executed", "w")
-
-
-def test_a_damaged_calibration_is_refused(kept, monkeypatch):
-    monkeypatch.chdir(kept.folder)
-    whole, good = kept.path.read_bytes(), torch.load(kept.path, weights_only=True)
-    contents = [whole[:len(whole) // 2], b"", pickle.dumps(Payload())]
-    negative = good["factor"].clone()
-    negative[0, 0] = -1
-    for change in ({"factor": torch.full((P, C), torch.nan)}, {"factor": negative}, {"factor": torch.ones(P, C + 1)},
-                   {"factor": good["factor"].double()}, {"factor": [1.0]}, {"held_out": {}}, {"held_out": None},
-                   {"identity": "ETTh1"}, {"factor": torch.zeros(P, C)}):
-        torch.save(good | change, kept.path)
-        contents.append(kept.path.read_bytes())
-    torch.save([1], kept.path)
-    contents.append(kept.path.read_bytes())
-    for content in contents:
-        kept.path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{kept.path.name} is damaged.*delete it") as caught:
-            load(kept.path, kept.made_for(), P, C)
-        assert "\n" not in str(caught.value)
-    assert not (kept.folder / "executed").exists()
-
-
-def test_a_calibration_of_another_version_is_not_called_damaged(kept):
-    content = torch.load(kept.path, weights_only=True)
-    for form in ({}, {"form": 1}):
-        identity_of_then = {name: value for name, value in content["identity"].items() if name != "form"} | form
-        torch.save(content | {"identity": identity_of_then}, kept.path)
-        with pytest.raises(UserError, match="another version.*delete it"):
-            load(kept.path, kept.made_for(), P, C)
-
-
-def test_a_full_factor_must_be_lower_triangular(kept):
-    made_for = kept.made_for("full")
-    save(kept.path, Calibration(TargetLaw(torch.ones(P * C, P * C), full=True), kept.calibration.held_out), made_for)
-    with pytest.raises(UserError, match="is damaged"):
-        load(kept.path, made_for, P, C)
-
-
-def test_new_weights_forget_what_was_calibrated_for_the_old_ones(kept):
-    other = kept.folder / "other_calibration_ETTh1_48_diag.pth"
-    other.touch()
-    forget(kept.folder / "checkpoint.pth")
-    assert not kept.path.exists() and other.exists() and (kept.folder / "checkpoint.pth").exists()
-
-
-# --- rolling factors
-
-def factors_by_hand(paths, truth, rows, windows, span, prior):
-    horizon, result = truth.shape[1], torch.ones(truth.shape)
-    for i, row in enumerate(rows):
-        for step in range(horizon):
-            first = step // P * P
-            last = min(first + P, horizon)
-            seen = []
-            for k, before in enumerate(rows):
-                same_series = before // windows == row // windows
-                if same_series and before + last <= row and before + last > row - span:
-                    gap = (truth[k] - paths[k].mean(dim=0)).square() / (paths[k].var(dim=0) * (1 + 1 / len(paths[k])))
-                    seen.append(gap[first:last].mean(dim=0))
-            total = torch.stack(seen).sum(dim=0) if seen else 0.0
-            result[i, step] = ((prior + total) / (prior + len(seen)) * torch.ones(truth.shape[2])).sqrt()
-    return result
-
-
-def test_rolling_factors_are_those_of_a_loop_and_look_at_nothing_later():
-    generator = torch.Generator().manual_seed(0)
-    rows = [0, 2, 3, 7, 9, 14, 15, 22, 30, 31, 36]  # two series of 20 windows
-    paths = torch.randn(len(rows), 6, 10, C, generator=generator)
-    truth = 3 * torch.randn(len(rows), 10, C, generator=generator)
-    expected = factors_by_hand(paths, truth, rows, 20, 9, 0.5)
-    assert (expected != 1).any(dim=2).sum() > 20
-    for parts in (1, 4):
-        rolling = RollingScale(P, 9, 20, 0.5)
-        found = torch.cat([rolling.factors(*batch) for batch in zip(
-            paths.chunk(parts), truth.chunk(parts), torch.tensor(rows).chunk(parts))])
-        torch.testing.assert_close(found, expected)
-    changed = truth.clone()
-    changed[4:] += 100
-    found = RollingScale(P, 9, 20, 0.5).factors(paths, changed, torch.tensor(rows))
-    torch.testing.assert_close(found[:5], expected[:5])  # row 4 is not known before row 13
-
-
-def test_paths_that_are_twice_too_narrow_are_widened_twice():
-    generator = torch.Generator().manual_seed(0)
-    paths, truth = torch.randn(400, 40, P, C, generator=generator), 2 * torch.randn(400, P, C, generator=generator)
-    found = RollingScale(P, 200, 400, 1.0).factors(paths, truth, torch.arange(400))
-    assert (found[:P] == 1).all()
-    assert found[-1].mean() == pytest.approx(2, rel=0.1)
+def test_samples_without_spread_are_not_shrunk():
+    covariance, shrinkage = ledoit_wolf(torch.zeros(5, 3, dtype=torch.float64))
+    assert shrinkage == 0 and not covariance.any()

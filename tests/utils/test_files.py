@@ -24,7 +24,7 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, OSError])
-def test_a_failure_in_the_middle_leaves_the_old_file_and_no_litter(tmp_path, failure):
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, failure):
     path = tmp_path / "result.txt"
     path.write_text("old")
     with pytest.raises(failure), replace_when_done(path) as beside:

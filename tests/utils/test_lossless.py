@@ -8,13 +8,13 @@ import math
 
 import pytest
 import torch
-from gaussian_autoregression import C, D, Linear, P, dynamics, path_law
+from reference.gaussian_autoregression import C, D, Linear, P, dynamics, path_law
 from scipy import stats
 
-from models.prediction import Prediction
 from utils import lossless
 from utils.acceptance import Simplified
 from utils.counter_random import redraws
+from utils.interface import Prediction
 from utils.lossless import RESIDUAL_FLOOR, Coupling, Exact, drawn
 from utils.proposals import Noise, Proposals
 from utils.speculative_decoder import decode_speculative
@@ -76,6 +76,7 @@ def keeps_the_law(models, rule, K, law=None, **how):
 
 # --- the law of the paths
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i, gap", list(enumerate(GAPS)))
 @pytest.mark.parametrize("j, ratio", list(enumerate(RATIOS)))
 def test_exact_keeps_the_law_of_the_target(j, ratio, i, gap):
@@ -83,14 +84,16 @@ def test_exact_keeps_the_law_of_the_target(j, ratio, i, gap):
     assert kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", KS)
 @pytest.mark.parametrize("gap", GAPS)
 def test_coupling_keeps_the_law_of_the_target(gap, K):
     assert keeps_the_law(pair(gap), Coupling(WHITE), K)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Exact, Coupling])
-def test_rejections_in_the_middle_of_a_round_leave_the_law_as_it_is(rule):
+def test_rejections_within_a_round_leave_the_law_as_it_is(rule):
     """Noise of positions behind a rejection is used again: most rounds here end so, and rows differ."""
     kept, decoded = keeps_the_law(pair(gap=1.0), rule(WHITE), 7)
     assert kept
@@ -98,8 +101,9 @@ def test_rejections_in_the_middle_of_a_round_leave_the_law_as_it_is(rule):
     assert len(set(decoded.accepted.tolist())) == N - 1  # 0 to 7 of 9 patches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Exact, Coupling])
-def test_a_draft_corrected_by_the_last_gap_leaves_the_law_as_it_is(rule):
+def test_a_corrected_draft_leaves_the_law_as_it_is(rule):
     kept, decoded = keeps_the_law(pair(gap=2.0), rule(WHITE), 3, repropose="corrected")
     assert kept
     _, plain = sample(*pair(gap=2.0), rule(WHITE), 3)
@@ -119,7 +123,7 @@ def test_the_law_may_have_a_full_covariance_and_relative_units(rule, relative):
 
 
 @pytest.mark.parametrize("rule", [Exact, Coupling])
-def test_the_law_is_kept_where_draft_and_target_measure_in_different_units(rule):
+def test_the_law_is_kept_where_the_units_of_the_two_differ(rule):
     law = TargetLaw(torch.tensor([[0.4], [0.6]]), relative=True)
     models = pair(0.5, ratio=None, scales=((0.7, 2.0), (1.0, 1.5)))
     assert keeps_the_law(models, rule(law), 3, law)[0]
@@ -156,6 +160,7 @@ class Mistaken(Exact):
         return super().weigh(shrunk, gap, unit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule, ratio", [
     (Simplified(SIGMA), 0.5), (Simplified(SIGMA), 1.0), (FromTheTarget(WHITE), 0.5), (Mistaken(WHITE), 1.0),
     (Unreflected(WHITE), 1.0), (FreshDraw(WHITE), 1.0)])
@@ -173,6 +178,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", SPOILT)
 def test_noise_that_does_not_belong_to_one_position_is_refuted(spoil):
     assert not keeps_the_law(pair(2.0), Exact(WHITE), 3, spoil=SPOILT[spoil])[0]
@@ -222,6 +228,7 @@ def test_coupling_accepts_the_most_possible(gap):
     assert expected == pytest.approx(exact_acceptance(1.0, gap, 1.0))
 
 
+@pytest.mark.slow
 def test_coupling_says_how_much_can_be_accepted():
     """Over rounds of unequal length: what is judged depends on what was accepted, and still the sums agree."""
     _, decoded = sample(*pair(gap=1.0), Coupling(WHITE), 7)
@@ -235,7 +242,7 @@ def test_coupling_says_how_much_can_be_accepted():
     assert sample(*pair(), Exact(WHITE), 1)[1].most is None
 
 
-def test_proposals_that_overflow_behind_a_rejection_leave_no_trace():
+def test_overflow_behind_a_rejection_leaves_no_trace():
     target, draft = pair()
     draft.A = 1e30 * draft.A
     _, decoded = sample(target, draft, Coupling(WHITE), 3)
@@ -291,7 +298,7 @@ def test_thousands_of_elements_are_judged_to_the_last_digits(rule, gap):
 
 @pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-6, 1.0, 1e3])
 @pytest.mark.parametrize("rule", [Exact(WHITE), Coupling(WHITE)], ids=lambda rule: rule.name)
-def test_what_replaces_a_rejected_patch_is_finite_and_of_the_targets_size(rule, gap):
+def test_a_replacement_is_finite_and_of_the_targets_size(rule, gap):
     proposals, target, _ = judged(rule, gap, rows=2)
     eps = torch.randn(2, 1, *BIG, generator=torch.Generator().manual_seed(1))
     own = rule.own_patch(target.first(1), eps, proposals, torch.ones(2, dtype=torch.bool))
@@ -301,12 +308,12 @@ def test_what_replaces_a_rejected_patch_is_finite_and_of_the_targets_size(rule, 
 
 
 @pytest.mark.parametrize("rule", [Exact(WHITE), Coupling(WHITE)], ids=lambda rule: rule.name)
-def test_a_uniform_number_of_zero_accepts_nothing_that_is_hopeless(rule):
+def test_a_uniform_number_of_zero_accepts_nothing_hopeless(rule):
     assert not judged(rule, 1e3, uniform=0.0)[2].accepted.any()
     assert judged(rule, 0.0, uniform=0.0)[2].accepted.all()
 
 
-def test_a_draft_with_a_deviation_of_its_own_is_judged_with_all_constants():
+def test_a_draft_with_its_own_deviation_is_judged_in_full():
     """The score is the log ratio of the full densities of torch."""
     generator = torch.Generator().manual_seed(0)
     logvar, gap, z = (torch.randn(5, 3, 8, 2, generator=generator) for _ in range(3))

@@ -1,7 +1,8 @@
 """The planner: its expectation against a simulation, and decisions it must take."""
+import numpy as np
 import pytest
 import torch
-from conftest import PATCH, tiny_draft, tiny_target
+from helpers import PATCH, tiny_draft, tiny_target
 
 from utils import planner
 from utils.acceptance import Coupling, Exact, Simplified, Tolerance
@@ -22,6 +23,7 @@ def simulate(costs, acceptance, patches, most, generator):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 1, 3, 7])
 @pytest.mark.parametrize("acceptance", [0.0, 0.6, 1.0])
 def test_expected_time_is_the_mean_of_a_simulation(most, acceptance):
@@ -38,9 +40,21 @@ def test_costs_between_the_measured_sizes_are_interpolated():
     assert COSTS.round_ms(3, False) == pytest.approx(4 + 3 + 3)
 
 
+@pytest.mark.parametrize("sizes", [[0, 7], [0, 1, 7], [0, 1, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_costs_are_interpolated_as_numpy_does(sizes):
+    generator = torch.Generator().manual_seed(len(sizes))
+    first, later, draft_first, draft_later = (
+        dict(zip(sizes, torch.rand(len(sizes), generator=generator, dtype=torch.float64).tolist())) for _ in range(4))
+    costs = StepCosts(first, later, draft_first | {0: 0.0}, draft_later | {0: 0.0})
+    for k in range(8):
+        for is_first, parts in ((True, (costs.first, costs.draft_first)), (False, (costs.later, costs.draft_later))):
+            expected = sum(np.interp(k, sizes, [part[size] for size in sizes]) for part in parts)
+            assert costs.round_ms(k, is_first) == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_long_forecast_advances_by_the_closed_form_a_round():
     a, K, patches = 0.7, 3, 600
-    flat = StepCosts({0: 1.0}, {0: 1.0}, {0: 0.0}, {0: 0.0})
+    flat = StepCosts({0: 1.0, K: 1.0}, {0: 1.0, K: 1.0}, {0: 0.0, K: 0.0}, {0: 0.0, K: 0.0})
     assert patches / predict_ms(flat, a, patches, K) == pytest.approx((1 - a**(K + 1)) / (1 - a), rel=0.01)
 
 

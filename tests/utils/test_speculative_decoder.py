@@ -1,13 +1,14 @@
 """The fast, batched decoder against the slow one, and what must hold of any forecast."""
 import pytest
 import torch
-from conftest import PATCH, tiny_draft, tiny_target
+from helpers import PATCH, tiny_draft, tiny_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_decoder import reference_speculation
+from reference.decoder import reference_speculation
 
-from utils.acceptance import Coupling, Exact, Simplified, Tolerance
-from utils.proposals import Noise
+from utils.acceptance import MeanRule, Simplified, Tolerance
+from utils.lossless import Coupling, Exact
+from utils.proposals import Judgement, Noise
 from utils.speculative_decoder import ACCEPTED, BONUS, REJECTED, decode_alone, decode_speculative, patches_in
 from utils.target_law import TargetLaw
 
@@ -98,6 +99,7 @@ def test_fast_decoder_agrees_with_the_slow_one(pair, series, case, K):
     assert_agrees_with_the_slow_one(pair[0], pair[1][stochastic], series(rows=8), rule, plain, K)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [1, 2, 4, None])
 @pytest.mark.parametrize("patches", [1, 3])
 @pytest.mark.parametrize("case", ["tolerance", "sampled", "mean", "exact", "coupling"])
@@ -107,23 +109,24 @@ def test_cached_decoding_agrees_with_the_slow_one(cached_pair, series, case, pat
 
 @pytest.mark.parametrize("K", [2, 3, None])
 @pytest.mark.parametrize("patches", [1, 3])
-def test_reproposing_what_the_target_said_agrees_with_the_slow_one(cached_pair, series, patches, K):
+def test_reproposing_target_means_agrees_with_the_slow_one(cached_pair, series, patches, K):
     tol = {1: 0.15, 3: 0.5}[patches]  # heads that say the same of three patches are far off
     assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), Tolerance(tol),
                                     {"rule": "tolerance", "tol": tol}, K, "target")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [1, 2, 3, None])
 @pytest.mark.parametrize("patches", [1, 3])
 @pytest.mark.parametrize("case", ["tolerance", "sampled", "exact", "coupling"])
-def test_correcting_the_draft_by_the_last_gap_agrees_with_the_slow_one(cached_pair, series, case, patches, K):
+def test_correcting_by_the_last_gap_agrees_with_the_slow_one(cached_pair, series, case, patches, K):
     tol = 0.18
     rule, plain = (Tolerance(tol), {"rule": "tolerance", "tol": tol}) if case == "tolerance" else CASES[case][:2]
     assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), rule, plain, K,
                                     "corrected")
 
 
-def test_a_draft_that_is_wrong_by_a_constant_is_corrected_after_one_round(cached_pair, series):
+def test_a_constant_error_is_corrected_after_one_round(cached_pair, series):
     target = cached_pair[0]
 
     class Shifted(Watched):
@@ -136,7 +139,7 @@ def test_a_draft_that_is_wrong_by_a_constant_is_corrected_after_one_round(cached
     assert (decoded.origin[:, 0] == REJECTED).all() and (decoded.origin[:, 1] == ACCEPTED).all()
 
 
-def test_reproposing_asks_the_draft_once_where_everything_left_is_proposed(cached_pair, series):
+def test_reproposing_asks_the_draft_once_if_all_is_proposed(cached_pair, series):
     draft = Watched(cached_pair[1][1])
     decoded = decode_speculative(cached_pair[0], draft, series(rows=8), HORIZON, Tolerance(0.05), repropose="target")
     assert decoded.target_passes.max() > 2
@@ -264,6 +267,110 @@ def test_the_band_is_the_drafts_own_standard_deviation(pair, series):
     with torch.no_grad():
         logvar = draft(series())[1][:, -PATCH:]
     torch.testing.assert_close(decoded.draft_sigma[:, :PATCH], torch.exp(0.5 * logvar), atol=1e-5, rtol=1e-4)
+
+
+# --- what is refused, and what is optional
+
+def test_draft_and_target_must_agree_in_their_patch(pair, series):
+    other = tiny_target(input_token_len=2 * PATCH)
+    with pytest.raises(ValueError, match=f"draft's patch has {2 * PATCH} steps, the target's {PATCH}"):
+        decode_speculative(pair[0], other, series(length=4 * PATCH), HORIZON, Tolerance(0.15))
+
+
+def test_an_unknown_source_of_proposals_is_refused(pair, series):
+    with pytest.raises(ValueError, match="draft, target, corrected, not 'oracle'"):
+        decode_speculative(pair[0], pair[1][True], series(), HORIZON, Tolerance(0.15), repropose="oracle")
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("rule", [Simplified(0.45), Exact(TargetLaw.fixed(0.45)), Coupling(TargetLaw.fixed(0.4))],
+                         ids=lambda rule: rule.name)
+def test_without_noise_a_random_rule_draws_its_own(cached_pair, series, rule, samples):
+    target, drafts = cached_pair
+    context = series()
+
+    def decoded(seed, noise=None):
+        torch.manual_seed(seed)
+        return decode_speculative(target, drafts[1], context, HORIZON, rule, 2, noise, samples=samples).forecast
+    first = decoded(3)
+    assert torch.equal(decoded(3), first) and not torch.equal(decoded(4), first)
+    torch.manual_seed(3)  # it is the noise that `Noise.draw` takes from the global generator
+    drawn = Noise.draw(context.repeat_interleave(samples, dim=0), patches_in(HORIZON, PATCH), PATCH)
+    assert torch.equal(decoded(99, drawn), first)
+    rows = first.unflatten(0, (-1, samples))
+    assert samples == 1 or not torch.equal(rows[:, 0], rows[:, 1])
+
+
+def test_a_deterministic_rule_draws_nothing(pair, series):
+    before = torch.get_rng_state()
+    plain = decode_speculative(pair[0], pair[1][True], series(), HORIZON, Tolerance(0.15))
+    assert torch.equal(torch.get_rng_state(), before)
+    with_noise = decode_speculative(pair[0], pair[1][True], series(), HORIZON, Tolerance(0.15), noise=draw(series(), 6))
+    assert torch.equal(with_noise.forecast, plain.forecast)
+
+
+# --- rounds
+
+@pytest.mark.parametrize("repropose", ["draft", "target", "corrected"])
+@pytest.mark.parametrize("kind", ["pair", "cached_pair"])
+def test_rounds_that_are_observed_add_up_to_the_result(request, series, kind, repropose):
+    target, drafts = request.getfixturevalue(kind)
+    context, seen = series(rows=8), []
+    decoded = decode_speculative(target, drafts[1], context, 2 * HORIZON, Tolerance(0.15), 3, observer=seen.append,
+                                 repropose=repropose)
+    sums = {name: torch.zeros(8, dtype=torch.long) for name in ("accepted", "judged", "proposed")}
+    done = torch.zeros(8, dtype=torch.long)
+    for judged in seen:
+        accepted, k = judged.judgement.accepted, judged.needed.shape[1]
+        assert judged.proposals.mean.shape == (*accepted.shape, PATCH, 3) and accepted.shape == (len(judged.rows), k)
+        assert torch.equal(judged.first, done[judged.rows])
+        for row in range(len(judged.rows)):
+            counted = [bool(a) for a, needed in zip(accepted[row], judged.needed[row]) if needed]
+            length = (counted + [False]).index(False)
+            assert int(judged.length[row]) == length
+            assert judged.looked_at[row].tolist() == [j < min(length + 1, len(counted)) for j in range(k)]
+        for name, values in (("accepted", judged.length), ("judged", judged.looked_at.sum(1)),
+                             ("proposed", judged.needed.sum(1))):
+            sums[name][judged.rows] += values
+        done[judged.rows] += judged.length + 1
+    assert len(seen) > 2 and any(len(set(judged.first.tolist())) > 1 for judged in seen), "the batch is not ragged"
+    for name, values in sums.items():
+        assert torch.equal(values, getattr(decoded, name)), name
+
+
+def test_a_round_without_proposals_is_not_observed(pair, series):
+    decode_speculative(pair[0], pair[1][True], series(), HORIZON, Tolerance(0.15), 0, observer=pytest.fail)
+
+
+# --- a rule of one's own
+
+class Always(MeanRule):
+    name = "always"
+
+    def judge(self, proposals, prediction, uniform=None):
+        score = torch.zeros(proposals.mean.shape[:2])
+        return Judgement(score == 0, score)
+
+
+class Never(Always):
+    name = "never"
+
+    def judge(self, proposals, prediction, uniform=None):
+        judged = super().judge(proposals, prediction)
+        return Judgement(~judged.accepted, judged.score)
+
+
+@pytest.mark.parametrize("kind", ["pair", "cached_pair"])
+def test_a_mean_rule_needs_a_judgement_only(request, series, kind):
+    target, drafts = request.getfixturevalue(kind)
+    context, n = series(), patches_in(HORIZON, PATCH)
+    never = decode_speculative(target, drafts[1], context, HORIZON, Never(), 3)
+    torch.testing.assert_close(never.forecast, decode_alone(target, context, HORIZON), atol=1e-5, rtol=0)
+    assert (never.target_passes == n).all() and not never.accepted.any()
+    always = decode_speculative(target, drafts[1], context, HORIZON, Always(), 3)
+    everything = decode_speculative(target, drafts[1], context, HORIZON, Tolerance(float("inf")), 3)
+    assert torch.equal(always.forecast, everything.forecast) and torch.equal(always.origin, everything.origin)
+    assert (always.target_passes == -(-n // 4)).all() and (always.accepted == always.proposed).all()
 
 
 # --- several forecasts of a window

@@ -31,7 +31,7 @@ def as_torch(law, scale):
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_whitening_undoes_spreading_and_both_give_the_density_of_torch(name):
+def test_whitening_undoes_spreading_by_the_density_of_torch(name):
     law = LAWS[name]
     z = torch.randn(2, P, C, generator=torch.Generator().manual_seed(1))
     x = law.spread(z, SCALE)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The alternatives of the published comparison, measured at H = 336: a deterministic draft with fixed sigma, the same
 # with a deterministic threshold on the squared gap, and a 0.5x stochastic draft. Distils the two drafts first.
+default_settings=etth1_window
 . "$(dirname "$0")/../../common.sh"
 half=(--draft_scale_d_model 0.5 --draft_scale_n_heads 0.5 --draft_scale_d_ff 0.5 --draft_scale_e_layers 0.5)
 distil half "${half[@]}"

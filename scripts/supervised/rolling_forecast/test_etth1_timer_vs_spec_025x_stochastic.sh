@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Target alone, draft alone and the two together at H = 336, at the published settings (simplified, sigma 0.25, bias 1,
 # K 3, sampled and mean) and by tolerance: one table, then each speculative run with its full report.
+default_settings=etth1_window
 . "$(dirname "$0")/../../common.sh"
 with_draft "$draft_name" --compare --test_pred_len 336
 published=(--use_speculative --spec_accept_rule simplified --spec_sigma 0.25 --spec_accept_bias 1.0 --spec_k 3)

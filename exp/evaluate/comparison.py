@@ -1,0 +1,106 @@
+"""--compare: every way to forecast in one table, measured in one run."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from exp.evaluate.evaluation import evaluate
+from exp.evaluate.methods import AloneMethod, Method, SeasonalNaiveMethod, make_rule, make_speculative
+from exp.report.plots import compare_figure
+from exp.report.results import DRAFT, TARGET, format_table, refuse_overflow, write_csv
+from exp.settings import Settings
+from utils.interface import Model
+from utils.timing import hardware, time_side_by_side
+
+BATCH_1_REPEATS, BATCH_N_REPEATS = 40, 7
+COLUMNS = {
+    "method": "method", "mse": "MSE", "mae": "MAE", "acceptance_pct": "accepted %", "used_pct": "of proposed %",
+    "target_passes": "target passes", "draft_passes": "draft passes", "ms_batch_1": "ms, batch 1",
+    "speedup_batch_1": "speed-up", "ms_batch_n": "ms, batch N", "speedup_batch_n": "speed-up N",
+    "rms_from_target": "RMS from target",
+}
+CSV_COLUMNS = [*COLUMNS, "ms_batch_1_p10", "ms_batch_1_p90", "ms_batch_n_p10", "ms_batch_n_p90", "batch_n", "windows",
+               "horizon", "context", "device", "cores", "threads", "torch"]
+
+
+def compared_methods(target: Model, draft: Model, settings: Settings) -> dict[str, Method]:
+    """Rows of the table, in order; the first is what the others are compared with."""
+    horizon, spec, season = settings.data.horizon, settings.spec, settings.report.season
+    cached = " (cached)" if getattr(target, "rolling", None) == "cache" else ""
+    rows: dict[str, Method] = {
+        TARGET + cached: AloneMethod(target, horizon),
+        DRAFT: AloneMethod(draft, horizon, is_draft=True),
+        f"seasonal-naive ({season})": SeasonalNaiveMethod(season, horizon),
+    }
+    rules = {"simplified, sampled": ("simplified", "sample"), "simplified, mean": ("simplified", "mean"),
+             f"tolerance {spec.tol:g}": ("tolerance", "mean")}
+    for name, (rule, emit) in rules.items():
+        rows[f"speculative {name}"] = make_speculative(target, draft, spec, horizon, settings.run.seed,
+                                                       make_rule(spec, rule=rule, emit=emit))
+    return rows
+
+
+def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, covariate: bool, device: torch.device,
+            folder: Path) -> list[dict]:
+    """Measures every method on every test window, then their times side by side; writes compare.csv, compare.png."""
+    data, quiet, first = settings.data, settings.run.quiet, next(iter(methods))
+    measured = evaluate(methods, loader, device, covariate, quiet, reference=first, what="compare")
+    for name, out in measured.items():
+        refuse_overflow(out.point.result()["mse"], name)
+    times, batch = _times(methods, dataset, data.batch_size, device, quiet)
+    machine, target = hardware(device), times[first]
+    rows = []
+    for name, out in measured.items():
+        own = times[name]
+        rows.append({"method": name} | out.result(data.batch_size) | own | machine | {
+            "rms_from_target": out.rms_from_reference(), "batch_n": batch, "horizon": data.horizon,
+            "context": data.test_context, "speedup_batch_1": target["ms_batch_1"] / own["ms_batch_1"],
+            "speedup_batch_n": target["ms_batch_n"] / own["ms_batch_n"]})
+    write_csv(folder / "compare.csv", [{key: row.get(key) for key in CSV_COLUMNS} for row in rows], CSV_COLUMNS)
+    title = (f"horizon {data.horizon}, context {data.test_context}, {rows[0]['windows']} windows, "
+             f"{machine['device']}")
+    compare_figure(folder / "compare.png", rows, batch, title)
+    return rows
+
+
+def _times(methods: Mapping[str, Method], dataset, batch_size: int, device: torch.device,
+           quiet: bool) -> tuple[dict[str, dict[str, float]], int]:
+    """Median milliseconds per forecast at batch 1 and N, on windows spread over the test split; and N."""
+    calls: dict[str, Callable[[torch.Tensor], object]] = {name: method.decode for name, method in methods.items()}
+    batch = min(batch_size, len(dataset))
+    result: dict[str, dict[str, float]] = {name: {} for name in methods}
+    for key, size, repeats in (("ms_batch_1", 1, BATCH_1_REPEATS), ("ms_batch_n", batch, BATCH_N_REPEATS)):
+        firsts = torch.linspace(0, len(dataset) - size, repeats).long().tolist()
+        inputs = [dataset.__getitems__(list(range(first, first + size)))[0].to(device) for first in firsts]
+        for method in methods.values():
+            method.reset()  # K must not depend on what was measured before
+
+        def bar(rounds, size=size):
+            return tqdm(rounds, desc=f"times, batch {size}", unit="round", disable=quiet)
+        for name, timed in time_side_by_side(calls, inputs, device, bar=bar).items():
+            result[name] |= {key: timed["ms_median"] / size, f"{key}_p10": timed["ms_p10"] / size,
+                             f"{key}_p90": timed["ms_p90"] / size}
+    return result, batch
+
+
+def describe(rows: list[dict], tolerance: float = 0.005) -> str:
+    """The table and what it says: which way to forecast pays here, and which does not."""
+    columns = COLUMNS | {"ms_batch_n": f"ms, batch {rows[0]['batch_n']}", "speedup_batch_n": "speed-up"}
+    target, draft = rows[0], rows[1]
+    lines = [format_table(rows, columns), "", f"Times are medians per forecast of {rows[0]['horizon']} steps on "
+             f"{target['device']}, {target['threads']} threads; speed-ups are over '{target['method']}' in this run."]
+    if draft["mse"] <= target["mse"] * (1 + tolerance):
+        lines.append(f"Draft alone: MSE {draft['mse']:.4f} against the target's {target['mse']:.4f}, "
+                     f"{draft['speedup_batch_1']:.1f}x its speed: on this data the draft by itself is enough; "
+                     "speculation pays only where the target's own forecast is wanted.")
+    for row in rows[3:]:
+        worse = row["mse"] > target["mse"] * (1 + tolerance)
+        faster = [f"batch {b}" for b, key in ((1, "speedup_batch_1"), (target["batch_n"], "speedup_batch_n"))
+                  if row[key] > 1]
+        gain = f"faster at {' and '.join(faster)}" if faster else "not faster than the target alone, it does not pay"
+        lines.append(f"{row['method']}: {gain}; MSE {'WORSE than' if worse else 'no worse than'} the target's"
+                     f" ({100 * (row['mse'] / target['mse'] - 1):+.1f} %).")
+    return "\n".join(lines)

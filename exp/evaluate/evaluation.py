@@ -1,0 +1,145 @@
+"""The walk over the test windows: `evaluate` measures every method on every window, whatever it is done for."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from tqdm import tqdm
+
+from exp.evaluate.methods import Method, Observer
+from utils.scores import PointMetrics, SpeculationMetrics
+from utils.speculative_decoder import Decoded, Round
+from utils.timing import Stopwatch
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # contexts [B, L, C] and truths [B, H, C]
+
+
+class Evaluation:
+    """What one method achieved on the windows so far: errors, cost, deviation from a reference.
+
+    covariate: only the last variable counts.
+    """
+
+    def __init__(self, covariate: bool = False):
+        self.covariate = covariate
+        self.point = PointMetrics()
+        self.speculation: SpeculationMetrics | None = None
+        self.passes: dict[str, int] = {}
+        self.seconds, self.windows, self.squares = 0.0, 0, 0.0
+
+    def update(self, decoded: Decoded, truth: torch.Tensor, seconds: float, reference: torch.Tensor | None) -> None:
+        """A batch: truth [B, H, C], seconds of decoding, the reference's forecast [B, H, C]."""
+        forecast = scored(decoded.forecast, self.covariate)
+        self.point.update(forecast, scored(truth, self.covariate))
+        if reference is not None:
+            self.squares += float((forecast - scored(reference, self.covariate)).double().square().sum())
+        self._count(decoded)
+        self.seconds += seconds
+        self.windows += len(truth)
+
+    def _count(self, decoded: Decoded) -> None:
+        if decoded.judged is not None:
+            self.speculation = self.speculation or SpeculationMetrics()
+            self.speculation.update(decoded)
+            return
+        for name in ("target_passes", "draft_passes"):
+            if getattr(decoded, name) is not None:
+                self.passes[name] = self.passes.get(name, 0) + int(getattr(decoded, name).sum())
+
+    def acceptance_pct(self) -> float | None:
+        return None if self.speculation is None else self.speculation.result()["acceptance_pct"]
+
+    def rms_from_reference(self) -> float:
+        return (self.squares / self.point.elements) ** 0.5
+
+    def cost(self) -> dict:
+        """Acceptance and passes per window."""
+        if self.speculation is not None:
+            return self.speculation.result()
+        return {name: total / self.windows for name, total in self.passes.items()}
+
+    def result(self, batch_size: int) -> dict:
+        return self.point.result() | self.cost() | {
+            "windows": self.windows, "batch_size": batch_size, "seconds": self.seconds,
+            "ms_per_forecast": 1000 * self.seconds / self.windows}
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a walk over the test windows; `so_far`: what the finished batches gave, by method."""
+
+    def __init__(self, so_far: Mapping[str, Evaluation]):
+        super().__init__()
+        self.so_far = so_far
+
+
+def scored(series: torch.Tensor, covariate: bool) -> torch.Tensor:
+    """The variables that count: the last one for a model with covariates, else all."""
+    return series[..., -1:] if covariate else series
+
+
+def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.device, covariate: bool = False,
+             quiet: bool = False, observer: Observer | None = None, reference: str | None = None,
+             records: Mapping[str, Evaluation] | None = None, what: str = "test") -> dict[str, Evaluation]:
+    """Forecasts every window with every method.
+
+    observer: sees the rounds of speculative methods. reference: the method from whose forecasts deviations are
+    measured. records: Evaluations of another kind, by method. what: the word before the progress bar.
+    Raises Interrupted, with what there is, where Ctrl-C ends it early: every method has the same windows then.
+    """
+    results = {name: (records or {}).get(name) or Evaluation(covariate) for name in methods}
+    watch = Stopwatch(device)
+    try:
+        with tqdm(total=_windows(batches), desc=what, unit="window", disable=quiet) as bar:
+            for x, y in batches:
+                x, y = x.to(device), y.to(device)
+                made = {}
+                for name, method in methods.items():
+                    with watch:
+                        decoded = method.decode(x, observer)
+                    made[name] = decoded, watch.seconds
+                compared = None if reference is None else made[reference][0].forecast
+                for name, (decoded, seconds) in made.items():
+                    results[name].update(decoded, y, seconds, compared)
+                _show(bar, results, len(x))
+    except KeyboardInterrupt:
+        if not all(out.windows for out in results.values()):
+            raise
+        raise Interrupted(results) from None
+    return results
+
+
+def _windows(batches: Batches) -> int | None:
+    """How many there are, where that can be told beforehand."""
+    sampler = getattr(batches, "sampler", None)  # a DataLoader has one
+    if sampler is not None:
+        return len(sampler)
+    return sum(len(x) for x, _ in batches) if isinstance(batches, list) else None
+
+
+def _show(bar: tqdm, results: Mapping[str, Evaluation], windows: int) -> None:
+    accepted = [rate for out in results.values() if (rate := out.acceptance_pct()) is not None]
+    if accepted:
+        bar.set_postfix(acceptance=f"{accepted[-1]:.1f} %", refresh=False)
+    bar.update(windows)
+
+
+class AcceptanceLog:
+    """Observer: one line for each proposal that was judged, in the first `windows` windows of the walk."""
+
+    COLUMNS = ["window", "patch", "score", "accepted"]
+
+    def __init__(self, windows: int):
+        self.windows = windows
+        self.rows: list[dict[str, float]] = []
+        self.first_window = self.batch = 0
+
+    def __call__(self, judged: Round) -> None:
+        assert judged.judgement is not None
+        if not int(judged.first.max()):  # a new batch begins with all of its rows
+            self.first_window, self.batch = self.first_window + self.batch, len(judged.rows)
+        b, j = judged.looked_at.nonzero(as_tuple=True)
+        columns = (self.first_window + judged.rows[b], judged.first[b] + j, judged.judgement.score[b, j],
+                   judged.judgement.accepted[b, j])
+        for window, patch, score, accepted in zip(*(column.tolist() for column in columns)):
+            if window < self.windows:
+                self.rows.append({"window": window, "patch": patch, "score": score, "accepted": int(accepted)})

@@ -1,0 +1,218 @@
+"""Ways to forecast. Each maps a context [B, L, C] to a `Decoded`; horizon and settings are its own."""
+from __future__ import annotations
+
+import copy
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from exp.settings import SpecSettings
+from utils.acceptance import RULES
+from utils.interface import Model, Rule
+from utils.planner import Plan, make_plan
+from utils.proposals import Noise
+from utils.speculative_decoder import (
+    BONUS,
+    Decoded,
+    Round,
+    decode_alone,
+    decode_speculative,
+    patches_in,
+    sample_alone,
+)
+from utils.target_law import TargetLaw
+
+DEFAULT_PROPOSALS = 3  # per round, of a rule that draws
+Observer = Callable[[Round], None]
+
+
+class Method(ABC):
+    """One way to forecast."""
+
+    @abstractmethod
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        """context [B, L, C] -> forecasts [B, H, C] and their cost; observer sees every round of a speculative one."""
+
+    def forecast(self, context: torch.Tensor) -> torch.Tensor:
+        return self.decode(context).forecast
+
+    name = ""
+
+    def reset(self) -> None:  # noqa: B027 (most methods learn nothing)
+        """Forgets what earlier batches have taught."""
+
+    def again(self, rule: Rule | None = None, samples: int = 1) -> Method:
+        """The same from the beginning; a speculative one by another rule, with `samples` forecasts per window."""
+        return self
+
+    def sampled(self, spec: SpecSettings, law: TargetLaw, seed: int, samples: int) -> Method:
+        """The same way to forecast, drawing `samples` paths per window from the target's law."""
+        raise NotImplementedError(f"{type(self).__name__} has no law to sample from")
+
+    def plan(self, context: torch.Tensor) -> Plan | None:
+        """Decides by measurement on context [B, L, C] what there is to decide; None: nothing."""
+        return None
+
+
+class AloneMethod(Method):
+    """One model by itself; passes of a draft are counted as draft passes."""
+
+    def __init__(self, model: Model, horizon: int, is_draft: bool = False):
+        self.model, self.horizon, self.is_draft = model, horizon, is_draft
+
+    @property
+    def passes(self) -> int:
+        """Each gives one patch, or as many as the model's heads predict."""
+        return -(-patches_in(self.horizon, self.model.patch_len) // self.model.patches_ahead)
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        passes = torch.full((len(context),), self.passes, device=context.device)
+        counts: dict[str, Any] = {"draft_passes" if self.is_draft else "target_passes": passes}
+        return Decoded(decode_alone(self.model, context, self.horizon), **counts)
+
+    def sampled(self, spec: SpecSettings, law: TargetLaw, seed: int, samples: int) -> SampledMethod:
+        return SampledMethod(self.model, self.horizon, law, seed, samples)
+
+
+class SeasonalNaiveMethod(Method):
+    """Repeats the last season of the context."""
+
+    def __init__(self, season: int, horizon: int):
+        self.season, self.horizon = season, horizon
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        last = context[:, -self.season:]
+        return Decoded(last[:, torch.arange(self.horizon, device=context.device) % last.shape[1]])
+
+
+class SpeculativeMethod(Method):
+    """Draft and target together.
+
+    samples: forecasts per window, as rows one after the other. adaptive: K follows the acceptance seen in earlier
+    batches, one step at a time, between 1 and max_proposals. plans: batch size -> Plan; a batch takes the K of the plan
+    nearest to its size.
+    """
+
+    def __init__(self, target: Model, draft: Model, horizon: int, rule: Rule, max_proposals: int | None, seed: int,
+                 adaptive: bool = False, repropose: str = "draft", samples: int = 1):
+        self.target, self.draft, self.horizon, self.rule = target, draft, horizon, rule
+        self.seed, self.adaptive, self.repropose, self.samples = seed, adaptive, repropose, samples
+        self.generator = torch.Generator().manual_seed(seed)
+        self.patches = patches_in(horizon, target.patch_len)
+        most = max(1, self.patches - 1)
+        self.most = most if max_proposals is None else min(max_proposals, most)
+        self.plans: dict[int, Plan] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what `adaptive` has learned."""
+        self.max_proposals = self.most
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.rule.name
+
+    def again(self, rule: Rule | None = None, samples: int = 1) -> SpeculativeMethod:
+        """The same pair and plans from the beginning: noise from the seed, nothing learned."""
+        method = copy.copy(self)
+        method.rule, method.samples = rule or self.rule, samples
+        method.generator = torch.Generator().manual_seed(self.seed)
+        method.reset()
+        return method
+
+    def sampled(self, spec: SpecSettings, law: TargetLaw, seed: int, samples: int) -> SampledSpeculativeMethod:
+        return SampledSpeculativeMethod(self.again(make_rule(spec, law, emit="sample"), samples))
+
+    def plan(self, context: torch.Tensor) -> Plan:
+        """Decides K for batches of this size by measurement on context [B, L, C]."""
+        plan = make_plan(self.target, self.draft, context, self.horizon, self.rule, self.seed, self.repropose)
+        self.plans[len(context)] = plan
+        return plan
+
+    def proposals_for(self, batch: int) -> int:
+        if not self.plans:
+            return self.max_proposals
+        return self.plans[min(self.plans, key=lambda size: abs(size - batch))].proposals
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        proposals = self.proposals_for(len(context) * self.samples)
+        if proposals == 0 and getattr(self.rule, "emit", "mean") == "mean":
+            return self._plain(context)
+        noise = None
+        if self.rule.random:
+            rows = context.repeat_interleave(self.samples, dim=0)
+            noise = Noise.draw(rows, self.patches, self.target.patch_len, self.generator)
+        decoded = decode_speculative(self.target, self.draft, context, self.horizon, self.rule, proposals, noise,
+                                     observer, self.repropose, self.samples)
+        if self.adaptive:
+            self._adapt(decoded)
+        return decoded
+
+    def _plain(self, context: torch.Tensor) -> Decoded:
+        """K = 0: the target alone, without a proposal."""
+        none = torch.zeros(len(context), dtype=torch.long, device=context.device)
+        forecast = decode_alone(self.target, context, self.horizon)
+        return Decoded(forecast, target_passes=none + self.patches, draft_passes=none, accepted=none, judged=none,
+                       proposed=none, origin=torch.full((len(context), self.patches), BONUS),
+                       draft_mean=torch.full_like(forecast, float("nan")),
+                       lengths=torch.tensor([len(context) * self.patches]))
+
+    def _adapt(self, decoded: Decoded) -> None:
+        assert decoded.accepted is not None and decoded.judged is not None
+        rate = decoded.accepted.sum() / decoded.judged.sum().clamp(min=1)
+        step = 1 if rate >= 0.8 else -1 if rate <= 0.5 else 0
+        self.max_proposals = min(self.most, max(1, self.max_proposals + step))
+
+
+class SampledMethod(Method):
+    """Paths of the target alone, and their mean; those of a window do not depend on the batch that it is in."""
+
+    def __init__(self, model: Model, horizon: int, law: TargetLaw, seed: int, samples: int):
+        self.model, self.horizon, self.law, self.samples = model, horizon, law, samples
+        self.generator = np.random.default_rng(seed)  # its numbers come one by one, in the order of the windows
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        P = self.model.patch_len
+        shape = (len(context), self.samples, patches_in(self.horizon, P), P, context.shape[2])
+        z = torch.from_numpy(self.generator.standard_normal(shape, dtype=np.float32)).to(context.device)
+        paths = sample_alone(self.model, context, self.horizon, self.law, z)[0]
+        return Decoded(paths.mean(dim=1), paths=paths)
+
+
+class SampledSpeculativeMethod(Method):
+    """Paths by a sampling rule, `method.samples` per window."""
+
+    def __init__(self, method: SpeculativeMethod):
+        self.method = method
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        decoded = self.method.decode(context, observer)
+        decoded.paths = decoded.forecast.unflatten(0, (-1, self.method.samples))
+        decoded.forecast = decoded.paths.mean(dim=1)
+        return decoded
+
+
+def make_rule(spec: SpecSettings, law: TargetLaw | None = None, rule: str | None = None,
+              emit: str | None = None) -> Rule:
+    """The rule of the settings, or another one or emission with the same settings.
+
+    law: the target's, for a rule that keeps one; default: white noise of `sigma` times `temp`.
+    """
+    name = rule or spec.rule
+    emit = emit or (spec.emission if name == spec.rule else SpecSettings(rule=name).emission)
+    known = vars(spec) | {"emit": emit, "law": law or TargetLaw.fixed(spec.sigma).scaled(spec.temp)}
+    kind: Any = RULES[name]
+    return kind(**{name: known[name] for name in inspect.signature(kind).parameters})
+
+
+def make_speculative(target: Model, draft: Model, spec: SpecSettings, horizon: int, seed: int,
+                     rule: Rule | None = None, samples: int = 1) -> SpeculativeMethod:
+    """The speculative method of the settings; rule: another one than theirs."""
+    rule = rule or make_rule(spec)
+    most = (DEFAULT_PROPOSALS if rule.random else None) if spec.k is None else None if spec.k == "auto" else int(spec.k)
+    repropose = "draft" if rule.random and spec.repropose == "target" else spec.repropose
+    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, repropose, samples)

@@ -1,0 +1,70 @@
+"""--do_predict output: long-format csv, one picture per variable, and provenance as JSON."""
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_provider.reading import Series, read_series
+from exp.flags import flat
+from exp.predict.forecaster import Forecast, Forecaster
+from exp.report.plots import prediction_figure
+from utils.files import replace_when_done, write_json
+
+NO_LAW = ("the forecast is a mean without quantiles (--num_samples gives them): the draft's sigma is not the "
+          "uncertainty of a forecast")
+log = logging.getLogger(__name__)
+
+
+def predict(forecaster: Forecaster, path: Path, folder: Path) -> Forecast:
+    """Forecasts the file `path`; writes forecast.csv, forecast.json and forecast_*.png to `folder`."""
+    settings = forecaster.settings
+    horizon, samples = settings.data.horizon, settings.report.num_samples
+    series = read_series(path)
+    forecast = forecaster.forecast(series, horizon, str(path))
+    if not forecast.levels:
+        forecast.notes.append(NO_LAW)
+    for note in forecast.notes:
+        log.info("note: %s", note)
+    with replace_when_done(folder / "forecast.csv") as beside:
+        forecast.frame().to_csv(beside, index=False, float_format="%.10g")
+    used = flat(settings)
+    write_json(folder / "forecast.json", {
+        "data_path": str(path), "rows": len(series.values), "frequency": forecast.calendar.frequency,
+        "horizon": horizon, "context": settings.data.test_context, "checkpoint": str(forecaster.checkpoint),
+        "draft": settings.run.draft_checkpoint, "cost": forecast.cost, "notes": forecast.notes,
+        "seed": settings.run.seed, "num_samples": samples,
+        "settings": {name: value for name, value in used.items() if name.startswith("spec_")
+                     and (settings.run.use_speculative or samples is not None)}})
+    future = forecast.calendar.future
+    log.info("forecast: %s: %d series, %d steps (%s), %s to %s", folder / "forecast.csv", len(forecast.names), horizon,
+             forecast.calendar.frequency, future[0], future[-1])
+    if forecast.cost and forecast.cost["attempted"]:
+        log.info("accepted %d of %d proposals judged, target passes: %g", forecast.cost["accepted"],
+                 forecast.cost["attempted"], forecast.cost["target_passes"])
+    draw(folder, forecast, series, forecaster.model.patch_len, settings.run.quiet)
+    log.info("pictures: %s", folder)
+    return forecast
+
+
+def draw(folder: Path, forecast: Forecast, series: Series, patch_len: int, quiet: bool) -> None:
+    """forecast_<number>_<name>.png; replaces the pictures of an older run."""
+    for picture in folder.glob("forecast_*.png"):
+        picture.unlink()
+    shown, calendar = max(len(forecast.calendar.future), 2 * patch_len), forecast.calendar
+    for c, name in enumerate(tqdm(forecast.names, desc="pictures", unit="picture", disable=quiet)):
+        plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40]
+        history = series.values[-shown:, series.names.index(name)]
+        prediction_figure(
+            folder / f"forecast_{c:03d}_{plain}.png", name, calendar.history[-shown:], history, calendar.future,
+            forecast.values[0, :, c], _bands(forecast, c), None if forecast.origin is None else forecast.origin[c],
+            patch_len, f"{len(calendar.future)} steps ({calendar.frequency}) after {calendar.history[-1]}")
+
+
+def _bands(forecast: Forecast, c: int) -> list[tuple]:
+    """(label, low, high) of variable c, the widest first: levels that lie symmetrically around the median."""
+    at = {level: forecast.values[1 + i, :, c] for i, level in enumerate(forecast.levels)}
+    pairs = [(low, high) for low in sorted(at) for high in at if low < 0.5 and abs(low + high - 1) < 1e-9]
+    return [(f"{100 * (high - low):g} % of the paths", at[low], at[high]) for low, high in pairs]

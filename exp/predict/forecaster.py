@@ -1,0 +1,256 @@
+"""Forecasts beyond the end of a series, in its own units: what --do_predict and a notebook use.
+
+    from exp.predict import Forecaster
+    Forecaster.load("checkpoints/TARGET", draft="checkpoints/DRAFT").predict(df, horizon=96)
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from data_provider.data_loader import standardised
+from data_provider.reading import FRAME, Series, from_frame
+from data_provider.times import Calendar, continued
+from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
+from exp.exp_basic import autocast, choose_device, load_model
+from exp.laws import law_of_history
+from exp.options import completed, stored_settings
+from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, SpecSettings
+from models.registry import checkpoint_in
+from utils.errors import UserError, shorten
+from utils.scores import QUANTILES, SpeculationMetrics, quantile
+from utils.target_law import TargetLaw
+
+OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp"}  # what says of a law, with or without a draft
+ENOUGH_PATHS = 39  # the outermost two lie at 1/40 and 39/40
+# context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
+Sampler = Callable[[torch.Tensor, int], torch.Tensor]
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Forecast:
+    """H steps of C variables, in the units of the series.
+
+    values [1 + Q, H, C]: the mean, and the quantiles at `levels` where a law was sampled; origin [C, n] (see
+    utils.speculative_decoder) and cost, None without a draft; notes: what a reader of the forecast has to know.
+    """
+
+    names: list[str]
+    calendar: Calendar
+    values: np.ndarray
+    levels: tuple[float, ...] = ()
+    origin: np.ndarray | None = None
+    cost: dict | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def frame(self) -> pd.DataFrame:
+        """Long format, series by series: unique_id, ds, mean, and q0.025, q0.1, ... where a law was sampled."""
+        future, variables = self.calendar.future, len(self.names)
+        columns = {"unique_id": np.repeat(np.array(self.names, dtype=object), len(future)),
+                   "ds": future.append([future] * (variables - 1))}
+        for name, values in zip(("mean", *(f"q{level:g}" for level in self.levels)), self.values):
+            columns[name] = values.T.ravel()
+        return pd.DataFrame(columns)
+
+
+def quantiles_of(paths: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
+    """Sampled paths [B, S, H, C] -> [Q, B, H, C]: of every step for itself."""
+    ordered = paths.sort(dim=1).values
+    return torch.stack([quantile(ordered, level) for level in levels])
+
+
+def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
+    """What would change nothing, or what a forecast beyond the end cannot follow; as the command line does."""
+    of_rule = spec.set_fields() - (OF_PATHS if has_paths else set())
+    if not has_draft and of_rule:
+        idle = min(of_rule)
+        raise UserError(f"`{idle}` has no effect without a draft{' or `num_samples`' if idle in OF_PATHS else ''}: "
+                        "leave it out")
+    spec.refuse_contradictions(of_rule)
+    if spec.k == "auto":
+        raise UserError("`k` auto measures on validation windows, a forecast beyond the end has none: give a number")
+    if spec.adaptive:
+        raise UserError("`adaptive` learns from batch to batch, a forecast beyond the end must not: leave it out")
+    if spec.emit == "sample":
+        raise UserError("`emit` sample draws one path, a forecast is a mean: leave it out")
+    if spec.sigma_mode == "calibrated" and not has_paths:
+        raise UserError("`sigma_mode` calibrated has no effect unless paths are drawn: add `num_samples`, or leave it "
+                        "out")
+    if spec.sigma_mode == "calibrated" and "sigma" in spec.set_fields():
+        raise UserError(f"`sigma` {spec.sigma:g} has no effect with `sigma_mode` calibrated, which finds sigma itself: "
+                        "leave one of them out")
+    if spec.sigma_mode == "adaptive" and has_paths:
+        raise UserError("`sigma_mode` adaptive takes sigma from the gap to a draft: for `num_samples` use fixed or "
+                        "calibrated")
+    if spec.covariance != "diag" and spec.sigma_mode != "calibrated":
+        raise UserError(f"`covariance` {spec.covariance} has no effect without `sigma_mode` calibrated: leave it out")
+
+
+class Forecaster:
+    """A trained target, alone or with its draft.
+
+    Every variable is standardised by mean and standard deviation of all its rows: nothing after them exists, so
+    nothing leaks. The mean is that of the target, decoded as the settings say (rule, tolerance, K).
+    """
+
+    def __init__(self, settings: Settings, checkpoint: Path, device: torch.device):
+        self.settings, self.checkpoint, self.device = settings, checkpoint, device
+        run = settings.run
+        self.model = load_model(settings, checkpoint, settings.model.name, device)
+        self.draft = None
+        if run.draft_checkpoint is not None:
+            self.draft = load_model(settings, run.draft_checkpoint, run.draft_model, device)
+
+    @classmethod
+    def load(cls, folder: str | Path, draft: str | Path | None = None, *, context: int | None = None,
+             spec: SpecSettings | None = None, num_samples: int | None = None, batch_size: int = 32, seed: int = 2021,
+             model: ModelSettings | None = None, gpu: int | None = None, quiet: bool = False) -> Forecaster:
+        """The target in `folder` (or a checkpoint file), with the draft in another one if it is given.
+
+        context: steps of history that the model reads; default: those it was trained with. spec: rule and tolerance,
+        and the law of `num_samples` paths, from which quantiles are taken; unless it sets `sigma` or `sigma_mode`, that
+        law is calibrated on the newest windows of each series. model: for a checkpoint without args.json.
+        Raises UserError, which names the parameter, for what cannot be used.
+        """
+        checkpoint = checkpoint_in(folder)
+        spec = spec or SpecSettings()
+        if num_samples is not None and not spec.set_fields() & {"sigma", "sigma_mode"}:
+            spec = replace(spec, sigma_mode="calibrated")
+        _refuse_idle(spec, draft is not None, num_samples is not None)
+        stored, model = stored_settings(checkpoint), model or ModelSettings()
+        length = stored.get("seq_len", DataSettings.context) if context is None else context
+        data = DataSettings(context=length, test_context=length, batch_size=batch_size,
+                            kind=stored.get("data", DataSettings.kind))
+        config = completed(stored | dict(model.asked), model.name, data)
+        if length % config.input_token_len:
+            raise UserError(f"`context` {length} is not a multiple of the patch (`input_token_len` "
+                            f"{config.input_token_len})")
+        settings = Settings(
+            RunSettings(is_training=0, do_predict=True, draft_checkpoint=None if draft is None else str(draft),
+                        use_speculative=draft is not None, seed=seed, gpu=gpu, quiet=quiet),
+            ModelSettings(stored.get("model", model.name), model.rolling, asked=model.asked, config=config),
+            data, spec=spec, report=ReportSettings(num_samples=num_samples))
+        return cls(settings, checkpoint, choose_device(settings.run))
+
+    def predict(self, df: pd.DataFrame, horizon: int, sampler: Sampler | None = None,
+                levels: tuple[float, ...] = QUANTILES) -> pd.DataFrame:
+        """df: long (unique_id, ds, y) or wide (one numeric column per variable; times in a column or as index).
+
+        Returns the long format: unique_id, ds, mean and one column per level, with a sampler or where `num_samples` was
+        given to `load`. Raises UserError for missing values, irregular times and too few rows.
+        """
+        forecast = self.forecast(from_frame(df), horizon, FRAME, sampler, levels)
+        for note in forecast.notes:
+            log.warning("note: %s", note)
+        return forecast.frame()
+
+    def forecast(self, series: Series, horizon: int, where: str, sampler: Sampler | None = None,
+                 levels: tuple[float, ...] = QUANTILES) -> Forecast:
+        """`where`: what errors call the series."""
+        if horizon < 1:
+            raise UserError(f"a horizon of {horizon} steps: at least 1 is needed")
+        self._refuse_short(len(series.values), where)
+        calendar = continued(series, horizon, where)
+        scaler = StandardScaler()
+        history = standardised(where, scaler, series.values, series.values)
+        context = history[-self.settings.data.test_context:]
+        notes: list[str] = []
+        samples, law = self.settings.report.num_samples, None
+        if samples is not None:
+            law = self._law(history, where, samples, notes)
+            sampler = sampler or self._sampler(law, horizon, samples)
+        levels = levels if sampler else ()
+        with autocast(self.settings.run, self.device):
+            values, origin, cost = self._decode(context.to(self.device), horizon, sampler, levels, law)
+        if not np.isfinite(values).all():
+            raise UserError(f"{where}: the forecast overflowed: leave out `amp`, or train the model again")
+        in_units = np.stack([scaler.inverse_transform(part) for part in values])
+        forecast = Forecast(series.names, calendar, in_units, levels, origin, cost, notes)
+        self._settle_constants(forecast, series)
+        return self._of_covariates(forecast) if self.model.config.covariate else forecast
+
+    def _law(self, history: torch.Tensor, where: str, samples: int, notes: list[str]) -> TargetLaw:
+        """That of the target's errors on this history, or of `sigma`."""
+        spec, law = self.settings.spec, TargetLaw.fixed(self.settings.spec.sigma)
+        if spec.sigma_mode == "calibrated":
+            found = law_of_history(self.model, history, self.settings.data, spec, where, self.device,
+                                   self.settings.run.quiet)
+            law = found.law
+            notes.append(f"quantiles are those of {samples} paths, drawn by the target's errors on "
+                         f"{found.held_out['windows']:.0f} recent windows; {found.describe()}")
+        if samples < ENOUGH_PATHS:
+            notes.append(f"{samples} paths cannot tell the outermost quantiles from their lowest and highest: at least "
+                         f"{ENOUGH_PATHS} are needed (num_samples)")
+        return law.scaled(spec.temp)
+
+    def _sampler(self, law: TargetLaw, horizon: int, samples: int) -> Sampler:
+        """Paths of the target alone."""
+        method = SampledMethod(self.model, horizon, law, self.settings.run.seed, samples)
+
+        def sample(context: torch.Tensor, _: int) -> torch.Tensor:
+            paths = method.decode(context).paths
+            assert paths is not None
+            return paths
+        return sample
+
+    def _refuse_short(self, rows: int, where: str) -> None:
+        context, patch = self.settings.data.test_context, self.model.patch_len
+        if rows < context:
+            shorter = f", or give `test_context` {rows // patch * patch}, a shorter one" if rows >= patch else ""
+            raise UserError(f"{where}: {rows} rows, the context takes {context}: give a longer history{shorter}")
+
+    def _method(self, horizon: int, law: TargetLaw | None) -> Method:
+        if self.draft is None:
+            return AloneMethod(self.model, horizon)
+        rule = make_rule(self.settings.spec, law, emit="mean")
+        return make_speculative(self.model, self.draft, self.settings.spec, horizon, self.settings.run.seed, rule)
+
+    def _decode(self, context: torch.Tensor, horizon: int, sampler: Sampler | None, levels: tuple[float, ...],
+                law: TargetLaw | None):
+        """context [L, C] -> mean and quantiles [1 + Q, H, C], all standardised, origin [C, n], cost.
+
+        One window of C variables, or C windows of one for a univariate model.
+        """
+        data = self.settings.data
+        windows = context.T[..., None] if data.univariate else context[None]
+        method, cost = self._method(horizon, law), SpeculationMetrics()
+        values, origins = [], []
+        parts = windows.split(data.batch_size)
+        for part in tqdm(parts, desc="forecast", unit="batch", disable=self.settings.run.quiet or len(parts) == 1):
+            decoded = method.decode(part)
+            if decoded.origin is not None:
+                cost.update(decoded)
+                origins.append(decoded.origin.cpu())
+            quantiles = [quantiles_of(sampler(part, horizon), levels)] if sampler else []
+            values.append(torch.cat([decoded.forecast[None], *quantiles]))
+        joined = torch.cat(values, dim=1)  # [1 + Q, B, H, C or 1]
+        by_variable = (joined[..., 0].mT if data.univariate else joined[:, 0]).double().cpu().numpy()
+        if not origins:
+            return by_variable, None, None
+        return by_variable, torch.cat(origins).expand(context.shape[1], -1).numpy(), cost.result()
+
+    def _settle_constants(self, forecast: Forecast, series: Series) -> None:
+        """A variable that never moved stays where it is: a model, which divides by its deviation, cannot tell."""
+        for c, name in enumerate(series.names):
+            value = series.values[0, c]
+            if (series.values[:, c] == value).all():
+                forecast.values[:, :, c] = value
+                forecast.notes.append(f"{shorten(name)} is {value:g} in all {len(series.values)} rows: its forecast is "
+                                      "that constant, not a model's")
+
+    def _of_covariates(self, forecast: Forecast) -> Forecast:
+        forecast.notes.append(f"a model trained with covariates forecasts the last variable only, "
+                              f"{shorten(forecast.names[-1])}; beyond one patch it reads its own guesses of the others")
+        forecast.names, forecast.values = forecast.names[-1:], forecast.values[:, :, -1:]
+        if forecast.origin is not None:
+            forecast.origin = forecast.origin[-1:]
+        return forecast

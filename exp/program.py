@@ -1,0 +1,57 @@
+"""What every program of this project shares: exit codes, errors in one line, and messages on the terminal."""
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "multiplication overflow", "calculation overflowed")
+
+
+class Terminal(logging.Handler):
+    """Messages of the program go to standard output, as they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def show_messages(level: int = logging.INFO) -> None:
+    """Sends the messages of all parts of this program to the terminal; called by a program, never by a library."""
+    for name in ("exp", "data_provider", "models", "scripts"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.propagate = False
+        logger.handlers = [Terminal()]
+
+
+def exit_code(work: Callable[[], object], smaller: str, kept: str) -> int:
+    """Does the work of a program: 0 done, 2 bad input (one line on stderr), 130 interrupted.
+
+    smaller: what to lower when memory is exhausted; kept: what an interruption leaves. Errors that name parameters are
+    shown with the flags that set them.
+    """
+    show_messages()
+    try:
+        return _done(work, smaller)
+    except KeyboardInterrupt:
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return 130
+
+
+def _done(work: Callable[[], object], smaller: str) -> int:
+    from exp.flags import in_flags  # here: importing torch takes seconds, in which Ctrl-C must end like later
+    from utils.errors import UserError
+    try:
+        work()
+    except UserError as error:
+        print(f"error: {in_flags(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder without permission
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):
+            raise
+        print(f"error: out of memory: lower {smaller}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,143 @@
+"""Results as files: metrics.json, the published text files, csv tables; and tables for the terminal."""
+import csv
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import append_text, replace_when_done, write_json, write_text
+from utils.scores import BANDS
+
+FORECAST_LOG = "result_long_term_forecast.txt"
+INFERENCE_LOG = "result_inference_summary.txt"
+BREAKDOWN_LOG = "result_inference_breakdown.txt"
+PARTIAL = "metrics_partial.json"
+MOST_SAMPLE_BYTES = 8 * 2**30
+TARGET, DRAFT = "target alone", "draft alone"  # the rows of every table that the others are compared with
+POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
+
+
+def write_metrics(folder: Path, metrics: dict) -> None:
+    """folder/metrics.json: everything, machine readable."""
+    write_json(Path(folder) / "metrics.json", metrics)
+    (Path(folder) / PARTIAL).unlink(missing_ok=True)
+
+
+def write_partial(folder: Path, metrics: dict) -> Path:
+    """What an interrupted run has found so far; a metrics.json of an older run stays."""
+    write_json(Path(folder) / PARTIAL, metrics)
+    return Path(folder) / PARTIAL
+
+
+def refuse_overflow(mse: float, who: str) -> None:
+    """A forecast that is not finite is no result and must not enter a table."""
+    if not math.isfinite(mse):
+        raise UserError(f"{who}: the mean squared error is {mse}, a forecast overflowed: leave out --amp, or train the "
+                        "model again")
+
+
+def log_forecast(setting: str, metrics: dict) -> None:
+    values = ", ".join(f"{name}:{metrics[name]}" for name in POINT_METRICS)
+    append_text(FORECAST_LOG, f"{setting}  \n{values}\n\n")
+
+
+def log_inference(setting: str, metrics: dict) -> None:
+    append_text(INFERENCE_LOG, f"{setting}  \n{inference_line(metrics)}\n\n")
+
+
+def log_breakdown(setting: str, breakdown: dict) -> None:
+    append_text(BREAKDOWN_LOG, f"{setting}  \n{breakdown_line(breakdown)}\n\n")
+
+
+def inference_line(metrics: dict) -> str:
+    parts = [f"windows: {metrics['windows']}", f"batch_size: {metrics['batch_size']}",
+             f"ms_per_forecast: {metrics['ms_per_forecast']:.3f}"]
+    if "acceptance_pct" in metrics:
+        parts += [f"acceptance: {metrics['acceptance_pct']:.2f} % ({metrics['accepted']}/{metrics['attempted']})"
+                  + possible(metrics),
+                  f"of all proposed: {metrics['used_pct']:.2f} %",
+                  f"mean accepted length: {metrics['mean_accepted_length']:.3f}",
+                  f"histogram: {metrics['accepted_length_histogram']}",
+                  f"target passes: {metrics['target_passes']:.3f}", f"draft passes: {metrics['draft_passes']:.3f}"]
+    return ", ".join(parts)
+
+
+def possible(metrics: dict) -> str:
+    return f" of at most {metrics['most_pct']:.2f} % for these means" if "most_pct" in metrics else ""
+
+
+def breakdown_line(breakdown: dict) -> str:
+    return ", ".join(f"{name}: {part['seconds']:.3f} s ({part['share_pct']:.1f} %)"
+                     + (f" in {part['passes']} passes" if "passes" in part else "")
+                     for name, part in breakdown.items())
+
+
+def samples_line(scores: dict) -> str:
+    """The terminal's line of metrics['samples']."""
+    def bands(part):
+        return "/".join(f"{part[f'coverage_{band}_pct']:.1f}" for band in BANDS)
+    line = (f"samples: {scores['paths']} paths of {scores['windows']} windows, CRPS {scores['crps']:.4f}, energy score "
+            f"{scores['energy_score']:.3f}, coverage of the 50/80/95 % bands {bands(scores)} %")
+    if "acceptance_pct" in scores:
+        line += f", acceptance {scores['acceptance_pct']:.2f} %{possible(scores)}"
+    rolling = scores["rolling"]
+    return line + f"; rescaled by the windows before: CRPS {rolling['crps']:.4f}, {bands(rolling)} %"
+
+
+def refuse_huge_samples(shape: tuple[int, int, int, int]) -> None:
+    """shape: windows, paths, horizon, variables."""
+    size = 4 * math.prod(shape)
+    if size > MOST_SAMPLE_BYTES:
+        raise UserError(f"`save_samples`: {' x '.join(map(str, shape))} (windows, paths, steps, variables) are "
+                        f"{size / 2**30:.0f} GiB: lower `num_samples` or give `test_windows`")
+
+
+@contextmanager
+def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: list[int]):
+    """Writes samples.npz while it grows: yields add(paths [b, S, H, C], truth [b, H, C]), to be called in order."""
+    truths = []
+    with replace_when_done(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+        with archive.open("samples.npy", "w", force_zip64=True) as handle:
+            np.lib.format.write_array_header_1_0(handle, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+            def add(paths, truth):
+                handle.write(np.ascontiguousarray(paths.cpu().numpy(), dtype="<f4").tobytes())
+                truths.append(truth.cpu().numpy().astype("<f4"))
+            yield add
+        for name, array in (("truth", np.concatenate(truths)), ("window_index", np.asarray(window_index))):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
+                np.lib.format.write_array(handle, array, allow_pickle=False)
+
+
+def write_csv(path: Path, rows: list[dict], columns: list[str], notes: Sequence[str] = ()) -> None:
+    """notes: comment lines above the header, which pandas.read_csv(path, comment='#') skips."""
+    text = io.StringIO()
+    text.writelines(f"# {note}\n" for note in notes)
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def format_table(rows: list[dict], columns: dict[str, str]) -> str:
+    """Aligned text. columns: key -> heading; a missing or None value shows as '-'."""
+    lines = [list(columns.values())]
+    lines += [[_cell(row.get(key)) for key in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = [" | ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
+            for line in lines]
+    text.insert(1, "-+-".join("-" * w for w in widths))
+    return "\n".join(text)
+
+
+def _cell(value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Grids of decoding parameters over one pair of models."""

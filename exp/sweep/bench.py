@@ -1,0 +1,143 @@
+"""A sweep: cells of a grid of decoding parameters, all measured on the same windows by models that are loaded once."""
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_provider.data_factory import spread_windows
+from exp.evaluate.evaluation import evaluate
+from exp.evaluate.methods import AloneMethod, Method, make_rule, make_speculative
+from exp.exp_basic import Exp_Basic
+from exp.laws import target_law
+from exp.report.results import DRAFT, TARGET, refuse_overflow
+from exp.settings import Settings, SpecSettings, parameters_of
+from models.checkpoint import ARGS
+from utils.errors import UserError
+from utils.files import digest
+from utils.timing import hardware
+
+NUMBERS = ("sigma", "bias", "tol", "k")
+DEFAULT_WINDOWS = 512
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one row of the table was measured with; None where a parameter has no meaning.
+
+    rule: of utils.acceptance, or TARGET / DRAFT for one model by itself.
+    """
+
+    rule: str
+    emit: str | None = None
+    sigma: float | None = None
+    bias: float | None = None
+    tol: float | None = None
+    k: int | None = None
+
+
+def make_cells(spec: SpecSettings, shared: set[str], grid: Mapping[str, list], given: set[str]) -> list[Cell]:
+    """The two references, then every distinct combination of the parameters that the rule uses.
+
+    spec: what all cells share (its rule and emission give way to the cell's), shared: the fields of it that the user
+    named; grid: column -> values; given: columns that the user named. Raises UserError where something named has no
+    meaning for any rule swept.
+    """
+    cells, used = [Cell(TARGET), Cell(DRAFT)], {"rule"}
+    for rule in grid["rule"]:
+        own = replace(spec, rule=rule, emit=None)
+        own.refuse_contradictions(shared)
+        own.refuse_simplified_calibrated()
+        axes = {name: grid[name] if _has_meaning(own, name) else [] for name in NUMBERS}
+        possible = grid["emit"] if "emit" in parameters_of(rule) else [own.emission]
+        emits = [emit for emit in grid["emit"] if emit in possible]
+        used |= {name for name, values in (axes | {"emit": emits}).items() if values}
+        cells += [Cell(rule, emit, *numbers) for emit in emits or [own.emission]
+                  for numbers in itertools.product(*(values or [None] for values in axes.values()))]
+    for name in sorted(given - used):
+        values, rules = (",".join(map(str, grid[column])) for column in (name, "rule"))
+        raise UserError(f"--{name} {values} has no meaning for --rule {rules}: leave it out, or add a rule that it has "
+                        "one for")
+    return cells
+
+
+def _has_meaning(spec: SpecSettings, name: str) -> bool:
+    """Whether another value of this parameter changes anything; a calibrated law finds its own sigma."""
+    if name == "k":
+        return True
+    return name in parameters_of(spec.rule) and not (name == "sigma" and spec.sigma_mode == "calibrated")
+
+
+class Bench:
+    """Target, draft and test windows in memory; `measure` forecasts the windows as one cell says.
+
+    windows: how many of each series, evenly spread over the test part (None: 512, or all where there are fewer).
+    """
+
+    def __init__(self, settings: Settings, windows: int | None):
+        self.settings = settings
+        experiment = Exp_Basic(settings)
+        self.checkpoint, self.device = experiment.tested_checkpoint(), experiment.device
+        self.draft_checkpoint = Path(str(settings.run.draft_checkpoint))
+        self.target, self.draft = experiment.load_tested(self.checkpoint), experiment.load_draft()
+        dataset = experiment.tested_split()
+        self.available = dataset.windows
+        self.windows = windows or min(DEFAULT_WINDOWS, self.available)
+        if self.windows > self.available:
+            raise UserError(f"--windows {windows}: the test part of {settings.data.file} has {self.available}, give at "
+                            "most that")
+        items = torch.as_tensor(spread_windows(dataset, self.windows)).split(settings.data.batch_size)
+        pairs = (dataset.__getitems__(batch.tolist()) for batch in items)
+        self.batches = [(x.to(self.device).contiguous(), y.to(self.device).contiguous()) for x, y in pairs]
+        self.law = None  # white noise of the cell's sigma
+        if settings.spec.sigma_mode == "calibrated":
+            self.law = target_law(experiment, self.target, self.checkpoint)
+        for cell in (Cell(TARGET), Cell(DRAFT)):  # the first passes of a process are slow, and no cell's fault
+            self._method(cell).decode(self.batches[0][0])
+
+    def files(self) -> dict[str, str]:
+        """Digests of what was loaded."""
+        return {"target_sha256": with_settings(self.checkpoint), "draft_sha256": with_settings(self.draft_checkpoint),
+                "data_sha256": digest(self.settings.data.file)}
+
+    def describe(self) -> dict[str, Any]:
+        """What results depend on, the cell aside: file contents, windows, lengths and the machine."""
+        data = self.settings.data
+        return self.files() | {
+            "windows": f"{self.windows} of {self.available}", "horizon": data.horizon, "context": data.test_context,
+            "patch": self.target.patch_len, "batch_size": data.batch_size, "seed": self.settings.run.seed,
+        } | hardware(self.device)
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """The measured columns of the cell's row. Noise comes from a generator of its own, seeded by --seed."""
+        out = evaluate({"cell": self._method(cell)}, self.batches, self.device, self.settings.model.config.covariate,
+                       quiet=True)["cell"]
+        result = out.result(self.settings.data.batch_size)
+        refuse_overflow(result["mse"], f"cell {asdict(cell)}")
+        return result | {"seed": self.settings.run.seed}
+
+    def _method(self, cell: Cell) -> Method:
+        horizon = self.settings.data.horizon
+        if cell.rule in (TARGET, DRAFT):
+            return AloneMethod(self.target if cell.rule == TARGET else self.draft, horizon, cell.rule == DRAFT)
+        own = {name: value for name, value in asdict(cell).items() if value is not None}
+        spec = replace(self.settings.spec, **own)
+        return make_speculative(self.target, self.draft, spec, horizon, self.settings.run.seed,
+                                make_rule(spec, self.law))
+
+
+def run_serially(bench: Bench, cells: list[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    for cell in cells:
+        yield cell, bench.measure(cell)
+
+
+def with_settings(checkpoint: Path) -> str:
+    """Digest of a checkpoint and of the args.json beside it, if there is one."""
+    beside = checkpoint.with_name(ARGS)
+    return digest(checkpoint, *([beside] if beside.is_file() else []))

@@ -1,0 +1,83 @@
+"""The table of a sweep: a csv with its settings in comment lines, whole at every moment, one row a cell."""
+import csv
+from pathlib import Path
+
+from exp.report.results import DRAFT, TARGET, write_csv
+from utils.errors import UserError
+
+PARAMETERS = ("rule", "emit", "sigma", "bias", "tol", "k")  # these tell one cell from another
+COLUMNS = ["sigma", "bias", "k", "rule", "emit", "tol", "mse", "mae", "acceptance_pct", "accepted", "attempted",
+           "target_passes", "draft_passes", "ms_per_forecast", "seed"]
+PLACES = ("target", "draft", "data")  # where a file lies may change between two starts, what it holds may not
+
+
+def _parameter(value) -> str:
+    return "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _measured(value) -> str:
+    """Six digits: what comes after them depends on the number of threads."""
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _order(key: tuple) -> tuple:
+    """The two references first, then by rule, emission and numbers: rows stand the same whoever finished first."""
+    rule, emit, *numbers = key
+    references = (TARGET, DRAFT)
+    return (references.index(rule) if rule in references else len(references), rule, emit,
+            [float(number) if number else -1.0 for number in numbers])
+
+
+def read_table(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """(settings, rows) of a sweep's csv, all values as text."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not text'}): give the csv of a "
+                        "sweep") from None
+    notes = [line[1:].partition(":") for line in lines if line.startswith("#")]
+    settings = {name.strip(): value.strip() for name, separator, value in notes if separator}
+    reader = csv.DictReader([line for line in lines if not line.startswith("#")])
+    if reader.fieldnames != COLUMNS or not settings:
+        raise UserError(f"{path} is not the table of a sweep: give the csv that "
+                        "scripts/sweeps/stochastic_draft_param_sweep.sh wrote, or another name to write to")
+    rows = list(reader)
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path}: a row has not {len(COLUMNS)} values: restore the file, or delete it")
+    return settings, rows
+
+
+class SweepTable:
+    """Rows by cell, in the file `path` after every `add`. A file of an earlier start with equal settings is continued.
+
+    settings: name -> value, all that the rows depend on. Raises UserError where the file is that of other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict):
+        self.path, self.rows = Path(path), {}
+        self.settings = {name: str(value) for name, value in settings.items()}
+        if not self.path.exists():
+            return
+        earlier, rows = read_table(self.path)
+        for name in sorted((earlier.keys() | self.settings.keys()) - set(PLACES)):
+            then, now = (values.get(name, "not set") for values in (earlier, self.settings))
+            if then != now:
+                raise UserError(f"{self.path} holds a sweep with {name} {then}, this one has {now}: give another "
+                                "--out, or the settings of that one")
+        self.settings |= {name: earlier[name] for name in PLACES if name in earlier}
+        self.rows = {tuple(row[name] for name in PARAMETERS): row for row in rows}
+
+    @staticmethod
+    def key(parameters: dict) -> tuple[str, ...]:
+        return tuple(_parameter(parameters.get(name)) for name in PARAMETERS)
+
+    def __contains__(self, parameters: dict) -> bool:
+        return self.key(parameters) in self.rows
+
+    def add(self, parameters: dict, measured: dict) -> None:
+        """One more row; the whole file is written beside and renamed, so a kill leaves the old or the new one."""
+        key = self.key(parameters)
+        row = {name: _measured(measured.get(name)) for name in COLUMNS}
+        self.rows[key] = row | dict(zip(PARAMETERS, key))
+        notes = [f"{name}: {value}" for name, value in self.settings.items()]
+        write_csv(self.path, [self.rows[key] for key in sorted(self.rows, key=_order)], COLUMNS, notes)

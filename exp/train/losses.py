@@ -1,0 +1,197 @@
+"""Training objectives: callables (model, x, y) -> scalar loss. All quantities are in standardised units.
+
+`model.training` decides between the objective (with noise) and its validation form (noise in expectation, so that
+two validations of one model agree).
+"""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utils.target_law import TargetLaw
+
+LOGVAR_FLOOR = -5.0
+
+
+class SupervisedLoss:
+    """Mean squared error between every token's prediction and its next patch (OpenLTM's objective).
+
+    last_token / valid_last: only the newest token counts in training / validation.
+    covariate: only the last variable counts. skip: the first `skip` patches do not count.
+    """
+
+    def __init__(self, patch_len: int, covariate: bool = False, last_token: bool = False, valid_last: bool = False,
+                 skip: int = 0):
+        self.patch_len, self.covariate = patch_len, covariate
+        self.last_token, self.valid_last, self.skip = last_token, valid_last, skip
+
+    def select(self, series: torch.Tensor, training: bool) -> torch.Tensor:
+        """The part of series [B, L, C] that counts."""
+        if self.last_token if training else self.valid_last:
+            series = series[:, -self.patch_len:]
+        else:
+            series = series[:, self.skip * self.patch_len:]
+        return series[..., -1:] if self.covariate else series
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        output = model(x)
+        mean = output[0] if isinstance(output, tuple) else output
+        return F.mse_loss(self.select(mean, model.training), self.select(y, model.training))
+
+
+class SupervisedNLL(SupervisedLoss):
+    """Gaussian NLL against the data, for a stochastic draft trained without a teacher."""
+
+    def __init__(self, var_reg: float, **selection):
+        super().__init__(**selection)
+        self.var_reg = var_reg
+
+    def __call__(self, model, x, y):
+        mean, logvar = (self.select(part, model.training) for part in model(x))
+        return gaussian_nll(mean, logvar, self.select(y, model.training), self.var_reg)
+
+
+class DistillationLoss:
+    """The draft learns the teacher's output distribution instead of the data (the guide, "Distillation").
+
+    y = teacher(x) + noise; Gaussian NLL of a stochastic draft, MSE of a deterministic one.
+    noise: a standard deviation in standardised units, or the law of the teacher, drawn anew for every token's patch.
+    teacher_dropout > 0 runs the teacher with that dropout rate.
+    """
+
+    def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, teacher_dropout: float,
+                 selection: SupervisedLoss):
+        self.teacher: Any = teacher.eval().requires_grad_(False)
+        self.var_reg, self.law = var_reg, as_law(noise)
+        self.teacher_dropout, self.selection = teacher_dropout, selection
+
+    @torch.no_grad()
+    def _teach(self, x: torch.Tensor, training: bool):
+        """What is learned [B, L, C], and the variance of the noise that is not in it."""
+        with dropout_rate(self.teacher, self.teacher_dropout if training else 0.0):
+            mean = self.teacher.to_patches(self.teacher(x))
+        unit = self.teacher.stats_of(self.teacher.to_patches(x)).stdev  # each token's own: its past is a context
+        return (part.flatten(1, 2) for part in with_noise(mean, self.law, unit, training))
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        training = model.training
+        taught, variance = (self.selection.select(part, training) for part in self._teach(x, training))
+        output = model(x)
+        if not isinstance(output, tuple):
+            return F.mse_loss(self.selection.select(output, training), taught)
+        mean, logvar = (self.selection.select(part, training) for part in output)
+        return gaussian_nll(mean, logvar, taught, self.var_reg, variance)
+
+
+class RolloutLoss:
+    """On-policy distillation: the draft learns the target's own forecast, from the places it will propose at.
+
+    y [B, 1 or 2, rollout * P, C]: y[:, 0] is the continuation of x that the draft sees, y[:, 1] the target's mean at
+    each of its steps; one copy where they coincide (`exp.train.target_forecasts`). At the end of the context and after
+    each patch of y the draft predicts the next ones (as many as its heads cover); Gaussian NLL, or MSE without a
+    variance.
+    A draft with window normalisation sees one such place a window, drawn at random; a causal one sees all of them.
+    noise: as in `DistillationLoss`; it is in what the draft learns, not in what it sees.
+    """
+
+    def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, rollout: int,
+                 covariate: bool = False):
+        self.teacher: Any = teacher.eval().requires_grad_(False)
+        self.var_reg, self.law = var_reg, as_law(noise)
+        self.rollout, self.covariate = rollout, covariate
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        training = model.training
+        seen, means = (self.teacher.to_patches(part) for part in y.expand(-1, 2, -1, -1).unbind(dim=1))
+        patches = torch.cat([self.teacher.to_patches(x), seen], dim=1)
+        context = patches.shape[1] - self.rollout
+        plain: Any = getattr(model, "module", model)  # without the wrapper of distributed training
+        ahead = plain.config.draft_patches
+        taught = with_noise(means, self.law, self.teacher.unit_of(patches[:, :context]), training)
+        taught, variance = (following(part, ahead) for part in taught)  # [B, rollout, J, P, C]
+        step = torch.arange(self.rollout, device=x.device)
+        known = step[:, None] + torch.arange(ahead, device=x.device) < self.rollout  # [rollout, J]
+        if plain.config.causal:
+            output = self._predictions(model, patches[:, :-1], ahead, self.rollout)
+        else:
+            place = torch.randint(self.rollout, (len(x),), device=x.device) if training \
+                else torch.arange(len(x), device=x.device) % self.rollout
+            rows = torch.arange(len(x), device=x.device)
+            windows = patches.unfold(1, context, 1)[rows, place].movedim(-1, 1)
+            output = self._predictions(model, windows, ahead, 1)
+            taught, variance = taught[rows, place][:, None], variance[rows, place][:, None]
+            known = known[place][:, None]
+        return self._loss(output, taught, variance, known.expand(taught.shape[:3]))
+
+    def _predictions(self, model, patches, ahead: int, newest: int):
+        """The model's mean (and logvar), each [B, newest, J, P, C], at the last `newest` positions."""
+        output = model(patches.flatten(1, 2), newest)
+        parts = list(output) if isinstance(output, tuple) else [output]
+        return parts if ahead > 1 else [part.unflatten(1, (newest, 1, patches.shape[2])) for part in parts]
+
+    def _loss(self, output, taught, variance, known) -> torch.Tensor:
+        values = [part[known][..., -1:] if self.covariate else part[known] for part in (*output, taught, variance)]
+        if len(output) == 1:
+            return F.mse_loss(values[0], values[1])
+        mean, logvar, learned, spread = values
+        return gaussian_nll(mean, logvar, learned, self.var_reg, spread)
+
+
+def as_law(noise: float | TargetLaw) -> TargetLaw | None:
+    """A standard deviation in standardised units as a law; None where there is no noise."""
+    if isinstance(noise, TargetLaw):
+        return noise
+    return TargetLaw.fixed(noise) if noise > 0 else None
+
+
+def with_noise(mean: torch.Tensor, law: TargetLaw | None, unit: torch.Tensor, training: bool):
+    """(a draw from the law around mean [B, T, P, C], zeros) in training; (the mean, the law's variance) else."""
+    nothing = mean.new_zeros(1).expand_as(mean)
+    if law is None:
+        return mean, nothing
+    if training:
+        return mean + law.spread(torch.randn_like(mean), unit), nothing
+    return mean, law.variance(unit, mean.shape[2]).expand_as(mean)
+
+
+def following(patches: torch.Tensor, count: int) -> torch.Tensor:
+    """[B, T, P, C] -> [B, T, count, P, C]: each patch and those after it, zeros past the end."""
+    return F.pad(patches, (0, 0, 0, 0, 0, count - 1)).unfold(1, count, 1).movedim(-1, 2)
+
+
+def gaussian_nll(mean, logvar, y, var_reg: float = 0.0, expected_variance: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """mean(0.5 * (logvar + (mean - y)^2 / exp(logvar))) + var_reg * mean(relu(-logvar - 5)).
+
+    `expected_variance` is that of noise that y would have in training.
+    """
+    squared = (mean - y).square() + expected_variance
+    nll = 0.5 * (logvar + squared * torch.exp(-logvar))
+    return nll.mean() + var_reg * F.relu(LOGVAR_FLOOR - logvar).mean()
+
+
+@contextmanager
+def dropout_rate(model: nn.Module, rate: float):
+    """Runs `model` in training mode with every dropout set to `rate`; restores all on leaving."""
+    if rate == 0.0 and not model.training:
+        yield
+        return
+    touched = [m for m in model.modules()
+               if isinstance(m, nn.Dropout) or isinstance(getattr(m, "dropout", None), float)]
+    before = [m.p if isinstance(m, nn.Dropout) else m.dropout for m in touched]
+    was_training = model.training
+    _set_rates(touched, [rate] * len(touched))
+    model.train()
+    try:
+        yield
+    finally:
+        _set_rates(touched, before)
+        model.train(was_training)
+
+
+def _set_rates(modules, rates) -> None:
+    for module, rate in zip(modules, rates):
+        setattr(module, "p" if isinstance(module, nn.Dropout) else "dropout", rate)

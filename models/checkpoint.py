@@ -1,0 +1,101 @@
+"""Checkpoints: checkpoint.pth (a bare state dict) with args.json beside it, written whole and read without pickles."""
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.config import ModelConfig
+from utils.errors import UserError
+from utils.files import replace_when_done, write_json
+from utils.limits import check
+
+CHECKPOINT = "checkpoint.pth"
+ARGS = "args.json"
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """torch.save, atomically."""
+    with replace_when_done(path) as beside:
+        torch.save(content, beside)
+
+
+def save_checkpoint(folder: Path, state: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
+    """Writes args.json first: a checkpoint is never there without the settings it was made with."""
+    write_json(Path(folder) / ARGS, settings)
+    save_tensors(Path(folder) / CHECKPOINT, state)
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """torch.load with weights_only: a file that holds anything but tensors and plain values is refused."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign pickles; the error below says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated, not a checkpoint, or holding code: torch raises many kinds
+        reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) \
+            or "Unsupported" in str(error) else "it is damaged, cut short or not a checkpoint"
+        raise UserError(f"checkpoint {path} was not loaded: {reason}; copy or train it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict in a checkpoint of this program, of OpenLTM or of STRIDE (wrappers and 'module.' are undone)."""
+    content = read_tensors(path)
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not content or not all(isinstance(key, str) and _is_weight(value) for key, value in content.items()):
+        raise UserError(f"checkpoint {path} holds no state dict of tensors: give the checkpoint.pth of a trained model")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _is_weight(value: object) -> bool:
+    """Dense floats that are really there: nothing sparse, quantized, integer, complex, 8 bits short or on 'meta'."""
+    return (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+            and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+
+def read_settings(path: str | Path) -> dict[str, Any] | None:
+    """args.json beside a checkpoint, with values that can be used; None for a bare checkpoint."""
+    beside = Path(path).with_name(ARGS)
+    if not beside.is_file():
+        return None
+    try:
+        settings = json.loads(beside.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{beside} is not valid JSON ({error}): restore it, or delete it and give the settings"
+                        ) from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{beside} does not hold settings (a JSON object): restore it, or delete it and give the "
+                        "settings")
+    check({field.name: field for field in fields(ModelConfig)}, settings, beside)
+    return settings
+
+
+def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Loads by name; a key that is missing, unknown or of another shape is named, with both shapes."""
+    own = model.state_dict()
+    for key, value in own.items():
+        if key in state and state[key].shape != value.shape:
+            raise UserError(f"checkpoint {path} has another shape: {key} is {list(state[key].shape)} in the file and "
+                            f"{list(value.shape)} in the model; give the settings it was trained with")
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unknown:
+        raise UserError(f"checkpoint {path} is of another model: {len(missing)} tensors missing "
+                        f"({', '.join(missing[:2]) or '-'}), {len(unknown)} unknown ({', '.join(unknown[:2]) or '-'}); "
+                        "check `model`, `e_layers` and `draft_stochastic`")
+    bad = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        raise UserError(f"checkpoint {path} holds NaN or infinity in {bad[0]}: train it again")
+    model.load_state_dict(state)

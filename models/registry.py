@@ -1,0 +1,92 @@
+"""Every model by its name, and how a trained one is loaded."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layers.linear import pack_linears
+from models import timer_xl, timer_xl_draft
+from models.checkpoint import ARGS, CHECKPOINT, load_into, read_settings, read_state
+from models.config import DRAFT_ONLY, SIZES, ModelConfig
+from models.timer_xl import ROLLING, TimerBackbone
+from utils.errors import UserError, shorten
+
+MODELS: dict[str, type[TimerBackbone]] = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model}
+DRAFTS = ("timer_xl_draft",)
+# what the weights depend on; a draft has its scales, patches and heads besides
+ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "norm_mode", "norm_window", "input_token_len")
+ARCHITECTURE_OF = {name: ARCHITECTURE + (DRAFT_ONLY if name in DRAFTS else ()) for name in MODELS}
+# what a state dict cannot be loaded without
+NEEDED = (*SIZES, "input_token_len")
+
+
+def checkpoint_in(path: str | Path) -> Path:
+    """The checkpoint file that `path` means: itself, or checkpoint.pth in a folder."""
+    path = Path(path)
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def load(path: str | Path, device: torch.device | str = "cpu", name: str | None = None,
+         asked: Mapping[str, Any] | None = None, bare: ModelConfig | None = None, rolling: str | None = None,
+         packed: bool = True) -> TimerBackbone:
+    """The trained model in `path`, a checkpoint or its folder, in evaluation mode and ready to be decoded.
+
+    name: of the model, bare: its architecture, for a checkpoint without args.json. Where that file is there it says
+    both; name and asked (settings of `ModelConfig`) may repeat it, not contradict it.
+    rolling: 'window' or 'cache', None: the way the model was trained for.
+    packed: lays out large weights for the CPU's kernels; such a model can no longer be trained or saved.
+    Raises UserError for a missing or damaged file, for another model, and for settings that contradict each other.
+    """
+    path = checkpoint_in(path)
+    found, config = describe(path, name, asked or {}, bare)
+    model = MODELS[found](config).to(device)
+    load_into(model, read_state(path), path)
+    if rolling is not None:
+        model.rolling = checked_rolling(model.config, rolling, path)
+    if packed:
+        pack_linears(model)
+    return model.eval()
+
+
+def describe(path: Path, name: str | None, asked: Mapping[str, Any],
+             bare: ModelConfig | None = None) -> tuple[str, ModelConfig]:
+    """Name and architecture of a checkpoint, see `load`."""
+    settings = read_settings(path)
+    if settings is None:
+        return name or "timer_xl", bare or ModelConfig.from_mapping(asked)
+    found = settings.get("model")
+    if not isinstance(found, str) or found not in MODELS:
+        raise UserError(f"{path.with_name(ARGS)}: the model {shorten(found)} is none of {', '.join(MODELS)}: "
+                        "correct it, or delete the file and give the settings")
+    if name not in (None, found):
+        raise UserError(f"checkpoint {path} is a {found}, not a {name}: give the other one, or change `model` / "
+                        "`draft_model` / `target_model`")
+    missing = [key for key in NEEDED if key not in settings]
+    if missing:
+        raise UserError(f"{path.with_name(ARGS)} lacks {', '.join(missing)}: restore it, or delete it and give the "
+                        "settings")
+    for key in ARCHITECTURE_OF[found]:
+        if key in asked and key in settings and asked[key] != settings[key]:
+            raise UserError(f"`{key}` {asked[key]} contradicts the checkpoint {path}, which was trained with "
+                            f"{settings[key]}: leave it out")
+    kernel = {key: asked[key] for key in ("flash_attention",) if key in asked}  # changes nothing that is computed
+    # a file that says nothing of normalisation has always meant a model that has it
+    return found, ModelConfig.from_mapping({"use_norm": True} | settings | kernel)
+
+
+def checked_rolling(config: ModelConfig, rolling: str, path: Path) -> str:
+    """`rolling`, refused where it would be wrong for this architecture."""
+    if rolling not in ROLLING:
+        raise UserError(f"`rolling` is {rolling!r}, but must be one of {', '.join(ROLLING)}")
+    if rolling == "cache" and config.covariate:
+        raise UserError(f"`rolling` cache: {path} was trained with `covariate`, where the last variable looks ahead in "
+                        "the others, so that nothing can be kept; use window")
+    return rolling
+
+
+def is_approximate(model: TimerBackbone) -> bool:
+    """Whether the way it is rolled freezes statistics that its training recomputed for every window."""
+    return model.rolling == "cache" and model.config.use_norm and not model.config.causal

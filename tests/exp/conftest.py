@@ -1,0 +1,41 @@
+"""A target and its draft, trained once through the command line, for all tests that forecast with a trained pair."""
+import pytest
+from exp_helpers import BASE, CAUSAL_DRAFT, CAUSAL_TARGET, SIZES, TARGET
+from helpers import tiny_series, write_series
+
+import run
+
+TRAIN = f"{BASE} {SIZES} --root_path ."
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """A folder with the series, a trained target and its distilled draft."""
+    folder = tmp_path_factory.mktemp("lab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_series(tiny_series())
+        assert run.main(f"{TRAIN} --model_id t".split()) == 0
+        distil = (f"--distill --distill_target_ckpt checkpoints/{TARGET}/checkpoint.pth --draft_stochastic "
+                  "--draft_scale_d_ff 0.5 --draft_teacher_noise 0.1")
+        assert run.main(f"{TRAIN} --model_id d --model timer_xl_draft {distil}".split()) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def causal(lab):
+    """Settings of a causally normalised target and of an on-policy draft that predicts two patches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(lab)
+        assert run.main(f"{TRAIN} --model_id tc --norm_mode causal --test_pred_len 24".split()) == 0
+        distil = (f"--distill --distill_target_ckpt checkpoints/{CAUSAL_TARGET}/checkpoint.pth --draft_stochastic "
+                  "--draft_patches 2 --draft_rollout 4")
+        assert run.main(f"{TRAIN} --model_id dc --model timer_xl_draft {distil}".split()) == 0
+    return CAUSAL_TARGET, CAUSAL_DRAFT
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty current directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,142 @@
+"""A forecaster in a program of somebody else: it refuses in parameters, prints nothing and changes no global state."""
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from exp_helpers import save
+from helpers import ROOT, tiny_draft, tiny_series, tiny_target
+
+from exp.predict import Forecaster
+from exp.settings import ModelSettings, SpecSettings
+from utils.errors import UserError
+
+HORIZON = 20
+DRAFT = {"draft": "draft"}
+
+
+def frame():
+    return pd.DataFrame(tiny_series(400), columns=["a", "b", "c"])
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A target and its draft, both for a context of 40 steps."""
+    monkeypatch.chdir(tmp_path)
+    target = tiny_target()
+    save("target", target, seq_len=40)
+    save("draft", tiny_draft(target), seq_len=40)
+    return tmp_path
+
+
+@pytest.mark.parametrize("how, words", [
+    (DRAFT | {"spec": {"k": "auto"}}, ["`k` auto", "give a number"]),
+    (DRAFT | {"spec": {"rule": "exact", "emit": "sample"}}, ["`emit` sample", "mean"]),
+    (DRAFT | {"spec": {"adaptive": True}}, ["`adaptive`"]),
+    (DRAFT | {"spec": {"k": "auto", "adaptive": True}}, ["`k` auto", "`adaptive`"]),
+    (DRAFT | {"spec": {"tol": -1.0}}, ["`tol` is -1.0", "from 0 to"]),
+    (DRAFT | {"spec": {"rule": "best"}}, ["`rule` is 'best'", "tolerance"]),
+    (DRAFT | {"spec": {"rule": "exact", "sigma_mode": "calibrated"}}, ["`sigma_mode` calibrated", "`num_samples`"]),
+    (DRAFT | {"spec": {"rule": "exact", "tol": 0.3}}, ["`tol`", "`rule` exact", "tolerance"]),
+    (DRAFT | {"spec": {"sigma": 0.3}}, ["`sigma`", "`rule` tolerance"]),
+    (DRAFT | {"spec": {"rule": "coupling", "repropose": "target"}}, ["`repropose` target", "`rule` coupling"]),
+    (DRAFT | {"spec": {"rule": "exact", "covariance": "full"}}, ["`covariance` full", "`sigma_mode` calibrated"]),
+    ({"spec": {"tol": 0.3}}, ["`tol`", "without a draft"]),
+    ({"spec": {"sigma": 0.3}}, ["`sigma`", "a draft or `num_samples`"]),
+    ({"num_samples": 9, "spec": {"rule": "exact"}}, ["`rule`", "without a draft"]),
+    ({"num_samples": 9, "spec": {"sigma_mode": "adaptive"}}, ["`sigma_mode` adaptive", "`num_samples`"]),
+    ({"num_samples": 9, "spec": {"sigma_mode": "calibrated", "sigma": 1.0}}, ["`sigma` 1", "`sigma_mode` calibrated"]),
+    ({"num_samples": 1}, ["`num_samples` is 1", "from 2 to"]),
+    ({"context": 50}, ["`context` 50", "`input_token_len` 8"]),
+    ({"context": 0}, ["`context` is 0", "from 1 to"]),
+    ({"batch_size": 0}, ["`batch_size` is 0"]),
+    ({"seed": -1}, ["`seed` is -1"]),
+    ({"gpu": -1}, ["`gpu` is -1"]),
+    ({"draft": "nowhere"}, ["nowhere", "not exist"]),
+    ({"draft": "target"}, ["target/checkpoint.pth", "timer_xl, not a timer_xl_draft"]),
+    ({"model": {"asked": {"d_model": 64}}}, ["`d_model` 64", "contradicts", "16"]),
+    ({"model": {"rolling": "slow"}}, ["`rolling`", "'slow'", "cache, window"]),
+])
+def test_what_the_command_line_refuses_python_refuses(place, how, words):
+    """In its own words: parameters, and never a flag."""
+    kinds = {"spec": SpecSettings, "model": ModelSettings}
+    with pytest.raises(UserError) as caught:
+        Forecaster.load("target", **{name: kinds[name](**value) if name in kinds else value
+                                     for name, value in how.items()})
+    said = str(caught.value)
+    assert "\n" not in said and "--" not in said and not [word for word in words if word not in said], said
+
+
+@pytest.mark.parametrize("how", [
+    {}, DRAFT, {"num_samples": 9}, {"context": 24}, {"num_samples": 9, "spec": SpecSettings(sigma=0.5, temp=2.0)},
+    {"num_samples": 9, "spec": SpecSettings(sigma_mode="calibrated", covariance="full")},
+    DRAFT | {"spec": SpecSettings(tol=0.3, k=2, repropose="target")}, DRAFT | {"spec": SpecSettings(rule="simplified")},
+    DRAFT | {"spec": SpecSettings(rule="exact", sigma=0.5, emit="mean")},
+    DRAFT | {"num_samples": 9, "spec": SpecSettings(rule="coupling", sigma_mode="calibrated")},
+    DRAFT | {"num_samples": 9, "spec": SpecSettings(sigma=0.5)},
+    {"model": ModelSettings(rolling="cache", asked={"d_model": 16, "flash_attention": False})},
+])
+def test_what_has_a_meaning_python_accepts(place, how):
+    got = Forecaster.load("target", quiet=True, **how).predict(frame(), HORIZON)
+    assert len(got) == 3 * HORIZON and ("q0.5" in got) is ("num_samples" in how)
+
+
+def test_the_context_is_that_of_the_training_unless_it_is_given(place):
+    """Older rows only set the scale of the series, which a window's own normalisation undoes."""
+    whole, cut = frame(), frame()
+    cut.iloc[-40:-24] += 1.0
+    for context, same in ((24, True), (40, False), (None, False)):
+        first, second = (Forecaster.load("target", context=context).predict(each, 8)["mean"] for each in (whole, cut))
+        assert bool(abs(first - second).max() < 1e-4) is same
+
+
+def in_a_process(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+IMPORTING = """
+import logging, matplotlib, pathlib, sys
+matplotlib.use("svg")
+handlers, level = list(logging.root.handlers), logging.root.level
+import exp.predict
+assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
+import exp.predict.files, exp.exp_forecast, exp.sweep.plots, numpy
+from exp.report.plots import attention_figure
+attention_figure(pathlib.Path("a.png"), [numpy.eye(4)[None]])
+assert matplotlib.get_backend() == "svg" and "matplotlib.pyplot" not in sys.modules
+assert logging.root.handlers == handlers and logging.root.level == level
+for name in ("exp", "exp.predict", "exp.predict.forecaster"):
+    logger = logging.getLogger(name)
+    assert not logger.handlers and logger.propagate and logger.level == logging.NOTSET, name
+"""
+
+
+@pytest.mark.slow
+def test_importing_the_forecaster_changes_nothing_of_a_notebook(place):
+    done = in_a_process(IMPORTING)
+    assert done.stdout == done.stderr == ""
+
+
+FORECASTING = """
+import matplotlib, pandas, torch
+matplotlib.use("svg")
+from exp.predict import Forecaster
+threads = torch.get_num_threads()
+forecaster = Forecaster.load("target", draft="draft", num_samples=20, quiet=True)
+state = torch.get_rng_state()
+got = forecaster.predict(pandas.read_csv("series.csv"), 20)
+assert len(got) == 60 and matplotlib.get_backend() == "svg"
+assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
+"""
+
+
+@pytest.mark.slow
+def test_forecasting_prints_nothing_but_warnings(place):
+    frame().to_csv("series.csv", index=False)
+    done = in_a_process(FORECASTING)
+    assert done.stdout == ""
+    assert [line[:5] for line in done.stderr.splitlines()] == ["note:"] * 2

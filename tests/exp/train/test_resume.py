@@ -1,0 +1,138 @@
+"""An interruption of a training costs time only: what was killed and resumed ends like what was not."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from exp_helpers import DISTIL, SETTING, STEPS, TRAIN, clone, same, stop_at, train, untrained_target, weights
+from helpers import ROOT
+
+from exp.train.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("place")
+KILLED = """
+import os, signal, sys
+import torch
+import run
+real, done = torch.optim.Adam.step, []
+def killed(self, *args, **kwargs):
+    if len(done) == 17:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(1)
+    return real(self, *args, **kwargs)
+torch.optim.Adam.step = killed
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags, setting", [
+    (["--dropout", "0.3"], SETTING),
+    (["--dropout", "0.3", "--ema", "0.9"], SETTING),
+    (DISTIL.split(), "forecast_test_timer_xl_draft_test_0"),
+    (DISTIL.replace("--draft_teacher_dropout 0.3", "--draft_rollout 3").split(), "forecast_test_timer_xl_draft_test_0"),
+], ids=["supervised with dropout", "with averaged weights", "distilled with noise and teacher dropout", "on-policy"])
+def test_a_run_that_was_killed_and_resumed_ends_like_a_whole_one(flags, setting, capsys):
+    untrained_target()
+    flags = [*flags, "--train_epochs", "3", "--val_every", "5"]
+    arguments = [*TRAIN, *flags, "--checkpoints", "killed"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=100,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -9, done.stderr
+    assert not Path("test_results").exists()
+    capsys.readouterr()
+    assert train(*flags, "--checkpoints", "killed", "--resume") == 0
+    # in the middle of the second epoch: not at an epoch's end, where everything is easier
+    assert f"resuming at step 15 (epoch 2, batch {15 - STEPS + 1})" in capsys.readouterr().out
+    assert train(*flags, "--checkpoints", "whole") == 0
+    for name in ("checkpoint.pth", "resume.pth"):
+        assert same(weights("killed", setting, name), weights("whole", setting, name)), name
+
+
+def test_a_finished_run_goes_on_if_it_is_given_more_epochs():
+    assert train("--train_epochs", 1, "--checkpoints", "longer") == 0
+    assert train("--train_epochs", 3, "--checkpoints", "longer", "--resume") == 0
+    assert train("--train_epochs", 3, "--checkpoints", "whole") == 0
+    assert same(weights("longer"), weights("whole"))
+
+
+def test_resuming_a_finished_run_changes_nothing():
+    assert train("--train_epochs", 2) == 0
+    before = weights()
+    assert train("--train_epochs", 2, "--resume") == 0
+    assert same(weights(), before)
+
+
+def test_resuming_after_an_early_stop_does_not_train_on(monkeypatch):
+    monkeypatch.setattr(Trainer, "validate", lambda self: 1.0)
+    assert train("--train_epochs", 5, "--val_every", 3, "--patience", 1) == 0
+    stop_at(monkeypatch, 0, RuntimeError("trained on"))
+    assert train("--train_epochs", 5, "--val_every", 3, "--patience", 1, "--resume") == 0
+
+
+@pytest.mark.parametrize("damage", [
+    lambda state: state.update(step="many"), lambda state: state.update(batch=10**6),
+    lambda state: state.update(settings=[1]), lambda state: state.update(rng=None), lambda state: state.clear(),
+    lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+    lambda state: state["model"].update({"head.bias": torch.zeros(3)}),
+], ids=["counter", "batch that never comes", "settings", "random state", "empty", "moments", "weights"])
+def test_a_damaged_state_is_refused_and_nothing_is_written(damage, capsys):
+    assert train("--train_epochs", 1) == 0
+    path = Path("checkpoints") / SETTING / "resume.pth"
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    before = {p: p.stat().st_mtime_ns for p in Path().rglob("*")}
+    capsys.readouterr()
+    assert train("--train_epochs", 2, "--resume") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{path} is damaged" in said and "drop --resume" in said
+    assert {p: p.stat().st_mtime_ns for p in Path().rglob("*")} == before  # no file of events either
+
+
+def test_resume_with_another_rate_is_refused_with_both_values(capsys):
+    assert train("--train_epochs", 1) == 0
+    before = weights()
+    assert train("--train_epochs", 2, "--resume", "--learning_rate", 0.001) == 2
+    said = capsys.readouterr().err
+    assert "--learning_rate" in said and "0.003" in said and "0.001" in said
+    assert same(weights(), before)
+
+
+def test_resume_with_another_test_context_is_refused(capsys):
+    """A teacher's calibrated noise is fitted at that context, a causal model's trailing window is as long."""
+    assert train("--train_epochs", 1) == 0
+    assert train("--train_epochs", 2, "--resume", "--test_seq_len", 36) == 2
+    assert "--test_seq_len 48" in capsys.readouterr().err
+
+
+def test_resume_without_a_state_starts_anew_and_says_so(capsys):
+    assert train("--train_epochs", 1, "--resume", "--checkpoints", "a") == 0
+    assert "starting from the beginning" in capsys.readouterr().out
+    assert train("--train_epochs", 1, "--checkpoints", "b") == 0
+    assert same(weights("a"), weights("b"))
+
+
+def test_a_new_run_does_not_leave_the_state_of_an_older_one(monkeypatch):
+    """It would be resumed as if it were its own."""
+    assert train("--train_epochs", 1) == 0
+    stop_at(monkeypatch, 2, KeyboardInterrupt())
+    assert train("--train_epochs", 1) == 130
+    assert not (Path("checkpoints") / SETTING / "resume.pth").exists()
+
+
+def test_an_interruption_ends_with_130_and_keeps_the_checkpoint(monkeypatch, capsys):
+    seen, validate = [], Trainer.validate
+
+    def recording(self):
+        seen.append(clone(self.model.state_dict()))
+        return validate(self)
+    monkeypatch.setattr(Trainer, "validate", recording)
+    stop_at(monkeypatch, 6, KeyboardInterrupt())
+    assert train("--train_epochs", 1, "--val_every", 5) == 130
+    captured = capsys.readouterr()
+    assert captured.err.startswith("interrupted") and "--resume" in captured.err and "Traceback" not in captured.err
+    assert same(weights(), seen[0])
+    assert not list(Path().rglob("*.tmp"))

@@ -1,0 +1,91 @@
+"""What the tests share: tiny models, tiny series, and a command line over them."""
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from models import timer_xl, timer_xl_draft
+from models.checkpoint import save_checkpoint
+from models.config import ModelConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PATCH = 8
+TINY = ModelConfig(input_token_len=PATCH, d_model=16, n_heads=2, d_ff=32, e_layers=2, use_norm=True)
+
+
+def tiny_target(seed: int = 0, **changes):
+    torch.manual_seed(seed)
+    return timer_xl.Model(ModelConfig(**TINY.as_dict() | changes)).eval()
+
+
+def tiny_draft(target, stochastic: bool = True, distance: float = 0.03, seed: int = 1, patches: int = 1):
+    """The target's own weights, disturbed: near enough to be accepted now and then, far enough to be rejected.
+
+    Heads that speak of several patches say of each what the target says of the next.
+    """
+    config = ModelConfig(**target.config.as_dict() | {"draft_stochastic": stochastic, "draft_patches": patches})
+    torch.manual_seed(seed)
+    draft = timer_xl_draft.Model(config).eval()
+    state = {key.replace("head.", "head_mean."): torch.cat([value] * patches) if key.startswith("head.") else value
+             for key, value in target.state_dict().items()}
+    draft.load_state_dict(state, strict=False)
+    with torch.no_grad():
+        for name, weight in draft.named_parameters():
+            if "logvar" not in name:
+                weight += distance * torch.randn_like(weight)
+    return draft
+
+
+def tiny_series(rows: int = 600):
+    """Three seasonal variables [rows, 3]; the first rows do not depend on how many there are."""
+    t = np.arange(rows)[:, None]
+    waves = np.sin(2 * np.pi * t / np.array([24, 24, 36]) + np.array([0, 1, 2]))
+    return waves + 0.3 * np.random.default_rng(0).normal(size=(rows, 3))
+
+
+def write_series(values, path="tiny.csv"):
+    """A csv with hourly dates; its name is not ETT's, so the split is 70/10/20."""
+    frame = pd.DataFrame(values.round(5), columns=["a", "b", "c"])
+    frame.insert(0, "date", pd.date_range("2020-01-01", periods=len(values), freq="h"))
+    frame.to_csv(path, index=False)
+
+
+# run.py over what `write_rows` and `save_small` write
+SMALL = ("--quiet --root_path . --data_path good.csv --seq_len 48 --input_token_len 12 --test_pred_len 36 "
+         "--d_model 16 --n_heads 2 --d_ff 32 --train_epochs 1")
+
+
+def write_rows(name, rows, edit=None, header="date,HUFL,OT"):
+    """A csv of noise, whose dates are no times; edit: row -> the line in its place."""
+    values = np.random.default_rng(0).normal(size=(rows, 2)).round(4)
+    lines = [f"2020-01-01 {i:05d},{a},{b}" for i, (a, b) in enumerate(values)]
+    for row, text in (edit or {}).items():
+        lines[row] = text
+    Path(name).write_text("\n".join([header, *lines]) + "\n")
+
+
+def save_small(folder, name="timer_xl", **changes):
+    """An untrained model of the size that SMALL asks for, with its args.json."""
+    config = ModelConfig(**({"input_token_len": 12, "d_model": 16, "n_heads": 2, "d_ff": 32, "e_layers": 1,
+                             "use_norm": False} | changes))
+    model = (timer_xl if name == "timer_xl" else timer_xl_draft).Model(config)
+    save_checkpoint(Path(folder), model.state_dict(), config.as_dict() | {"model": name})
+
+
+def save_pair(**draft_changes):
+    """given/target and given/draft, see `save_small`."""
+    save_small("given/target")
+    save_small("given/draft", "timer_xl_draft", draft_stochastic=True, **draft_changes)
+
+
+def rows_of(path, without=()):
+    """The rows of a table with comment lines, but for some columns."""
+    with open(path, newline="", encoding="utf-8") as handle:
+        lines = [line for line in handle if not line.startswith("#")]
+    return [{name: value for name, value in row.items() if name not in without} for row in csv.DictReader(lines)]
+
+
+def untimed(path):
+    return rows_of(path, without=("ms_per_forecast",))

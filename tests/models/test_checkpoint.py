@@ -1,0 +1,205 @@
+"""Checkpoints: written whole, read without running code, accepted in the shapes that other programs give them."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import run
+from exp.flags import flat
+from exp.options import read_command_line
+from models.checkpoint import load_into, read_settings, read_state, read_tensors, save_checkpoint, save_tensors
+from models.config import ModelConfig
+from models.timer_xl import Model
+from utils.errors import UserError
+
+CONFIG = ModelConfig(input_token_len=12, d_model=16, n_heads=2, d_ff=32, e_layers=1, use_norm=True)
+
+
+def new_model(seed=0):
+    torch.manual_seed(seed)
+    return Model(CONFIG)
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    assert all(torch.equal(state[key], other[key]) for key in state)
+
+
+def test_a_checkpoint_comes_back_with_its_settings(tmp_path):
+    state = new_model().state_dict()
+    save_checkpoint(tmp_path / "run", state, {"model": "timer_xl", "d_model": 16})
+    assert_same(read_state(tmp_path / "run" / "checkpoint.pth"), state)
+    assert read_settings(tmp_path / "run" / "checkpoint.pth") == {"model": "timer_xl", "d_model": 16}
+    assert listing(tmp_path / "run") == ["args.json", "checkpoint.pth"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, failure):
+    old, path = new_model(0).state_dict(), tmp_path / "checkpoint.pth"
+    save_checkpoint(tmp_path, old, {"model": "timer_xl"})
+
+    def write_half(content, target):
+        with open(target, "wb") as handle:
+            handle.write(b"PK half a checkpoint")
+        raise failure("disk full")
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(failure):
+        save_checkpoint(tmp_path, new_model(1).state_dict(), {"model": "timer_xl"})
+    assert_same(read_state(path), old)
+    assert listing(tmp_path) == ["args.json", "checkpoint.pth"]
+
+
+def test_settings_are_there_before_the_checkpoint_is(tmp_path, monkeypatch):
+    # a run that dies between the two must not leave weights that nobody knows the shape of
+    def fail(*_):
+        assert listing(tmp_path) == ["args.json"]
+        raise RuntimeError("killed")
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        save_checkpoint(tmp_path, {}, {"model": "timer_xl"})
+    assert listing(tmp_path) == ["args.json"]
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state,
+    lambda state: {f"module.{key}": value for key, value in state.items()},
+    lambda state: {"state_dict": state, "epoch": 3},
+    lambda state: {"model_state_dict": state, "optimizer": {}},
+    lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
+], ids=["bare", "module", "state_dict", "model_state_dict", "model with module"])
+def test_the_wrappers_of_other_programs_are_undone(tmp_path, wrap):
+    state = new_model(1).state_dict()
+    save_tensors(tmp_path / "c.pth", wrap(state))
+    model = new_model(0)
+    load_into(model, read_state(tmp_path / "c.pth"), tmp_path / "c.pth")
+    assert_same(model.state_dict(), state)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_leave_the_model_as_it_was(tmp_path, value):
+    state = new_model(1).state_dict()
+    state["head.bias"][3] = value
+    model = new_model(0)
+    with pytest.raises(UserError, match=r"c\.pth.*head\.bias"):
+        load_into(model, state, tmp_path / "c.pth")
+    assert_same(model.state_dict(), new_model(0).state_dict())
+
+
+def test_missing_and_unknown_tensors_are_named(tmp_path):
+    state = new_model().state_dict()
+    state["head_mean.weight"] = state.pop("head.weight")
+    with pytest.raises(UserError, match=r"1 tensors missing \(head\.weight\), 1 unknown \(head_mean\.weight\)"):
+        load_into(new_model(), state, "c.pth")
+
+
+def test_another_shape_is_named_with_both_shapes(tmp_path):
+    state = new_model().state_dict()
+    state["head.bias"] = torch.zeros(7)
+    with pytest.raises(UserError, match=r"head\.bias is \[7\] in the file and \[12\] in the model"):
+        load_into(new_model(), state, "c.pth")
+
+
+@pytest.mark.parametrize("content", [[1, 2], "text", torch.zeros(3)])
+def test_a_file_that_holds_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=type(content).__name__):
+        read_tensors(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {}}, {"a": torch.zeros(1), "b": "text"}])
+def test_a_mapping_without_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="no state dict"):
+        read_state(tmp_path / "c.pth")
+
+
+def test_a_checkpoint_without_args_json_has_no_settings(tmp_path):
+    save_tensors(tmp_path / "c.pth", new_model().state_dict())
+    assert read_settings(tmp_path / "c.pth") is None
+
+
+@pytest.mark.parametrize("value", [
+    torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse(),
+    torch.zeros(2, device="meta"), torch.zeros(2, dtype=torch.float8_e4m3fn),
+], ids=["int", "complex", "sparse", "meta", "fp8"])
+def test_tensors_that_are_no_plain_floats_are_refused(tmp_path, monkeypatch, value):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: {"head.weight": value})
+    (tmp_path / "c.pth").touch()
+    with pytest.raises(UserError, match=r"c\.pth.*no state dict"):
+        read_state(tmp_path / "c.pth")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    torch.save({0: torch.zeros(2)}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="no state dict"):
+        read_state(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("name, value, wanted", [
+    ("d_model", "512", "whole number"), ("d_model", 16.0, "whole number"), ("d_model", True, "whole number"),
+    ("n_heads", 0, "from 1"), ("d_ff", -4, "from 1"), ("d_model", 10**9, "16384"), ("e_layers", 10**6, "1024"),
+    ("input_token_len", [12], "whole number"), ("input_token_len", 10**30, "2147483648"),
+    ("dropout", 1.5, "0.999"), ("dropout", float("nan"), "0.999"), ("dropout", "0.1", "a number"),
+    ("draft_scale_d_ff", 0, "above 0"), ("draft_scale_e_layers", 2.0, "to 1"), ("draft_patches", 0, "from 1"),
+    ("norm_mode", "batch", "causal, window"), ("norm_window", -1, "from 0"),
+    ("activation", "swish", "gelu, relu"), ("activation", ["relu"], "gelu, relu"),
+    ("activation", "x" * 10**5, "gelu, relu"),
+    ("use_norm", "False", "true or false"), ("covariate", 1, "true or false"), ("draft_stochastic", None, "true"),
+])
+def test_unusable_settings_are_named_with_what_they_must_be(tmp_path, name, value, wanted):
+    (tmp_path / "args.json").write_text(json.dumps({"model": "timer_xl", name: value}))
+    with pytest.raises(UserError, match=rf"args\.json: {name} is ") as caught:
+        read_settings(tmp_path / "checkpoint.pth")
+    assert wanted in str(caught.value) and len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_settings_of_a_real_run_pass_and_unknown_ones_stay(tmp_path):
+    settings = flat(read_command_line(["--model", "timer_xl_draft", "--draft_scale_d_ff", "0.25"]))
+    settings |= {"of_another_program": [None]}
+    (tmp_path / "args.json").write_text(json.dumps(settings))
+    assert read_settings(tmp_path / "checkpoint.pth") == settings
+
+
+def test_settings_nested_too_deep_are_refused(tmp_path):
+    (tmp_path / "args.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"args\.json is not valid JSON"):
+        read_settings(tmp_path / "checkpoint.pth")
+
+
+def test_settings_saved_with_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "args.json").write_text('{"d_model": 16}', encoding="utf-8-sig")
+    assert read_settings(tmp_path / "checkpoint.pth") == {"d_model": 16}
+
+
+def test_a_bare_openltm_checkpoint_is_tested_by_the_flags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 2)), columns=["a", "b"])
+    frame.to_csv(tmp_path / "noise.csv", index=False)
+    state = new_model(5).state_dict()
+    settings = {**CONFIG.as_dict(), "model": "timer_xl"}
+    save_checkpoint(tmp_path / "checkpoints" / "with_settings", state, settings)
+    save_tensors(tmp_path / "checkpoints" / "bare" / "checkpoint.pth", {f"module.{k}": v for k, v in state.items()})
+    common = ["--is_training", "0", "--quiet", "--root_path", ".", "--data_path", "noise.csv", "--seq_len", "48",
+              "--input_token_len", "12", "--test_pred_len", "24"]
+    sizes = ["--d_model", "16", "--n_heads", "2", "--d_ff", "32", "--e_layers", "1", "--use_norm"]
+    assert run.main([*common, "--test_dir", "with_settings"]) == 0
+    assert run.main([*common, "--test_dir", "bare", *sizes]) == 0
+    with_settings, bare = (json.loads((tmp_path / "test_results" / f"{name}_pl24" / "metrics.json").read_text())
+                           for name in ("with_settings", "bare"))
+    assert with_settings["mse"] == bare["mse"]
+    assert run.main([*common, "--test_dir", "bare", *sizes[:-1]]) == 0  # --use_norm is a flag that matters
+    assert json.loads((tmp_path / "test_results" / "bare_pl24" / "metrics.json").read_text())["mse"] != bare["mse"]
+
+
+def test_one_tensor_too_many_is_another_model(tmp_path):
+    model = new_model()
+    save_checkpoint(tmp_path, model.state_dict() | {"extra": torch.ones(2)}, {})
+    path = tmp_path / "checkpoint.pth"
+    with pytest.raises(UserError, match="1 unknown .extra."):
+        load_into(model, read_state(path), path)

@@ -1,0 +1,245 @@
+"""Adapters: a model that knows nothing of this package becomes one that the decoder can drive.
+
+`FromForward` takes a function from a window to its next patch, and re-encodes a window for every prediction.
+`FromCache` takes one step of a model that remembers what it has seen and can go back to a length: keys and values, or
+one hidden state a patch. Both predict one patch ahead; `docs/YOUR_MODEL.md` shows them at work.
+
+Shapes: B rows, N patches of context, k patches of a step, P steps per patch, C variables; data units.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .buffers import read_at, repeated, write_after
+from .interface import Decodable, Prediction
+from .window_state import WindowState
+
+Answer = torch.Tensor | tuple[torch.Tensor, torch.Tensor | None]  # means, or means and log-variances
+VARIANCE_FLOOR = 1e-5  # of a window that does not move
+
+
+class FromForward(Decodable):
+    """Makes a function from a window [B, L, C] to its next patch [B, P, C] decodable, data units in and out.
+
+    The window slides: the function always sees as many steps as the context had, the newest ones. It may be called
+    several times for one prediction, each time with some of the windows. It may return (mean, logvar), both
+    [B, P, C], the log-variance in data units too: a stochastic draft does.
+    unit and scale are the standard deviation of the window, per variable.
+
+    `start` raises ValueError for a context that is not [B, L, C] or no multiple of the patch, and decoding does where
+    next_patch returns anything else than the above.
+    """
+
+    patches_ahead = 1
+
+    def __init__(self, next_patch: Callable[[torch.Tensor], Answer], patch_len: int):
+        self.next_patch, self.patch_len = next_patch, checked_patch_len(patch_len)
+
+    def start(self, context: torch.Tensor, room: int) -> WindowState:
+        return WindowState(self, in_patches(context, self.patch_len), room)
+
+    def predict_windows(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Windows [b, N, P, C] -> mean and logvar (or None) [b, 1, P, C], stdev [b, 1, C]."""
+        answer = self.next_patch(windows.flatten(1, 2))
+        mean, logvar = parts_of(answer, windows[:, 0], "next_patch")
+        return mean[:, None], None if logvar is None else logvar[:, None], stdev_of(windows)[:, 0]
+
+    def unit_of(self, context: torch.Tensor) -> torch.Tensor:
+        return stdev_of(context)
+
+
+class FromCache(Decodable):
+    """Makes a causal model with a cache decodable. It sees all that came before, context and forecast; nothing slides.
+
+    step(patches [B, k, P, C], cache) -> [B, k, P, C]: the predictions AFTER each of the k new patches, given what the
+        cache holds; adds the k patches to the cache in place. May return (mean, logvar), the log-variance in data
+        units (in normalised ones with `normalise`). A prediction must not depend on later patches of the same step.
+    new_cache() -> a cache that holds nothing.
+    crop(cache, length): forget all but the first `length` patches of every row; returns the cache, or None where that
+        was done in place. In PATCHES: a model with several tokens per patch multiplies. Never called with length 0,
+        nor where there is nothing to forget.
+    select(cache, rows): keep these rows [b] (indices, some maybe more than once), in this order; returns the cache, or
+        None. Without it a finished row stays in the cache's batch as padding, and several samples per window encode
+        the context once each instead of once a window.
+    normalise: step sees (patches - mean) / stdev, its answers are brought back. The statistics are those of the
+        context, FROZEN along the forecast, as a cache needs them. Otherwise step sees data units.
+
+    The cache has one length for all rows, see `LockstepState`. unit and scale are the standard deviation of the
+    context, per variable, with and without `normalise`.
+
+    `start` raises ValueError for a context that is not [B, L, C] or no multiple of the patch, and decoding does where
+    step returns anything else than the above.
+    """
+
+    patches_ahead = 1
+
+    def __init__(self, step: Callable[[torch.Tensor, Any], Answer], patch_len: int, new_cache: Callable[[], Any],
+                 crop: Callable[[Any, int], Any], select: Callable[[Any, torch.Tensor], Any] | None = None,
+                 normalise: bool = False):
+        self.step, self.patch_len, self.new_cache = step, checked_patch_len(patch_len), new_cache
+        self.crop, self.select, self.normalise = crop, select, normalise
+
+    def start(self, context: torch.Tensor, room: int) -> LockstepState:
+        return LockstepState(self, in_patches(context, self.patch_len), room)
+
+
+class LockstepState:
+    """Decode state over a cache that has ONE length for all rows, while the rows of the batch differ in theirs.
+
+    The cache holds `held` patches of every row; of these the first `known` [B] are that row's own. A pass goes back to
+    the least `known` and encodes from there to the end of the longest row. A row that is ahead encodes its surplus
+    again, to the same values; behind the end of a shorter row its last patch is repeated (it has to be one that the
+    model can take: masked NaNs still spoil a sum). Nothing looks at it: the model is causal, and the next pass goes
+    back before it. So every row has the same positions, and the model needs no masks.
+
+    One host synchronisation a round and model: how far the rows have come, which a rollback leaves to the device.
+    """
+
+    def __init__(self, model: FromCache, context: torch.Tensor, room: int):
+        """context [B, N, P, C]"""
+        B, N, P, C = context.shape
+        self.model, self.context_patches = model, N
+        self.series = context.new_zeros(B, N + room, P, C)
+        self.series[:, :N] = context
+        self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
+        self.unit = stdev_of(context)
+        # of its own: the decoder writes the target's unit into the draft's state
+        self.mean, self.stdev = context.mean(dim=(1, 2), keepdim=True), self.unit
+        self.cache, self.held = model.new_cache(), 0
+        self.known = torch.zeros_like(self.lengths)
+        # least `known`, end of the shortest and of the longest row; None: known to the device only
+        self.bounds: tuple[int, int, int] | None = (0, N, N)
+        # where the model cannot select: the row of the cache that belongs to each row, None: its own; and the reverse
+        self.slots: torch.Tensor | None = None
+        self.feeds: torch.Tensor | None = None
+
+    @property
+    def ends(self) -> torch.Tensor:
+        """Patches of each row, context included: [B]."""
+        return self.context_patches + self.lengths
+
+    def append(self, patches: torch.Tensor) -> None:
+        k = patches.shape[1]
+        write_after(self.series, self.ends, patches)
+        self.lengths = self.lengths + k
+        if self.bounds is not None:
+            known, shortest, longest = self.bounds
+            self.bounds = known, shortest + k, longest + k
+
+    def rollback(self, lengths: torch.Tensor) -> None:
+        self.lengths, self.bounds = lengths, None
+        self.known = torch.minimum(self.known, self.ends)
+
+    def select(self, rows: torch.Tensor) -> None:
+        width = len(self.lengths) if self.feeds is None else len(self.feeds)
+        self._keep(rows)
+        if not self.held:
+            return
+        if self.model.select is not None:
+            self.cache = self._replaced(self.model.select(self.cache, rows))
+            return
+        self.slots = rows if self.slots is None else self.slots[rows]
+        self.feeds = torch.zeros(width, dtype=torch.long, device=rows.device)  # a finished row is fed the first one's
+        self.feeds[self.slots] = torch.arange(len(rows), device=rows.device)
+
+    def fan_out(self, samples: int) -> None:
+        rows = repeated(len(self.lengths), samples, self.lengths.device)
+        if self.model.select is None:
+            self._go_back(0)
+            self.known = torch.zeros_like(self.known)
+            self._keep(rows)
+            return
+        known, _, longest = self._bounds()
+        if known < longest:
+            self.predict(1)
+        self.select(rows)
+
+    def predict(self, newest: int) -> Prediction:
+        known, shortest, longest = self._bounds()
+        begin = min(known, shortest - newest)  # before `known` where more predictions are wanted than patches are new
+        if begin < 0:
+            raise ValueError(f"{newest} predictions of a row that has {shortest} patches")
+        self._go_back(begin)
+        ends = self.ends
+        times = torch.arange(begin, longest, device=ends.device).expand(len(ends), -1)
+        patches = read_at(self.series, times.minimum(ends[:, None] - 1))
+        mean, logvar = self._step(patches)
+        self.held, self.known, self.bounds = longest, ends, (shortest, shortest, longest)
+
+        at = ends[:, None] - begin + torch.arange(-newest, 0, device=ends.device)
+        mean, logvar = read_at(mean, at), None if logvar is None else read_at(logvar, at)
+        if self.model.normalise:
+            mean = mean * self.stdev + self.mean
+            logvar = None if logvar is None else logvar + 2 * self.stdev.log()
+        return Prediction(mean, logvar, self.stdev.expand(-1, newest, -1, -1), self.unit)
+
+    def _step(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.model.normalise:
+            patches = (patches - self.mean) / self.stdev
+        if self.slots is None or self.feeds is None:
+            return parts_of(self.model.step(patches, self.cache), patches, "step")
+        patches = patches[self.feeds]
+        mean, logvar = parts_of(self.model.step(patches, self.cache), patches, "step")
+        return mean[self.slots], None if logvar is None else logvar[self.slots]
+
+    def _bounds(self) -> tuple[int, int, int]:
+        if self.bounds is None:
+            known, shortest, longest = torch.stack([self.known.min(), self.ends.min(), self.ends.max()]).tolist()
+            self.bounds = known, shortest, longest
+        return self.bounds
+
+    def _go_back(self, length: int) -> None:
+        """Leaves the first `length` patches in the cache."""
+        if length == self.held:
+            return
+        if length:
+            self.cache = self._replaced(self.model.crop(self.cache, length))
+        else:  # a new cache has the rows that are left and no others
+            self.cache, self.slots, self.feeds = self.model.new_cache(), None, None
+        self.held = length
+
+    def _replaced(self, cache: Any) -> Any:
+        return self.cache if cache is None else cache
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        """Keeps these rows of everything but the cache."""
+        self.series, self.lengths, self.known = self.series[rows], self.lengths[rows], self.known[rows]
+        self.unit, self.mean, self.stdev = self.unit[rows], self.mean[rows], self.stdev[rows]
+        self.bounds = None
+
+
+def stdev_of(patches: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of windows [B, N, P, C], per variable: [B, 1, 1, C]."""
+    return (patches.var(dim=(1, 2), unbiased=False, keepdim=True) + VARIANCE_FLOOR).sqrt()
+
+
+def checked_patch_len(patch_len: int) -> int:
+    if patch_len < 1:
+        raise ValueError(f"patch_len is {patch_len}: a patch has at least 1 step")
+    return patch_len
+
+
+def in_patches(context: torch.Tensor, patch_len: int) -> torch.Tensor:
+    """context [B, L, C] -> [B, N, P, C]"""
+    if context.dim() != 3 or not context.is_floating_point():
+        raise ValueError(f"the context is {context.dtype} {list(context.shape)}, but must be floating point [B, L, C]")
+    steps = context.shape[1]
+    if steps == 0 or steps % patch_len:
+        raise ValueError(f"the context has {steps} steps, which is not a multiple of the patch, {patch_len} steps")
+    return context.unflatten(1, (-1, patch_len))
+
+
+def parts_of(answer: object, like: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """mean and logvar (or None) of what a model returned, each in the shape and type of `like`."""
+    mean, logvar = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+
+    def checked(part: object, what: str) -> torch.Tensor:
+        if not isinstance(part, torch.Tensor):
+            raise ValueError(f"{name} returned a {type(part).__name__} as {what}, not a tensor {list(like.shape)}")
+        if part.shape != like.shape:
+            raise ValueError(f"{name} returned {what} {list(part.shape)}, but must return {list(like.shape)}")
+        return part.to(like.dtype)
+    return checked(mean, "means"), None if logvar is None else checked(logvar, "log-variances")

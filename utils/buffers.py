@@ -1,0 +1,20 @@
+"""How decode states write and read their static buffers [B, T, ...], of which every row has a length of its own."""
+import torch
+
+
+def write_after(buffer: torch.Tensor, times: torch.Tensor, values: torch.Tensor) -> None:
+    """buffer[b, times[b] + j] = values[b, j] for values [B, k, ...]"""
+    rows = torch.arange(len(times), device=times.device)[:, None]
+    buffer[rows, times[:, None] + torch.arange(values.shape[1], device=times.device)] = values
+
+
+def read_at(buffer: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """buffer [B, T, ...] at times [R, m], R = 1 or B -> [B, m, ...]"""
+    if times.shape[0] == 1:
+        return buffer.index_select(1, times[0])
+    return buffer[torch.arange(len(times), device=times.device)[:, None], times]
+
+
+def repeated(count: int, samples: int, device: torch.device) -> torch.Tensor:
+    """Row numbers 0, 0, ..., 1, 1, ...: each of `count` rows `samples` times."""
+    return torch.arange(count, device=device).repeat_interleave(samples)

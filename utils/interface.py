@@ -1,0 +1,164 @@
+"""The interface between the decoder and everything it drives: models, decode states, acceptance rules.
+
+A model that can be decoded offers
+
+    state = model.start(context, room)         context [B, L, C]; room: most patches behind it, proposals included
+    prediction = model.extend(state, patches)  patches [B, k, P, C] or None -> next-patch predictions, ONE pass
+    state.append(patches)                      patches [B, k, P, C] that are known and need no prediction of their own
+    state.rollback(lengths)                    per row: forget everything after `lengths` [B] patches
+    state.select(rows)                         keep only these rows: a finished row leaves the batch
+    model.fan_out(state, samples)              every row `samples` times over: paths that share their context
+
+`extend` predicts after what the state already holds and after each of the k new patches, so K proposals and the
+bonus patch take one call. Nothing is computed before the first `extend`, which encodes context and proposals together
+(nor before `fan_out`, which may encode the context). From the first `rollback` on, rows differ in length. A row that is
+nearly done is still given as many proposals as the others: they lie past its horizon, within `room`, and do not count.
+A model of your own needs no class for this where one of `adapters` fits; see also `docs/YOUR_MODEL.md`.
+
+Shapes: B windows, C variables, L steps of context, P steps per patch, k or K proposals. Means are in data units (those
+of the context); a `unit` or `scale` is the standard deviation that a window was normalised by.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from .proposals import Judgement, Proposals
+
+
+class State(Protocol):
+    """What a model remembers of a batch: the context and the patches after it.
+
+    unit [B, 1, 1, C]: normalisation stdev of the context, the unit of a `relative` law. The decoder writes the target's
+    into the draft's state, and looks at nothing else inside a state.
+    """
+
+    unit: torch.Tensor
+
+    def append(self, patches: torch.Tensor) -> None:
+        """Adds known patches [B, k, P, C] after each row's own length."""
+
+    def rollback(self, lengths: torch.Tensor) -> None:
+        """Keeps the context and the first `lengths` [B] patches of each row; `lengths` is not to be written to."""
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps these rows [b] (indices), in this order."""
+
+    def fan_out(self, samples: int) -> None:
+        """Repeats every row `samples` times, copies of a row one after the other."""
+
+    def predict(self, newest: int) -> Prediction:
+        """Predicts the patch after each of the last `newest` positions of every row, oldest first, in one pass.
+
+        More patches may be new than that (they are encoded too), or fewer (predictions that were made before).
+        """
+
+
+class Model(Protocol):
+    """A model the decoder can drive. `Decodable` gives `extend` and `fan_out` to any class with a `start`."""
+
+    patch_len: int
+
+    @property
+    def patches_ahead(self) -> int:
+        """How many patches one prediction covers: 1, or J for a draft with longer heads.
+
+        For whoever counts passes beforehand; the decoder takes what a prediction holds.
+        """
+
+    def start(self, context: torch.Tensor, room: int) -> State:
+        """A state that holds context [B, L, C] and has room for `room` patches; nothing is computed yet."""
+
+    def extend(self, state: State, patches: torch.Tensor | None = None) -> Prediction:
+        """Appends patches [B, k, P, C] and predicts after the state's last patch and after each of them: n = k + 1."""
+
+    def fan_out(self, state: State, samples: int) -> None:
+        """Repeats every row of the state `samples` times; what is shared is computed before, once for all copies."""
+
+
+class Decodable:
+    """The half of the interface that is the same for every model whose states can `predict`."""
+
+    def extend(self, state: State, patches: torch.Tensor | None = None) -> Prediction:
+        if patches is not None:
+            state.append(patches)
+        return state.predict(1 if patches is None else patches.shape[1] + 1)
+
+    def fan_out(self, state: State, samples: int) -> None:
+        state.fan_out(samples)
+
+
+class Rule(Protocol):
+    """Decides what is proposed, whether the target accepts it, and what enters the forecast. See `acceptance`.
+
+    One row of the batch is judged at a time: the P * C elements of a patch together. name: as in the tables; random:
+    whether the rule needs `proposals.Noise`. eps is standard normal, uniform in [0, 1).
+    """
+
+    name: str
+    random: bool
+
+    def propose(self, prediction: Prediction, eps: torch.Tensor | None) -> Proposals:
+        """Proposals from the draft's prediction; eps [b, k, P, C], None for a deterministic rule."""
+
+    def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor | None) -> Judgement:
+        """Judges k proposals by the target's k + 1 predictions; uniform [b, k]."""
+
+    def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
+        """What accepted proposals put into the forecast [b, k, P, C]."""
+
+    def own_patch(self, prediction: Prediction, eps: torch.Tensor | None, proposals: Proposals | None = None,
+                  rejected: torch.Tensor | None = None) -> torch.Tensor:
+        """The target's own patch [b, 1, P, C], which ends a round.
+
+        It replaces proposals [b, 1] where `rejected` [b] is True. Elsewhere, and without proposals, it is the bonus: a
+        patch as the target alone would give it.
+        """
+
+
+@dataclass
+class Prediction:
+    """Predictions of consecutive patches in data units; the first is of the first patch the state lacks.
+
+    mean [B, n, P, C]; logvar: the same shape, or None for a model without a variance head;
+    scale [B, n, 1, C]: the normalisation stdev that each prediction was made with (ones without normalisation);
+    unit [B, 1, 1, C]: the normalisation stdev of the context (of the target's, in its draft's predictions).
+    n = k + 1 for k patches given; a draft that predicts J patches ahead gives n = J where no patches are given.
+    """
+
+    mean: torch.Tensor
+    logvar: torch.Tensor | None
+    scale: torch.Tensor
+    unit: torch.Tensor
+
+    @classmethod
+    def of_heads(cls, mean: torch.Tensor, logvar: torch.Tensor | None, stdev: torch.Tensor,
+                 unit: torch.Tensor) -> Prediction:
+        """From mean and logvar [B, n, J, P, C], stdev [B, n or 1, 1, C] at n positions, and the unit.
+
+        With one position all J patches of it count; with several, the next patch of each.
+        """
+        n, J = mean.shape[1:3]
+
+        def pick(part: torch.Tensor) -> torch.Tensor:
+            return part[:, 0] if n == 1 else part[:, :, 0]
+        scale = stdev.expand(-1, J if n == 1 else n, -1, -1)
+        return cls(pick(mean), None if logvar is None else pick(logvar), scale, unit)
+
+    def shifted(self, by: torch.Tensor) -> Prediction:
+        return replace(self, mean=self.mean + by)
+
+    def at(self, rows: torch.Tensor, position: torch.Tensor | int) -> Prediction:
+        """One prediction for each of some rows [r]: n = 1."""
+        def pick(part: torch.Tensor) -> torch.Tensor:
+            return part[rows, position][:, None]
+        return Prediction(pick(self.mean), None if self.logvar is None else pick(self.logvar), pick(self.scale),
+                          self.unit[rows])
+
+    def first(self, count: int) -> Prediction:
+        """The first `count` predictions, or all of them where there are fewer."""
+        logvar = None if self.logvar is None else self.logvar[:, :count]
+        return Prediction(self.mean[:, :count], logvar, self.scale[:, :count], self.unit)

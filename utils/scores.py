@@ -1,0 +1,230 @@
+"""Scores, summed batch by batch: point errors, the cost of speculation, and sampled paths (CRPS, coverage, PIT).
+
+Everything is in the units of the forecasts it is given (standardised units in the program), over every element of every
+window once. A path is [H, C]; S paths per window.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .speculative_decoder import Decoded
+from .target_law import LEAST_SIGMA
+
+# per cent -> half width in standard deviations of a Gaussian
+BANDS = {50: 0.674490, 80: 1.281552, 95: 1.959964}
+QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+PIT_BINS = 20
+
+
+class PointMetrics:
+    """MSE, MAE, RMSE, MAPE, MSPE, SMAPE of forecasts in standardised units, every element of every window once.
+
+    MAPE and MSPE are fractions of the truth and leave out elements where it is exactly zero; SMAPE is
+    mean(2 |f - y| / (|f| + |y|)), between 0 and 2.
+    """
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(5, dtype=torch.float64)
+        self.elements = self.nonzero = 0
+
+    def update(self, forecast: torch.Tensor, truth: torch.Tensor) -> None:
+        """forecast, truth [B, H, C]"""
+        if forecast.shape != truth.shape:
+            raise ValueError(f"forecast {list(forecast.shape)} and truth {list(truth.shape)} differ in shape")
+        f, y = forecast.double(), truth.double()
+        error = (f - y).abs()
+        relative = torch.where(y != 0, error / y.abs(), torch.zeros_like(error))
+        spread = f.abs() + y.abs()
+        symmetric = torch.where(spread > 0, 2 * error / spread, torch.zeros_like(error))
+        self.sums += torch.stack([error.square().sum(), error.sum(), relative.sum(), relative.square().sum(),
+                                  symmetric.sum()]).cpu()
+        self.elements += y.numel()
+        self.nonzero += int((y != 0).sum())
+
+    def result(self) -> dict[str, float]:
+        if not self.elements:
+            raise ValueError("no window was measured")
+        squared, absolute, relative, relative_squared, symmetric = self.sums.tolist()
+        mse, nonzero = squared / self.elements, max(1, self.nonzero)
+        return {"mse": mse, "mae": absolute / self.elements, "rmse": mse**0.5, "mape": relative / nonzero,
+                "mspe": relative_squared / nonzero, "smape": symmetric / self.elements}
+
+
+class SpeculationMetrics:
+    """Acceptance and passes over all windows.
+
+    acceptance_pct: accepted of the proposals that were judged (a round is judged up to its first rejection);
+    used_pct: accepted of all proposals within the horizon, thrown-away ones included;
+    most_pct: the most that a rule which keeps the target's law can accept of those judged, on average (where known).
+    """
+
+    COUNTS = ("accepted", "judged", "proposed", "target_passes", "draft_passes")
+
+    def __init__(self) -> None:
+        self.totals = dict.fromkeys(self.COUNTS, 0)
+        self.windows = 0
+        self.lengths: list[int] = []
+        self.most: float | None = None
+
+    def update(self, decoded: Decoded) -> None:
+        """Counts of a speculative decode."""
+        counts = {name: getattr(decoded, name) for name in self.COUNTS}
+        for name, values in counts.items():
+            self.totals[name] += int(values.sum())
+        self.windows += len(counts["accepted"])  # not of `forecast`: the mean of a window's paths is one
+        if decoded.most is not None:
+            self.most = (self.most or 0.0) + float(decoded.most.sum())
+        lengths = [] if decoded.lengths is None else decoded.lengths.tolist()
+        size = max(len(lengths), len(self.lengths))
+        padded = [values + [0] * (size - len(values)) for values in (self.lengths, lengths)]
+        self.lengths = [a + b for a, b in zip(*padded)]
+
+    def result(self) -> dict[str, Any]:
+        totals, rounds = self.totals, max(1, sum(self.lengths))
+        return {
+            "acceptance_pct": 100 * totals["accepted"] / max(1, totals["judged"]),
+            "used_pct": 100 * totals["accepted"] / max(1, totals["proposed"]),
+            "accepted": totals["accepted"], "attempted": totals["judged"], "proposed": totals["proposed"],
+            "mean_accepted_length": totals["accepted"] / rounds,
+            "accepted_length_histogram": self.lengths,
+            "target_passes": totals["target_passes"] / max(1, self.windows),
+            "draft_passes": totals["draft_passes"] / max(1, self.windows),
+        } | ({} if self.most is None else {"most_pct": 100 * self.most / max(1, totals["judged"])})
+
+
+def quantile(ordered: torch.Tensor, level: float) -> torch.Tensor:
+    """The quantile of S paths, ascending in dimension 1: [B, S, ...] -> [B, ...].
+
+    The Weibull plotting position, level * (S + 1) - 1 (numpy's method='weibull'), clamped to the range of the paths:
+    unbiased for a new path, unlike the usual linear rule, which makes bands of few paths too narrow.
+    """
+    last = ordered.shape[1] - 1
+    place = min(max(level * (last + 2) - 1, 0.0), float(last))
+    below = min(int(place), max(last - 1, 0))
+    return torch.lerp(ordered[:, below], ordered[:, min(below + 1, last)], place - below)
+
+
+def crps(ordered: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Fair CRPS of S ascending paths [B, S, ...] for truth [B, ...]: [B, ...].
+
+    mean |x - y| - sum_{i<j} (x_j - x_i) / (S (S - 1)). In expectation the CRPS of the law itself, whatever S is.
+    """
+    S = ordered.shape[1]
+    weight = (2 * torch.arange(S, device=ordered.device, dtype=ordered.dtype) - S + 1) / (S * (S - 1))
+    pairs = torch.tensordot(ordered, weight, dims=([1], [0]))
+    return (ordered - truth[:, None]).abs().mean(dim=1) - pairs
+
+
+def energy_score(paths: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Fair energy score of whole paths [B, S, H, C] for truth [B, H, C]: [B].
+
+    mean |x - y| - sum_{i<j} |x_i - x_j| / (S (S - 1)), | | the Euclidean norm over all steps and variables.
+    """
+    flat, S = paths.flatten(2), paths.shape[1]
+    near = (flat - truth.flatten(1)[:, None]).norm(dim=2).mean(dim=1)
+    # not by products of matrices: they lose the digits that near paths differ in
+    pairs = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=(1, 2)) / 2
+    return near - pairs / (S * (S - 1))
+
+
+class PathMetrics:
+    """Scores over all windows; patch by patch too, since uncertainty grows with the lead."""
+
+    def __init__(self, patch_len: int):
+        self.patch_len, self.windows, self.elements = patch_len, 0, 0
+        self.sums: dict[str, float] = {}
+        self.by_patch: dict[str, tuple[Any, Any]] = {}
+        self.ranks: torch.Tensor | None = None
+
+    def update(self, paths: torch.Tensor, truth: torch.Tensor) -> None:
+        """paths [B, S, H, C], truth [B, H, C]"""
+        ordered = paths.sort(dim=1).values
+        self._add("crps", crps(ordered, truth), self.by_patch)
+        self._add("mse_of_mean", (paths.mean(dim=1) - truth).square(), self.by_patch)
+        for band in BANDS:
+            low, high = (quantile(ordered, 0.5 + sign * band / 200) for sign in (-1, 1))
+            self._add(f"coverage_{band}_pct", 100.0 * ((low <= truth) & (truth <= high)), self.by_patch)
+            self._add(f"width_{band}", high - low)
+        for level in QUANTILES:
+            below = quantile(ordered, level)
+            self._add(f"loss_{level:g}", torch.maximum(level * (truth - below), (level - 1) * (truth - below)))
+            self._add(f"below_pct_{level:g}", 100.0 * (truth < below))
+        self._add_window("energy_score", energy_score(paths, truth))
+        rank = (paths < truth[:, None]).sum(dim=1).flatten()
+        ranks = torch.bincount(rank, minlength=paths.shape[1] + 1).cpu()
+        self.ranks = ranks if self.ranks is None else self.ranks + ranks
+        self.windows += len(truth)
+        self.elements += truth.numel()
+
+    def _add(self, name: str, values: torch.Tensor, by_patch: dict[str, tuple[Any, Any]] | None = None) -> None:
+        """values [B, H, C]"""
+        parts = torch.stack([part.sum(dtype=torch.float64) for part in values.split(self.patch_len, dim=1)]).cpu()
+        self.sums[name] = self.sums.get(name, 0.0) + float(parts.sum())
+        if by_patch is not None:
+            counts = torch.tensor([part[0].numel() * len(values) for part in values.split(self.patch_len, dim=1)])
+            total, number = by_patch.get(name, (0.0, 0))
+            by_patch[name] = total + parts, number + counts
+
+    def _add_window(self, name: str, values: torch.Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + float(values.sum(dtype=torch.float64))
+
+    def pit(self) -> list[float]:
+        """Histogram of the probability integral transform in PIT_BINS equal bins; 1 everywhere for the right law.
+
+        A rank among S paths stands for an interval of length 1 / (S + 1), shared out among the bins that it meets.
+        """
+        if self.ranks is None:
+            raise ValueError("no window was measured")
+        edges = torch.linspace(0, 1, PIT_BINS + 1, dtype=torch.float64)
+        shares = torch.cat([torch.zeros(1, dtype=torch.float64), self.ranks.double().cumsum(0) / self.ranks.sum()])
+        place = edges * len(self.ranks)
+        whole = place.long().clamp(max=len(self.ranks) - 1)
+        cumulated = torch.lerp(shares[whole], shares[whole + 1], place - whole)
+        return [float(share) for share in PIT_BINS * cumulated.diff()]
+
+    def result(self) -> dict[str, Any]:
+        if not self.windows:
+            raise ValueError("no window was measured")
+        means = {name: value / self.elements for name, value in self.sums.items() if name != "energy_score"}
+        quantiles = {f"{level:g}": {name: means.pop(f"{name}_{level:g}") for name in ("loss", "below_pct")}
+                     for level in QUANTILES}
+        by_patch = {name: (total / number).tolist() for name, (total, number) in self.by_patch.items()}
+        return means | {"energy_score": self.sums["energy_score"] / self.windows, "quantiles": quantiles,
+                        "by_patch": by_patch, "pit": self.pit(), "windows": self.windows}
+
+
+class RollingScale:
+    """Factors on the spread of sampled paths, from how far the truth lay outside it in the windows just before.
+
+    A window's squared error in units of its own spread, z^2 = (truth - mean)^2 / var, is known for its patch j once
+    that patch has passed, (j + 1) * P steps after the window. A patch and variable has
+    factor^2 = (prior + sum of z^2) / (prior + count) over the windows of the last `span` steps for which z^2 is known:
+    before there are any it is 1, the calibration as it is. Nothing later than the window is looked at.
+    """
+
+    def __init__(self, patch_len: int, span: int, windows: int, prior: float):
+        """windows: how many each series has; rows are numbered series by series. prior: in windows."""
+        self.patch_len, self.span, self.windows, self.prior = patch_len, span, windows, prior
+        self.rows = torch.zeros(0, dtype=torch.long)
+        self.squares: torch.Tensor | None = None
+
+    def factors(self, paths: torch.Tensor, truth: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Batches come in ascending order: paths [B, S, H, C], truth [B, H, C], rows [B] -> [B, H, C]."""
+        horizon = truth.shape[1]
+        spread = paths.var(dim=1).clamp(min=LEAST_SIGMA**2) * (1 + 1 / paths.shape[1])
+        squares = ((truth - paths.mean(dim=1)).square() / spread).cpu()
+        squares = torch.stack([part.mean(dim=1) for part in squares.split(self.patch_len, dim=1)], dim=1).double()
+        self.squares = squares if self.squares is None else torch.cat([self.squares, squares])
+        self.rows = torch.cat([self.rows, rows])
+        total = torch.cat([torch.zeros_like(self.squares[:1]), self.squares.cumsum(dim=0)])
+        first_of_series = rows // self.windows * self.windows
+        patch = torch.arange(squares.shape[1])
+        passed = rows[:, None] - torch.minimum((patch + 1) * self.patch_len, torch.tensor(horizon))
+        first = torch.maximum(passed - self.span + 1, first_of_series[:, None])
+        low = torch.searchsorted(self.rows, first)
+        high = torch.maximum(torch.searchsorted(self.rows, passed, right=True), low)
+        known, count = total[high, patch] - total[low, patch], (high - low)[..., None]
+        factor = ((self.prior + known) / (self.prior + count)).sqrt()
+        return factor.repeat_interleave(self.patch_len, dim=1)[:, :horizon].to(truth)
