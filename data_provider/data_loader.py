@@ -65,7 +65,7 @@ class MultivariateDatasetBenchmark(Dataset):
         first = starts[index] - (context if index else 0)
         needed = ends[index] if rows < ends[index] else 0
         if needed or first < 0 or ends[index] - first < context + ahead:
-            raise UserError(self._too_short(path, rows, starts, ends, ahead))
+            raise UserError(self._too_short(path, rows, ends, ahead))
         self.scaler = StandardScaler()
         self.values = standardised(path, self.scaler, series.values[:ends[0]], series.values[first:ends[index]])
         self._spans = self.values.unfold(0, context + ahead, 1)  # [all windows, C, context + ahead], a view
@@ -73,7 +73,7 @@ class MultivariateDatasetBenchmark(Dataset):
         self.ratio = subset_ratio if split == "train" else 1.0
         self.windows = math.ceil(len(self._spans) * self.ratio)
 
-    def _too_short(self, path, rows, starts, ends, ahead) -> str:
+    def _too_short(self, path, rows, ends, ahead) -> str:
         if rows < ends[-1]:
             return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
                     "rename the file for a 70/10/20 split, or give the whole file")

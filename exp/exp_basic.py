@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from data_provider.data_factory import DATASETS, ordered_loader, spread_windows
-from exp.options import completed, setting_name, tested_checkpoint
 from exp.settings import RunSettings, Settings
+from exp.stored import completed, setting_name, tested_checkpoint
 from models import registry
 from models.checkpoint import read_settings
 from models.timer_xl import TimerBackbone
@@ -68,21 +68,20 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     run, asked = settings.run, dict(settings.model.asked if sizes is None else sizes)
     asked.pop("input_token_len", None)  # not the checkpoint's alone: compared below, with the patch of the run
     path = registry.checkpoint_in(path)
+    stored = read_settings(path)
     for key, value in (sizes or {}).items():  # here, because their flags have other names
-        known = (read_settings(path) or {}).get(key, value)
-        if known != value:
+        if stored and stored.get(key, value) != value:
             raise UserError(f"`target_{key}` {value} contradicts the checkpoint {path}, which was trained with "
-                            f"{known}: leave it out")
+                            f"{stored[key]}: leave it out")
     shared = {key: getattr(settings.model.config, key) for key in ("input_token_len", "covariate")}
-    bare = None if read_settings(path) else completed(shared | dict(settings.model.asked) | dict(sizes or {}), name,
-                                                      settings.data)
+    bare = None if stored else completed(shared | dict(settings.model.asked) | dict(sizes or {}), name, settings.data)
     model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not (run.compile or run.amp))
     if model.patch_len != settings.model.config.input_token_len:
         raise UserError(f"checkpoint {path} has a patch of {model.patch_len} steps, this run has `input_token_len` "
                         f"{settings.model.config.input_token_len}: they must be equal, for target and draft alike")
     if registry.is_approximate(model):
-        log.info("note: rolling by cache is an APPROXIMATION for %s: it normalises whole windows, so the statistics of "
-                 "the context are frozen (exact: rolling by window, or training with causal normalisation)", path)
+        log.warning("note: rolling by cache is an APPROXIMATION for %s: it normalises whole windows, so the statistics "
+                    "of the context are frozen (exact: rolling by window, or training with causal normalisation)", path)
     if run.compile:
         model.blocks.compile(mode="reduce-overhead" if device.type == "cuda" else None)
     return model

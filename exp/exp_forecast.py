@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from models.registry import DRAFTS, MODELS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside, refuse_unwritable
 from utils.target_law import TargetLaw
-from utils.timing import TracedModel, hardware
+from utils.timing import hardware
 
 RESULTS = "./test_results"
 VALIDATION_SEED = 1_000_000_007  # sampled forecasts of the validation part have noise of their own
@@ -59,7 +59,7 @@ class Exp_Forecast(Exp_Basic):
         seed_everything(run.seed)
         setting, checkpoint = run.test_dir or self.setting(), self.tested_checkpoint()
         self._refuse_unwritable(setting)
-        if run.mode == "predict":
+        if run.do_predict:
             forecaster = Forecaster(self.settings, checkpoint, self.device)
             predict(forecaster, self.settings.data.file, self._results_folder(setting))
         else:
@@ -88,7 +88,7 @@ class Exp_Forecast(Exp_Basic):
         self._check_test_part(self.tested_split())
         if "calibrated" in (settings.spec.sigma_mode, settings.train.teacher_noise):
             calibration_part(self)
-        if run.mode == "train" and (run.use_speculative or run.compare):
+        if run.use_speculative or run.compare:
             load_model(settings, str(run.draft_checkpoint), run.draft_model, self.device)
 
     def _refuse_unwritable(self, setting: str) -> None:
@@ -165,7 +165,8 @@ class Exp_Forecast(Exp_Basic):
         with autocast(self.settings.run, self.device):
             (self.compare if self.settings.run.compare else self.test)(setting, checkpoint)
 
-    def _mode(self) -> str:
+    def _suffix(self) -> str:
+        """Of the folder of results: what was done."""
         run, spec, samples = self.settings.run, self.settings.spec, self.settings.report.num_samples
         if run.do_predict:
             return f"_predict_{Path(self.settings.data.data_path).stem}"
@@ -178,7 +179,7 @@ class Exp_Forecast(Exp_Basic):
 
     def _results_folder(self, setting: str) -> Path:
         run = self.settings.run
-        mode = self._mode() + (f"_{run.des}" if run.test_dir and run.des != type(run).des else "")
+        mode = self._suffix() + (f"_{run.des}" if run.test_dir and run.des != type(run).des else "")
         folder = inside(RESULTS, f"{setting}_pl{self.settings.data.horizon}{mode}", "--model_id/--des/--test_dir")
         inside(folder, self.settings.report.judgements_file, "--spec_debug_out")
         return folder
@@ -193,18 +194,16 @@ class Exp_Forecast(Exp_Basic):
         law = None
         if report.num_samples is not None or settings.spec.sigma_mode == "calibrated":
             law = target_law(self, model, checkpoint)
-        traced = [TracedModel(part, self.device) for part in (model, draft) if part is not None] \
-            if report.trace_inference_breakdown else []
-        method = self._method(traced or [model, draft], law)
+        method = self._method(model, draft, law)
         if settings.spec.k == "auto":
-            self._plan([method], [min(settings.data.batch_size, len(dataset))])
-            for part in traced:  # the trace is of forecasting, not of planning
-                part.reset()
+            self._plan({settings.spec.rule: method}, [min(settings.data.batch_size, len(dataset))])
+        # after planning: the trace is of forecasting
+        tested, traced = method.traced(self.device) if report.trace_inference_breakdown else (method, [])
         observer = AcceptanceLog(report.judgements_windows) if report.log_judgements else None
-        out = self._evaluate(method, loader, folder, dataset, observer)
+        out = self._evaluate(tested, loader, folder, dataset, observer)
         metrics = self._metrics(out, setting, checkpoint)
         refuse_overflow(metrics["mse"], str(checkpoint))
-        log.info("%s%s, horizon %d: mse:%.4f, mae:%.4f", setting, self._mode(), settings.data.horizon, metrics["mse"],
+        log.info("%s%s, horizon %d: mse:%.4f, mae:%.4f", setting, self._suffix(), settings.data.horizon, metrics["mse"],
                  metrics["mae"])
         log.info(inference_line(metrics))
         if traced:
@@ -222,9 +221,8 @@ class Exp_Forecast(Exp_Basic):
         log.info("results: %s", folder)
         return metrics
 
-    def _method(self, models: Sequence[Any], law: TargetLaw | None) -> Method:
-        """The method under test, of [model, draft]; beside sampled paths point metrics are those of mean emission."""
-        model, draft = (*models, None)[:2]
+    def _method(self, model, draft, law: TargetLaw | None) -> Method:
+        """The method under test; beside sampled paths the point metrics are those of mean emission."""
         settings, emit = self.settings, None if self.settings.report.num_samples is None else "mean"
         if draft is None:
             return AloneMethod(model, settings.data.horizon, is_draft=settings.model.name in DRAFTS)
@@ -242,7 +240,7 @@ class Exp_Forecast(Exp_Basic):
 
     def _test_paths(self, method: Method, law: TargetLaw, dataset, loader, folder: Path) -> dict:
         """Scores of sampled paths, by the rule under test or from the target alone."""
-        settings, spec = self.settings, self.settings.spec
+        settings, spec = self.settings, self.settings.spec.filled()
         sampled = method.sampled(spec, law, settings.run.seed, int(settings.report.num_samples or 0))
         scores = evaluate_paths(sampled, dataset, loader, settings, self.device, folder)
         drawn_from = {"spec_covariance": spec.covariance} if spec.sigma_mode == "calibrated" \
@@ -268,16 +266,16 @@ class Exp_Forecast(Exp_Basic):
         path = write_partial(folder, {"windows_of_the_split": windows, "rows": rows})
         log.info("interrupted after %d of %d windows, the first of the split: %s", rows[-1]["windows"], windows, path)
 
-    def _plan(self, methods, batch_sizes) -> None:
+    def _plan(self, methods: Mapping[str, Method], batch_sizes: list[int]) -> None:
         """`k` auto: every method decides for each batch size, on validation windows spread over their split."""
         dataset, _ = self.validation_part()
         for size in batch_sizes:
             windows = torch.linspace(0, len(dataset) - 1, size).long().tolist()
             context = dataset.__getitems__(windows)[0].to(self.device)
-            for method in methods:
+            for name, method in methods.items():
                 plan = method.plan(context)
                 if plan is not None:
-                    log.info("%s: %s", method.name, plan.describe())
+                    log.info("%s: %s", name, plan.describe())
 
     def _write_extras(self, folder: Path, method: Method, model, law: TargetLaw | None, dataset, observer) -> None:
         settings, report = self.settings, self.settings.report
@@ -296,9 +294,9 @@ class Exp_Forecast(Exp_Basic):
         dataset, loader = self.test_part()
         methods = compared_methods(target, draft, settings)
         if settings.spec.k == "auto":
-            self._plan(methods.values(), [1, min(settings.data.batch_size, len(dataset))])
+            self._plan(methods, [1, min(settings.data.batch_size, len(dataset))])
         try:
-            rows = compare(methods, dataset, loader, settings, settings.model.config.covariate, self.device, folder)
+            rows = compare(methods, dataset, loader, settings, self.device, folder)
         except Interrupted as stop:
             self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise

@@ -8,11 +8,12 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass
+from dataclasses import Field, dataclass, replace
 from typing import Any
 
-from exp.settings import SECTIONS, Settings, fields_of
-from models.config import ModelConfig
+from exp.settings import SECTIONS, SPECULATION, Settings, fields_of
+from models.config import DRAFT_ONLY, ModelConfig
+from models.registry import DRAFTS
 from utils.errors import UserError
 from utils.limits import OneOf, OrNone, Switch
 
@@ -39,13 +40,11 @@ def _flags_of(section: str, kind: type) -> list[Flag]:
             if name not in NOT_FLAGS]
 
 
-# scales only mean something to a draft
-_NEEDS_DRAFT = ("model=timer_xl_draft", "use_speculative", "compare")
+_NEEDS_DRAFT = (*(f"model={draft}" for draft in DRAFTS), *SPECULATION)
 FLAGS = {flag.name: flag for section, kind in SECTIONS.items()
          for flag in _flags_of(section, kind) + (_flags_of("config", ModelConfig) if section == "model" else [])}
 DEFAULTS: dict[str, Any] = {flag.name: flag.field.default for flag in FLAGS.values()}
-NEEDS = {name: _NEEDS_DRAFT if name.startswith("draft_scale_") or name == "draft_stochastic" else flag.declared("needs")
-         for name, flag in FLAGS.items()}
+NEEDS = {name: _NEEDS_DRAFT if name in DRAFT_ONLY else flag.declared("needs") for name, flag in FLAGS.items()}
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,6 +101,7 @@ def _read_choice(name: str, value: Any) -> Any:
 
 def flat(settings: Settings) -> dict[str, Any]:
     """Flag -> value as it was used, in plain JSON types."""
+    settings = replace(settings, spec=settings.spec.filled())
     values = {name: getattr(settings.model.config if flag.section == "config" else getattr(settings, flag.section),
                             flag.field.name) for name, flag in FLAGS.items()}
     values |= {"output_token_len": settings.model.config.input_token_len, "spec_emit": settings.spec.emission}
@@ -124,5 +124,5 @@ def sections(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parts
 
 
-# parameter -> flag; a field of the settings comes before one of the same name in ModelConfig
-NAMES = {flag.field.name: name for name, flag in reversed(FLAGS.items())} | {"model": "model"}
+# parameter -> flag
+NAMES = {flag.field.name: name for name, flag in FLAGS.items()} | {"model": "model"}

@@ -14,7 +14,7 @@ from exp.exp_basic import Exp_Basic
 from exp.settings import DataSettings, SpecSettings
 from models.checkpoint import save_tensors
 from models.timer_xl import TimerBackbone
-from utils.calibration import LEAST_PATCHES, MOST_ELEMENTS, Calibration, fit, next_patch_residuals
+from utils.calibration import LEAST_PATCHES, MOST_ELEMENTS, Calibration, fit_law, next_patch_residuals
 from utils.errors import UserError, shorten
 from utils.files import digest, refuse_unwritable
 from utils.target_law import TargetLaw
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 def target_law(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> TargetLaw:
     """White noise of `sigma`, or what `sigma_mode` calibrated finds for it; times `temp`."""
-    spec = experiment.settings.spec
+    spec = experiment.settings.spec.filled()
     law = calibrated(experiment, model, checkpoint).law if spec.sigma_mode == "calibrated" \
-        else TargetLaw.fixed(spec.sigma)
+        else TargetLaw.fixed(float(spec.sigma or 0))
     return law.scaled(spec.temp)
 
 
@@ -62,7 +62,7 @@ def law_of_history(model: TimerBackbone, series: torch.Tensor, data: DataSetting
     windows = windows.transpose(0, 1).flatten(0, 1)[:, None] if data.univariate else windows
     batches = [(part[..., :context].mT, part[..., context:].mT) for part in windows.split(data.batch_size)]
     bar = tqdm(batches, desc="calibration", unit="batch", disable=quiet)
-    return fit(next_patch_residuals(model, bar, device), series.shape[1] if data.univariate else 1,
+    return fit_law(next_patch_residuals(model, bar, device), series.shape[1] if data.univariate else 1,
                spec.covariance == "full")
 
 
@@ -81,7 +81,7 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
     if not torch.isfinite(residuals).all():
         raise UserError(f"{checkpoint}: a forecast of the validation part overflowed, there is nothing to calibrate "
                         "on: train the model again")
-    calibration = fit(residuals, dataset.n_series, covariance == "full")
+    calibration = fit_law(residuals, dataset.n_series, covariance == "full")
     save(path, calibration, made_for)
     log.info("calibrated on %.0f validation windows, kept in %s: %s", calibration.held_out["windows"], path,
              calibration.describe())

@@ -21,19 +21,16 @@ from exp.settings import (
     TrainSettings,
     fields_of,
 )
-from models.checkpoint import ARGS, read_settings
-from models.config import DRAFT_ONLY, ModelConfig
+from exp.stored import OF_DATA, completed, stored_settings, tested_checkpoint
+from models.config import ModelConfig
 from models.registry import ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe
 from utils.errors import UserError
-from utils.files import inside
-from utils.limits import check
 
 log = logging.getLogger(__name__)
 
 # giving any of these without --spec_accept_rule selects the published rule
 PUBLISHED = {"spec_sigma", "spec_accept_bias", "spec_sigma_mode"}
 LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp"}  # plain sampling has them too
-OF_DATA = ("seq_len", "data")  # settings of the data that args.json knows
 
 
 def read_command_line(argv: Sequence[str] | None = None) -> Settings:
@@ -153,41 +150,18 @@ def _stored(run: RunSettings, values: Values) -> dict[str, Any]:
     return {}
 
 
-def stored_settings(checkpoint: Path) -> dict[str, Any]:
-    """args.json beside a checkpoint, with values that can be used; empty where there is none."""
-    stored = read_settings(checkpoint) or {}
-    check({name: FLAGS[name].field for name in (*OF_DATA, "data_path")}, stored, checkpoint.with_name(ARGS))
-    return stored
-
-
 def _note_other_data(checkpoint: Path, stored: Mapping[str, Any], values: Values) -> None:
     trained_on, tested_on = Path(str(stored.get("data_path", ""))).name, Path(values["data_path"]).name
     if trained_on != tested_on and not values["do_predict"]:
         log.info("note: %s was trained on %s and is tested on %s", checkpoint, trained_on, tested_on)
 
 
-def tested_checkpoint(run: RunSettings, model: str) -> Path:
-    """The checkpoint that a test names."""
-    folder = inside(run.checkpoints, run.test_dir or setting_name(run, model), "--model_id/--des/--test_dir")
-    return inside(folder, run.test_file_name, "--test_file_name")
-
-
-def setting_name(run: RunSettings, model: str, iteration: int = 0) -> str:
-    """Folder name of a run: task, model id, model, description, iteration. Everything else is in args.json."""
-    return f"{run.task_name}_{run.model_id}_{model}_{run.des}_{iteration}"
-
-
 def _of_pretrained(values: Values) -> dict[str, Any]:
     """Training that starts from other weights has their architecture; a flag that contradicts it is an error."""
     path = checkpoint_in(values["pretrain_model_path"])
     stored = stored_settings(path)
-    if stored.get("model", values["model"]) != values["model"]:
-        raise UserError(f"--pretrain_model_path {path} is a {stored['model']}, not a {values['model']}: give the other "
-                        "one, or change --model")
-    for name in ARCHITECTURE_OF[values["model"]]:
-        if name in values.given and name in stored and values[name] != stored[name]:
-            raise UserError(f"--{name} {values[name]} contradicts the checkpoint {path}, which was trained with "
-                            f"{stored[name]}: leave the flag out")
+    if stored:
+        describe(path, values["model"], {name: values[name] for name in values.given & set(stored)})
     return stored
 
 
@@ -206,15 +180,6 @@ def _config(values: Values, stored: Mapping[str, Any], asked: Mapping[str, Any],
         names |= set(ARCHITECTURE_OF[values["model"]]) - {"draft_patches"}
     known = {name: value for name, value in stored.items() if name in names}
     return completed(known | dict(asked), values["model"], data)
-
-
-def completed(wanted: Mapping[str, Any], model: str, data: DataSettings) -> ModelConfig:
-    """`wanted` over the defaults, without what only a draft has for another model, and with a trailing window."""
-    wanted = {name: value for name, value in wanted.items() if model in DRAFTS or name not in DRAFT_ONLY}
-    if wanted.get("norm_mode") == "causal" and not wanted.get("norm_window"):
-        patch_len = wanted.get("input_token_len", ModelConfig.input_token_len)
-        wanted["norm_window"] = max(1, data.test_context // patch_len)
-    return ModelConfig.from_mapping(wanted)
 
 
 def _refuse_odd_lengths(values: Values, data: DataSettings, patch_len: int) -> None:
@@ -261,8 +226,11 @@ def _spec(values: Values) -> SpecSettings:
 def _refuse_wrong_law(values: Values, spec: SpecSettings) -> None:
     """What --spec_sigma_mode and --num_samples cannot mean together with the other flags."""
     if spec.sigma_mode == "calibrated":
+        if values["test_flag"] == "V":
+            raise UserError("--spec_sigma_mode calibrated fits the law to the validation split, on which --test_flag V "
+                            "would then judge it: leave one of them out")
         if "spec_sigma" in values.given:
-            raise UserError(f"--spec_sigma {spec.sigma:g} has no effect with --spec_sigma_mode calibrated, which finds "
+            raise UserError(f"--spec_sigma {spec.sigma} has no effect with --spec_sigma_mode calibrated, which finds "
                             "sigma itself: leave one of them out")
         if values["compare"] or (values["use_speculative"] and not values["do_predict"]):
             rule = "simplified" if values["compare"] else spec.rule

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_provider.data_factory import DATASETS, data_file
-from exp.train.schedules import LRADJ
+from exp.schedules import LRADJ
 from models.config import LAYERS, STEPS, WIDTH, ModelConfig
 from models.registry import DRAFTS, MODELS
 from models.timer_xl import ROLLING
@@ -39,6 +39,7 @@ NON_NEGATIVE, POSITIVE = Number(0, LARGEST), Number(0, LARGEST, open_low=True)
 ONE_WAY = {"compare": "concerns one way to forecast, --compare runs them all"}
 TEST_WINDOWS = {"do_predict": "concerns test windows, --do_predict forecasts beyond the last row (and always draws it)"}
 ROLLOUT = {"draft_rollout": "has no effect with --draft_rollout, which learns the patches after the context"}
+DEFAULT_SIGMA = 0.25
 SPECULATION = ("use_speculative", "compare")
 LAW = (*SPECULATION, "num_samples")
 CALIBRATED = ("spec_sigma_mode=calibrated", "draft_teacher_noise=calibrated")
@@ -138,11 +139,6 @@ class RunSettings(Section):
                             "GPU; on a CPU the preset gained nothing from it")
     amp: bool = limited(False, Switch(), "automatic mixed precision, in training and testing")
     amp_dtype: str = limited("bf16", OneOf(("bf16", "fp16")), needs=("amp",))
-
-    @property
-    def mode(self) -> str:
-        """'train', 'test', 'compare' or 'predict': what is done (after a training, in the last stage)."""
-        return "train" if self.is_training else "predict" if self.do_predict else "compare" if self.compare else "test"
 
 
 @dataclass(frozen=True)
@@ -256,7 +252,8 @@ class SpecSettings(Section):
     """Speculative decoding: the rule and its parameters, how many proposals, and the law of sampled paths.
 
     k: most proposals per round, 'auto': chosen by measurement, None: all remaining patches for a deterministic rule,
-    else 3. emit: None: 'mean' for tolerance, which has no other, else 'sample'.
+    else 3. emit: None: 'mean' for tolerance, which has no other, else 'sample'. sigma, sigma_mode: None: not given,
+    see `filled`.
     """
 
     rule: str = limited("tolerance", OneOf(RULES), "acceptance rule", flag="spec_accept_rule", needs=SPECULATION,
@@ -271,12 +268,14 @@ class SpecSettings(Section):
                          flag="spec_tol", needs=SPECULATION, free=True)
     emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "what enters the forecast (default: mean for tolerance, "
                                "else sample)", flag="spec_emit", needs=SPECULATION, free=True, not_with=ONE_WAY)
-    sigma: float = limited(0.25, POSITIVE, "simplified, exact, coupling: the target's sigma, standardised units",
-                           flag="spec_sigma", needs=LAW, free=True)
-    sigma_mode: str = limited("fixed", OneOf(("fixed", "adaptive", "calibrated")), "fixed; from spec_sigma_adapt_c * "
-                              "mean squared gap (simplified); or fitted to the target's errors on the validation part, "
-                              "kept beside its checkpoint (exact, coupling, and --num_samples of the target alone)",
-                              flag="spec_sigma_mode", needs=LAW, free=True)
+    sigma: float | None = limited(None, OrNone(POSITIVE), "simplified, exact, coupling: the target's sigma, "
+                                  f"standardised units (default: {DEFAULT_SIGMA})", flag="spec_sigma", needs=LAW,
+                                  free=True)
+    sigma_mode: str | None = limited(None, OrNone(OneOf(("fixed", "adaptive", "calibrated"))), "fixed (the default); "
+                                     "from spec_sigma_adapt_c * mean squared gap (simplified); or fitted to the "
+                                     "target's errors on the validation part, kept beside its checkpoint (exact, "
+                                     "coupling, and --num_samples of the target alone)", flag="spec_sigma_mode",
+                                     needs=LAW, free=True)
     covariance: str = limited("diag", OneOf(("diag", "full")), "calibrated: the elements of a patch independent, or "
                               "with their correlations, which gives smooth paths", flag="spec_covariance",
                               needs=CALIBRATED)
@@ -297,6 +296,11 @@ class SpecSettings(Section):
         if self.k == "auto" and self.adaptive:
             raise UserError("`k` auto chooses K by measurement, `adaptive` changes it: leave one of them out")
 
+    def filled(self) -> SpecSettings:
+        """With a sigma and the way it is chosen, where they were not given: fixed, of DEFAULT_SIGMA."""
+        return replace(self, sigma=DEFAULT_SIGMA if self.sigma is None else self.sigma,
+                       sigma_mode=self.sigma_mode or "fixed")
+
     @property
     def emission(self) -> str:
         return self.emit or ("mean" if self.rule == "tolerance" else "sample")
@@ -308,6 +312,8 @@ class SpecSettings(Section):
             if self.rule not in meant:
                 raise UserError(f"`{name}` has no meaning for `rule` {self.rule}: use {' or '.join(meant)}, or leave "
                                 "it out")
+        if "adapt_c" in given and self.sigma_mode != "adaptive":
+            raise UserError("`adapt_c` has no effect without `sigma_mode` adaptive: set it, or leave this one out")
         if self.rule in LOSSLESS and self.sigma_mode == "adaptive":
             raise UserError("`sigma_mode` adaptive takes the target's sigma from the proposal, which leaves no law "
                             f"that `rule` {self.rule} could keep: use fixed, or simplified")

@@ -80,7 +80,8 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
         raise UserError(f"{beside} does not hold settings (a JSON object): restore it, or delete it and give the "
                         "settings")
     check({field.name: field for field in fields(ModelConfig)}, settings, beside)
-    return settings
+    # a file that does not mention normalisation has always meant a model that has it
+    return {"use_norm": True} | settings
 
 
 def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:

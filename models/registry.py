@@ -73,8 +73,7 @@ def describe(path: Path, name: str | None, asked: Mapping[str, Any],
             raise UserError(f"`{key}` {asked[key]} contradicts the checkpoint {path}, which was trained with "
                             f"{settings[key]}: leave it out")
     kernel = {key: asked[key] for key in ("flash_attention",) if key in asked}  # changes nothing that is computed
-    # a file that says nothing of normalisation has always meant a model that has it
-    return found, ModelConfig.from_mapping({"use_norm": True} | settings | kernel)
+    return found, ModelConfig.from_mapping(settings | kernel)
 
 
 def checked_rolling(config: ModelConfig, rolling: str, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Tiny models and series that the tests share."""
+"""Environment and fixtures of all tests; helpers are in tests/helpers.py."""
 import os
 
 # the models are tiny: more threads only cost time. By the environment, so that processes that tests start compute

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+import utils
 from data_provider import download
 from exp.flags import build_parser
 from scripts.benchmark import decode_memory, decode_speed, fidelity
 from scripts.sweeps import analyze_sweep_results, param_sweep
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = {"scripts.benchmark.decode_memory": decode_memory.main, "scripts.benchmark.decode_speed": decode_speed.main,
             "scripts.benchmark.fidelity": fidelity.main, "scripts.sweeps.param_sweep": param_sweep.main,
             "scripts.sweeps.analyze_sweep_results": analyze_sweep_results.main,
@@ -222,3 +223,12 @@ def test_what_is_there_is_not_found(flags):
             "`torchrun --nproc_per_node 2 run.py --ddp`, [a](docs/SWEEP_GUIDE.md), `checkpoints/x/notes.md`\n")
     assert not unknown_flags(good, flags) + missing_files(good, ROOT, ROOT) + missing_settings(good, ROOT)
     assert not broken_links(good, ROOT / "README.md") + long_lines(good, 300)
+
+
+def test_the_example_of_the_front_page_runs(monkeypatch):
+    block = next(code for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"),
+                                             flags=re.DOTALL) if "patchspec" in code)
+    monkeypatch.setitem(sys.modules, "patchspec", utils)  # installed, the library has this name: see test_install
+    names = {"my_model": lambda x: x[:, -16:], "my_small_model": lambda x: 0.99 * x[:, -16:]}
+    exec(block, names)
+    assert names["out"].forecast.shape == (4, 96, 3) and int(names["out"].target_passes.max()) <= 6

@@ -23,7 +23,7 @@ LIBRARIES = ("utils", "layers", "models", "data_provider")  # they know no comma
 OWN_COMMAND_LINE = "data_provider/download.py"
 TERMINAL = "exp/program.py"  # the one place that prints
 FOLDERS = ("train", "evaluate", "predict", "report", "sweep")  # of exp
-CONSTANTS = "exp.train.schedules"  # names of schedules, which a flag chooses from
+CONSTANTS = "exp.schedules"  # names of schedules, which a flag chooses from
 # what must not import which folders of exp
 BLIND = dict.fromkeys(("exp.settings", "exp.flags", "exp.options"), FOLDERS) | {
     "exp.report": ("evaluate", "predict", "sweep")}
@@ -168,7 +168,7 @@ def test_what_is_allowed_is_not_found(tmp_path):
     write(tmp_path, "utils/errors.py", "import json")
     write(tmp_path, "utils/x.py", "import os, torch.nn\nfrom . import errors\nfrom .errors import UserError")
     write(tmp_path, "models/x.py", "import numpy\nfrom utils import errors\nfrom layers.cache import f")
-    write(tmp_path, "exp/settings.py", "from exp.train.schedules import LRADJ")
+    write(tmp_path, "exp/settings.py", "from exp.schedules import LRADJ")
     write(tmp_path, "exp/train/schedules.py", "")
     write(tmp_path, "exp/train/trainer.py", "from exp.settings import Settings")
     assert not wrong_imports(tmp_path) and cycle_in_exp(tmp_path) is None

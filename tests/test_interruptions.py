@@ -107,7 +107,7 @@ def test_what_is_kept_is_the_finished_batches():
 def test_all_rows_of_an_interrupted_comparison_are_of_equal_windows(tmp_path):
     methods = {TARGET_ALONE: Interrupting(99), DRAFT_ALONE: Interrupting(3)}
     with pytest.raises(Interrupted) as stop:
-        compare(methods, None, [BATCH] * 5, Settings().with_("run", quiet=True), False, CPU, tmp_path)
+        compare(methods, None, [BATCH] * 5, Settings().with_("run", quiet=True), CPU, tmp_path)
     assert not list(tmp_path.iterdir())
     assert [out.windows for out in stop.value.so_far.values()] == [6, 6]
 

@@ -7,7 +7,7 @@ a model; `speculative_decoder` is the decoder. Needs torch and nothing else.
 """
 from .acceptance import RULES, MeanRule, Simplified, Tolerance
 from .adapters import FromCache, FromForward
-from .calibration import Calibration, fit, next_patch_residuals
+from .calibration import Calibration, fit_law, next_patch_residuals
 from .interface import Decodable, Model, Prediction, Rule, State
 from .lossless import Coupling, Exact
 from .planner import Plan, make_plan
@@ -31,5 +31,5 @@ __all__ = [
     "ACCEPTED", "BONUS", "REJECTED", "RULES", "Calibration", "Coupling", "Decodable", "Decoded", "Exact", "FromCache",
     "FromForward", "Judgement", "MeanRule", "Model", "Noise", "PathMetrics", "Plan", "PointMetrics", "Prediction",
     "Proposals", "Round", "Rule", "Simplified", "SpeculationMetrics", "State", "TargetLaw", "Tolerance", "WindowState",
-    "decode_alone", "decode_speculative", "fit", "make_plan", "next_patch_residuals", "sample_alone",
+    "decode_alone", "decode_speculative", "fit_law", "make_plan", "next_patch_residuals", "sample_alone",
 ]

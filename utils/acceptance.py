@@ -78,6 +78,9 @@ class Simplified:
     def __init__(self, sigma: float = 0.25, emit: str = "sample", bias: float = 1.0, sigma_mode: str = "fixed",
                  adapt_c: float = 4.0, mse_tol: float = -1.0, temp: float = 1.0):
         refuse_emission(emit)
+        if not sigma > 0 or sigma_mode not in ("fixed", "adaptive"):
+            raise ValueError(f"sigma is {sigma} and sigma_mode {sigma_mode!r}: a sigma is above 0, the mode 'fixed' or "
+                             "'adaptive'")
         self.sigma, self.emit, self.bias = sigma * temp, emit, bias
         self.sigma_mode, self.adapt_c, self.mse_tol, self.temp = sigma_mode, adapt_c, mse_tol, temp
 

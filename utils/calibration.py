@@ -93,13 +93,17 @@ def held_out_coverage(residuals: torch.Tensor, squares: torch.Tensor) -> dict[st
     return {f"coverage_{band}_pct": 100 * inside[band] / count for band in BANDS}
 
 
-def fit(residuals: torch.Tensor, n_series: int, full: bool) -> Calibration:
+def fit_law(residuals: torch.Tensor, n_series: int, full: bool) -> Calibration:
     """The law of residuals [n_series * W, P, C], series by series in order of time, and how it holds out of sample.
 
     One sigma per lead position and variable, see `variance_of`. full: also the correlations of all elements of a
-    patch, shrunk by the rule of Ledoit and Wolf (2004); the sigmas stay.
+    patch, shrunk by the rule of Ledoit and Wolf (2004); the sigmas stay. Raises ValueError for fewer windows per series
+    than LEAST_PATCHES patches have steps.
     """
     residuals = residuals.double().unflatten(0, (n_series, -1))
+    windows, patch_len = residuals.shape[1:3]
+    if windows < LEAST_PATCHES * patch_len:
+        raise ValueError(f"{windows} windows per series are too few for a law: {LEAST_PATCHES * patch_len} are needed")
     squares = residuals.square().mean(dim=0)
     sigma = variance_of(squares, torch.ones(len(squares), dtype=torch.bool)).sqrt()
     report = held_out_coverage(residuals, squares) | {"windows": float(residuals[..., 0, 0].numel())}

@@ -70,7 +70,9 @@ class Round:
 
 
 def patches_in(horizon: int, patch_len: int) -> int:
-    """ceil(H / P)"""
+    """ceil(H / P). Raises ValueError for a horizon below 1."""
+    if horizon < 1:
+        raise ValueError(f"the horizon is {horizon}: at least 1 step is needed")
     return -(-horizon // patch_len)
 
 
@@ -99,9 +101,11 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
 
     Both are [B, S, H, C], data units. z: standard normal [B, S, n, P, C]. A patch is its mean, predicted from the path
     so far, plus law.spread(z) in the unit of the context. The context is encoded once per window, whatever S is; each
-    later pass is over all paths of the batch.
+    later pass is over all paths of the batch. Raises ValueError where z has too few patches.
     """
     n, samples = patches_in(horizon, model.patch_len), z.shape[1]
+    if z.shape[2] < n:
+        raise ValueError(f"z has {z.shape[2]} patches, but {n} are needed for {horizon} steps")
     z = z.flatten(0, 1)
     state = model.start(context, room=n)
     prediction = model.extend(state).first(1)

@@ -28,7 +28,9 @@ class TargetLaw:
 
     @classmethod
     def fixed(cls, sigma: float) -> TargetLaw:
-        """White noise of one standard deviation, in data units."""
+        """White noise of one standard deviation, in data units. Raises ValueError unless it is above 0."""
+        if not sigma > 0:
+            raise ValueError(f"sigma is {sigma}: a law needs a standard deviation above 0")
         return cls(torch.full((1, 1), float(sigma)))
 
     def scaled(self, by: float) -> TargetLaw:

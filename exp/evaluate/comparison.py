@@ -43,11 +43,12 @@ def compared_methods(target: Model, draft: Model, settings: Settings) -> dict[st
     return rows
 
 
-def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, covariate: bool, device: torch.device,
+def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, device: torch.device,
             folder: Path) -> list[dict]:
     """Measures every method on every test window, then their times side by side; writes compare.csv, compare.png."""
     data, quiet, first = settings.data, settings.run.quiet, next(iter(methods))
-    measured = evaluate(methods, loader, device, covariate, quiet, reference=first, what="compare")
+    measured = evaluate(methods, loader, device, settings.model.config.covariate, quiet, reference=first,
+                        what="compare")
     for name, out in measured.items():
         refuse_overflow(out.point.result()["mse"], name)
     times, batch = _times(methods, dataset, data.batch_size, device, quiet)

@@ -84,7 +84,8 @@ def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.devi
 
     observer: sees the rounds of speculative methods. reference: the method from whose forecasts deviations are
     measured. records: Evaluations of another kind, by method. what: the word before the progress bar.
-    Raises Interrupted, with what there is, where Ctrl-C ends it early: every method has the same windows then.
+    Raises Interrupted, with what there is, where Ctrl-C ends it early. It keeps whole batches only, the same for every
+    method unless it comes in the moment of counting.
     """
     results = {name: (records or {}).get(name) or Evaluation(covariate) for name in methods}
     watch = Stopwatch(device)

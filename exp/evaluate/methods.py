@@ -25,6 +25,7 @@ from utils.speculative_decoder import (
     sample_alone,
 )
 from utils.target_law import TargetLaw
+from utils.timing import TracedModel
 
 DEFAULT_PROPOSALS = 3  # per round, of a rule that draws
 Observer = Callable[[Round], None]
@@ -40,7 +41,15 @@ class Method(ABC):
     def forecast(self, context: torch.Tensor) -> torch.Tensor:
         return self.decode(context).forecast
 
-    name = ""
+    parts: tuple[str, ...] = ()  # the attributes that hold models
+
+    def traced(self, device: torch.device) -> tuple[Method, list[TracedModel]]:
+        """The same with its models' passes timed, and the timed models."""
+        method = copy.copy(self)
+        models = [TracedModel(getattr(self, part), device) for part in self.parts]
+        for part, model in zip(self.parts, models):
+            setattr(method, part, model)
+        return method, models
 
     def reset(self) -> None:  # noqa: B027 (most methods learn nothing)
         """Forgets what earlier batches have taught."""
@@ -60,6 +69,8 @@ class Method(ABC):
 
 class AloneMethod(Method):
     """One model by itself; passes of a draft are counted as draft passes."""
+
+    parts = ("model",)
 
     def __init__(self, model: Model, horizon: int, is_draft: bool = False):
         self.model, self.horizon, self.is_draft = model, horizon, is_draft
@@ -97,6 +108,8 @@ class SpeculativeMethod(Method):
     nearest to its size.
     """
 
+    parts = ("target", "draft")
+
     def __init__(self, target: Model, draft: Model, horizon: int, rule: Rule, max_proposals: int | None, seed: int,
                  adaptive: bool = False, repropose: str = "draft", samples: int = 1):
         self.target, self.draft, self.horizon, self.rule = target, draft, horizon, rule
@@ -111,10 +124,6 @@ class SpeculativeMethod(Method):
     def reset(self) -> None:
         """Forgets what `adaptive` has learned."""
         self.max_proposals = self.most
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.rule.name
 
     def again(self, rule: Rule | None = None, samples: int = 1) -> SpeculativeMethod:
         """The same pair and plans from the beginning: noise from the seed, nothing learned."""
@@ -202,17 +211,17 @@ def make_rule(spec: SpecSettings, law: TargetLaw | None = None, rule: str | None
 
     law: the target's, for a rule that keeps one; default: white noise of `sigma` times `temp`.
     """
-    name = rule or spec.rule
+    spec, name = spec.filled(), rule or spec.rule
     emit = emit or (spec.emission if name == spec.rule else SpecSettings(rule=name).emission)
-    known = vars(spec) | {"emit": emit, "law": law or TargetLaw.fixed(spec.sigma).scaled(spec.temp)}
+    known = vars(spec) | {"emit": emit, "law": law or TargetLaw.fixed(float(spec.sigma or 0)).scaled(spec.temp)}
     kind: Any = RULES[name]
     return kind(**{name: known[name] for name in inspect.signature(kind).parameters})
 
 
 def make_speculative(target: Model, draft: Model, spec: SpecSettings, horizon: int, seed: int,
-                     rule: Rule | None = None, samples: int = 1) -> SpeculativeMethod:
+                     rule: Rule | None = None) -> SpeculativeMethod:
     """The speculative method of the settings; rule: another one than theirs."""
     rule = rule or make_rule(spec)
     most = (DEFAULT_PROPOSALS if rule.random else None) if spec.k is None else None if spec.k == "auto" else int(spec.k)
     repropose = "draft" if rule.random and spec.repropose == "target" else spec.repropose
-    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, repropose, samples)
+    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, repropose)

@@ -22,8 +22,8 @@ from data_provider.times import Calendar, continued
 from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
 from exp.exp_basic import autocast, choose_device, load_model
 from exp.laws import law_of_history
-from exp.options import completed, stored_settings
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, SpecSettings
+from exp.stored import completed, stored_settings
 from models.registry import checkpoint_in
 from utils.errors import UserError, shorten
 from utils.scores import QUANTILES, SpeculationMetrics, quantile
@@ -86,7 +86,7 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
         raise UserError("`sigma_mode` calibrated has no effect unless paths are drawn: add `num_samples`, or leave it "
                         "out")
     if spec.sigma_mode == "calibrated" and "sigma" in spec.set_fields():
-        raise UserError(f"`sigma` {spec.sigma:g} has no effect with `sigma_mode` calibrated, which finds sigma itself: "
+        raise UserError(f"`sigma` {spec.sigma} has no effect with `sigma_mode` calibrated, which finds sigma itself: "
                         "leave one of them out")
     if spec.sigma_mode == "adaptive" and has_paths:
         raise UserError("`sigma_mode` adaptive takes sigma from the gap to a draft: for `num_samples` use fixed or "
@@ -180,7 +180,8 @@ class Forecaster:
 
     def _law(self, history: torch.Tensor, where: str, samples: int, notes: list[str]) -> TargetLaw:
         """That of the target's errors on this history, or of `sigma`."""
-        spec, law = self.settings.spec, TargetLaw.fixed(self.settings.spec.sigma)
+        spec = self.settings.spec.filled()
+        law = TargetLaw.fixed(float(spec.sigma or 0))
         if spec.sigma_mode == "calibrated":
             found = law_of_history(self.model, history, self.settings.data, spec, where, self.device,
                                    self.settings.run.quiet)
@@ -205,7 +206,7 @@ class Forecaster:
     def _refuse_short(self, rows: int, where: str) -> None:
         context, patch = self.settings.data.test_context, self.model.patch_len
         if rows < context:
-            shorter = f", or give `test_context` {rows // patch * patch}, a shorter one" if rows >= patch else ""
+            shorter = f", or give `context` {rows // patch * patch}, a shorter one" if rows >= patch else ""
             raise UserError(f"{where}: {rows} rows, the context takes {context}: give a longer history{shorter}")
 
     def _method(self, horizon: int, law: TargetLaw | None) -> Method:

@@ -1,6 +1,7 @@
 """One training run: steps, validation, early stopping, and a state from which a killed run goes on unchanged."""
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from tqdm import tqdm
 
 from exp.exp_basic import autocast
 from exp.flags import FLAGS
+from exp.schedules import learning_rate
 from exp.settings import Settings
-from exp.train.schedules import learning_rate
 from models.checkpoint import read_tensors, save_checkpoint, save_tensors
 from utils.errors import UserError
 
 RESUME = "resume.pth"
+log = logging.getLogger(__name__)
 COUNTERS = {"epoch": int, "batch": int, "step": int, "best": float, "bad_rounds": int, "finished": bool,
             "running": float | None}
 
@@ -174,7 +176,7 @@ class Trainer:
     def _restore(self) -> None:
         path = self.folder / RESUME
         if not path.exists():
-            tqdm.write(f"note: --resume found no {path}; starting from the beginning")
+            log.info("note: --resume found no %s; starting from the beginning", path)
             return
         try:
             state = read_tensors(path)
@@ -186,7 +188,7 @@ class Trainer:
                 from error
         if problem is not None:
             raise UserError(problem)
-        tqdm.write(f"resuming at step {self.step} (epoch {self.epoch + 1}, batch {self.batch + 1})")
+        log.info("resuming at step %d (epoch %d, batch %d)", self.step, self.epoch + 1, self.batch + 1)
 
     def _difference(self, settings: dict[str, Any]) -> str | None:
         """Why a run of these settings cannot be continued with the present ones; None: it can."""

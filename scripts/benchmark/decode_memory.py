@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from scripts.benchmark.decode_speed import PATCH, Forced, build, parse_cells
 from exp.program import exit_code
-from utils.proposals import Noise
 from exp.report.results import format_table, write_csv
+from scripts.benchmark.decode_speed import PATCH, Forced, build, parse_cells
+from utils.proposals import Noise
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 
 DEFAULT = ",".join(f"preset:2880:{horizon}:64" for horizon in (336, 720, 1440, 2880))

@@ -24,11 +24,10 @@ from exp.report.results import format_table, write_csv
 from layers.linear import pack_linears
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
-from utils.interface import Prediction
 from utils.acceptance import MeanRule
 from utils.errors import UserError
+from utils.interface import Prediction
 from utils.proposals import Judgement, Noise, Proposals
-from exp.report.results import format_table, write_csv
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 from utils.timing import hardware, time_side_by_side
 

@@ -64,8 +64,8 @@ def run(own, flags: list[str]) -> None:
         raise UserError(f"--tolerances {own.tolerances}: write numbers with commas between, as 0.05,0.1") from None
     reproposals = own.repropose.split(",")
     if not all(tol >= 0 for tol in tolerances) or not set(reproposals) <= set(REPROPOSALS):
-        raise UserError(f"--tolerances {own.tolerances} --repropose {own.repropose}: tolerances are at least 0, proposals "
-                        f"come from {', '.join(REPROPOSALS)}")
+        raise UserError(f"--tolerances {own.tolerances} --repropose {own.repropose}: tolerances are at least 0, "
+                        f"proposals come from {', '.join(REPROPOSALS)}")
     settings = settings_of(flags)
     experiment = Exp_Basic(settings)
     target, draft = experiment.load_tested(experiment.tested_checkpoint()), experiment.load_draft()

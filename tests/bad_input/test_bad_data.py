@@ -43,7 +43,7 @@ CASES = [
     Case("odd head width", "--d_model 12 --n_heads 2", ["--d_model 12", "--n_heads 2", "multiple of 4"]),
     # forecasts beyond the end of a file
     Case("a file shorter than the context", f"{PREDICT} --data_path short.csv",
-         ["short.csv", "40 rows", "takes 48", "--test_seq_len 36"],
+         ["short.csv", "40 rows", "takes 48", "--seq_len 36"],
          lambda: (just_target(), write_rows("short.csv", 40))),
     Case("a file with a gap in its times", PREDICT, ["good.csv", "data row 1", "not a time"], just_target),
     Case("a file with missing values", f"{PREDICT} --data_path gap.csv", ["gap.csv", "row 100", "run of 5"],

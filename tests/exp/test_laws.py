@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exp.laws import file_beside, forget, identity, load, save
-from utils.calibration import Calibration, fit
+from utils.calibration import Calibration, fit_law
 from utils.errors import UserError
 from utils.target_law import TargetLaw
 
@@ -28,7 +28,7 @@ def kept(tmp_path):
         other = SimpleNamespace(**vars(dataset) | changes)
         return identity(tmp_path / "checkpoint.pth", other, 48, covariance, "window")
     path = file_beside(tmp_path / "checkpoint.pth", "x/ETTh1.csv", 48, "diag")
-    calibration = fit(residuals(), 1, full=False)
+    calibration = fit_law(residuals(), 1, full=False)
     save(path, calibration, made_for())
     return SimpleNamespace(folder=tmp_path, path=path, made_for=made_for, calibration=calibration)
 
@@ -42,7 +42,7 @@ def test_a_calibration_comes_back_as_it_was(kept):
 
 
 def test_a_full_calibration_comes_back_as_it_was(kept):
-    calibration = fit(residuals(factor=torch.eye(P * C) + torch.full((P * C, P * C), 0.3).tril(-1)), 1, full=True)
+    calibration = fit_law(residuals(factor=torch.eye(P * C) + torch.full((P * C, P * C), 0.3).tril(-1)), 1, full=True)
     save(kept.path, calibration, kept.made_for("full"))
     found = load(kept.path, kept.made_for("full"), P, C)
     assert torch.equal(found.law.factor, calibration.law.factor) and found.law.full

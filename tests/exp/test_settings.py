@@ -1,4 +1,5 @@
 """Settings: where each is declared, what comes before what, and that nothing changes them afterwards."""
+import inspect
 import json
 import re
 from dataclasses import FrozenInstanceError, fields, replace
@@ -17,6 +18,7 @@ from exp.predict import Forecaster
 from exp.settings import SECTIONS, DataSettings, RunSettings, Settings, SpecSettings
 from models.config import ModelConfig
 from models.timer_xl import Model
+from utils.acceptance import RULES
 from utils.errors import UserError
 from utils.limits import Switch
 
@@ -83,7 +85,8 @@ def test_every_flag_is_read_from_a_command_line(name):
         assert given_flags([f"--{'no-' if default else ''}{name}"]) == {name: not default}
         return
     inner = getattr(limit, "limit", limit)
-    text = next(text for text in ("3", "0.5", "cache", "mean", "x.csv", str(default)) if limit_reads(inner, text))
+    texts = ("3", "0.5", "cache", "mean", "fixed", "x.csv", str(default))
+    text = next(text for text in texts if limit_reads(inner, text))
     value, = given_flags([f"--{name}", text]).values()
     assert limit.fits(value) and value == inner.read(text)
 
@@ -281,7 +284,8 @@ def test_without_a_checkpoint_the_defaults_are_as_declared(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     settings = read_command_line([])
     assert settings == Settings()
-    assert flat(settings) == DEFAULTS | {"output_token_len": 96, "spec_emit": "mean"}
+    assert flat(settings) == DEFAULTS | {"output_token_len": 96, "spec_emit": "mean", "spec_sigma": 0.25,
+                                         "spec_sigma_mode": "fixed"}
     assert read_command_line(["--seq_len", "192"]).data.test_context == 192
 
 
@@ -320,3 +324,30 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
     assert (values["devices"], values["spec_k"], values["output_token_len"]) == ([1, 0], "auto", 48)
     assert (values["norm_window"], values["last_token"], values["valid_last"]) == (14, True, True)
     assert values["spec_emit"] == "sample" and settings.spec.emit is None
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_and_its_settings_have_the_same_defaults(rule):
+    settings = SpecSettings().filled()
+    own = {name: parameter.default for name, parameter in inspect.signature(RULES[rule]).parameters.items()}
+    for name in set(own) - {"law", "emit"}:
+        assert own[name] == getattr(settings, name), name
+
+
+def test_an_explicit_default_counts_as_given():
+    assert SpecSettings(sigma=0.25).set_fields() == {"sigma"}
+    assert SpecSettings(sigma_mode="fixed").set_fields() == {"sigma_mode"}
+    assert SpecSettings().filled() == SpecSettings(sigma=0.25, sigma_mode="fixed")
+
+
+@pytest.mark.parametrize("argv", ["--is_training 0 --draft_patches 7", "--distill --distill_target_ckpt x "
+                                  "--draft_rollout 7 --draft_patches 7"])
+def test_what_only_a_draft_has_needs_a_draft(argv):
+    with pytest.raises(UserError, match="--draft_patches has no effect without"):
+        read_command_line(argv.split())
+
+
+def test_a_law_is_not_judged_where_it_was_fitted():
+    with pytest.raises(UserError, match="--test_flag V"):
+        read_command_line(["--is_training", "0", "--num_samples", "9", "--spec_sigma_mode", "calibrated",
+                           "--test_flag", "V"])

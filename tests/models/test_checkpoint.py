@@ -35,7 +35,7 @@ def test_a_checkpoint_comes_back_with_its_settings(tmp_path):
     state = new_model().state_dict()
     save_checkpoint(tmp_path / "run", state, {"model": "timer_xl", "d_model": 16})
     assert_same(read_state(tmp_path / "run" / "checkpoint.pth"), state)
-    assert read_settings(tmp_path / "run" / "checkpoint.pth") == {"model": "timer_xl", "d_model": 16}
+    assert read_settings(tmp_path / "run" / "checkpoint.pth") == {"model": "timer_xl", "d_model": 16, "use_norm": True}
     assert listing(tmp_path / "run") == ["args.json", "checkpoint.pth"]
 
 
@@ -174,7 +174,7 @@ def test_settings_nested_too_deep_are_refused(tmp_path):
 
 def test_settings_saved_with_a_byte_order_mark_are_read(tmp_path):
     (tmp_path / "args.json").write_text('{"d_model": 16}', encoding="utf-8-sig")
-    assert read_settings(tmp_path / "checkpoint.pth") == {"d_model": 16}
+    assert read_settings(tmp_path / "checkpoint.pth") == {"d_model": 16, "use_norm": True}
 
 
 def test_a_bare_openltm_checkpoint_is_tested_by_the_flags(tmp_path, monkeypatch):

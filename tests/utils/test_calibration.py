@@ -4,7 +4,7 @@ import torch
 from helpers import PATCH, tiny_target
 from sklearn.covariance import LedoitWolf
 
-from utils.calibration import BANDS, MOST_WIDENING, apart, fit, ledoit_wolf, next_patch_residuals, stretches
+from utils.calibration import BANDS, MOST_WIDENING, apart, fit_law, ledoit_wolf, next_patch_residuals, stretches
 
 P, C = 4, 2
 
@@ -34,7 +34,7 @@ def test_every_window_is_held_out_once_and_apart_from_its_fit(windows):
 
 def test_the_fit_recovers_a_known_diagonal_and_its_coverage():
     sigma = torch.linspace(0.3, 2.0, P * C).view(P, C)
-    calibration = fit(residuals() * sigma, 1, full=False)
+    calibration = fit_law(residuals() * sigma, 1, full=False)
     torch.testing.assert_close(calibration.law.factor, sigma, rtol=0.07, atol=0)  # 6 standard errors of 4000 windows
     assert calibration.law.relative and not calibration.law.full
     for band in BANDS:  # of 32,000 elements
@@ -44,7 +44,7 @@ def test_the_fit_recovers_a_known_diagonal_and_its_coverage():
 
 def test_the_fit_recovers_a_known_covariance():
     factor = known_factor()
-    calibration = fit(residuals(20000, factor), 1, full=True)
+    calibration = fit_law(residuals(20000, factor), 1, full=True)
     found = calibration.law.factor @ calibration.law.factor.T
     expected = factor @ factor.T
     deviation = expected.diagonal().sqrt()
@@ -55,14 +55,14 @@ def test_the_fit_recovers_a_known_covariance():
 
 def test_few_windows_shrink_correlations_but_not_deviations():
     few = residuals(60, known_factor())
-    full, diag = fit(few, 1, full=True), fit(few, 1, full=False)
+    full, diag = fit_law(few, 1, full=True), fit_law(few, 1, full=False)
     assert full.held_out["shrinkage"] > 0.1
     variances = (full.law.factor @ full.law.factor.T).diagonal()
     torch.testing.assert_close(variances.sqrt().view(P, C), diag.law.factor)
 
 
 def test_a_bias_counts_as_spread():
-    calibration = fit(0.5 * residuals() + 2, 1, full=False)
+    calibration = fit_law(0.5 * residuals() + 2, 1, full=False)
     torch.testing.assert_close(calibration.law.factor, torch.full((P, C), 4.25**0.5), rtol=0.05, atol=0)
 
 
@@ -93,7 +93,7 @@ def test_spells_of_large_errors_widen_the_law_as_by_hand(series):
     errors = residuals(series * 90, seed=3).double().unflatten(0, (series, -1))
     errors *= torch.tensor([0.5, 1.6, 0.8]).repeat_interleave(30)[:, None, None]  # spells of 30 windows
     sigma, inside = by_hand(errors, series)
-    calibration = fit(errors.flatten(0, 1), series, full=False)
+    calibration = fit_law(errors.flatten(0, 1), series, full=False)
     torch.testing.assert_close(calibration.law.factor, sigma.float())
     assert calibration.held_out["coverage_95_pct"] == pytest.approx(float(inside))
     assert (sigma > 1.05 * errors.square().mean(dim=(0, 1)).sqrt()).all()
@@ -102,7 +102,7 @@ def test_spells_of_large_errors_widen_the_law_as_by_hand(series):
 def test_held_out_windows_do_not_touch_the_law_that_judges_them():
     errors = residuals(400)
     errors[:50] *= 100  # a stretch of its own: its law is that of the others
-    calibration = fit(errors, 1, full=False)
+    calibration = fit_law(errors, 1, full=False)
     assert calibration.held_out["coverage_95_pct"] == pytest.approx(100 * 350 / 400, abs=2)
 
 
@@ -110,11 +110,11 @@ def test_a_stretch_widens_the_other_laws_up_to_the_limit():
     errors = residuals(400)
     errors[50:, :, 0] = 0
     mean_square = errors[..., 1].double().square().mean(dim=0)
-    torch.testing.assert_close(fit(errors, 1, full=False).law.factor[:, 1].double(), (2 * mean_square).sqrt())
+    torch.testing.assert_close(fit_law(errors, 1, full=False).law.factor[:, 1].double(), (2 * mean_square).sqrt())
 
 
 def test_a_model_without_error_still_has_a_law():
-    assert (fit(torch.zeros(60, P, C), 1, full=False).law.factor > 0).all()
+    assert (fit_law(torch.zeros(60, P, C), 1, full=False).law.factor > 0).all()
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm_mode": "causal", "norm_window": 3}], ids=["window", "causal"])

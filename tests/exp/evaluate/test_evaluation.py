@@ -1,4 +1,6 @@
 """The walk over the windows: what is scored, timed, logged, and kept of an interrupted one."""
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import PATCH, tiny_draft, tiny_target
@@ -177,7 +179,9 @@ def table(monkeypatch, tmp_path):
     settings = Settings().with_("run", quiet=True).with_("data", batch_size=16)
 
     def rows(methods, batches, covariate=False):
-        return compare(methods, Windows([None] * 100), batches, settings, covariate, CPU, tmp_path)
+        config = replace(settings.model.config, covariate=covariate)
+        chosen = settings.with_("model", config=config)
+        return compare(methods, Windows([None] * 100), batches, chosen, CPU, tmp_path)
     return rows
 
 

@@ -103,7 +103,7 @@ def test_a_method_made_again_starts_from_the_beginning(series, rule):
     if rule != "tolerance":
         assert not torch.allclose(method.decode(series()).forecast, first)  # this one goes on
     swapped = method.again(Tolerance(0.0))
-    assert swapped.name == "tolerance" and method.name == rule
+    assert swapped.rule.name == "tolerance" and method.rule.name == rule
     torch.testing.assert_close(swapped.decode(series()).forecast, AloneMethod(target, HORIZON).forecast(series()),
                                rtol=1e-4, atol=1e-5)
 
@@ -221,7 +221,7 @@ def test_a_new_method_that_counts_proposals_is_speculation():
 def test_a_new_method_is_compared_and_timed(tmp_path, settings):
     dataset = Windows()
     methods = {"first": Last(4), "second": Last(4, 1.0), "third": Last(4, 2.0)}
-    rows = compare(methods, dataset, batches(dataset), settings, False, CPU, tmp_path)
+    rows = compare(methods, dataset, batches(dataset), settings, CPU, tmp_path)
     assert [row["method"] for row in rows] == list(methods) and [row["mse"] for row in rows] == [0, 1, 4]
     assert [row["rms_from_target"] for row in rows] == [0, 1, 2]  # from the first
     assert rows[0]["speedup_batch_1"] == rows[0]["speedup_batch_n"] == 1
@@ -245,7 +245,7 @@ def test_what_was_learned_is_forgotten_before_times_are_taken(tmp_path, settings
             self.late = max(self.late, self.learned)
             return super().decode(context)
     method, dataset = Learning(4), Windows()
-    compare({"learning": method, "other": Last(4)}, dataset, batches(dataset, 1), settings, False, CPU, tmp_path)
+    compare({"learning": method, "other": Last(4)}, dataset, batches(dataset, 1), settings, CPU, tmp_path)
     assert method.late == 97 and method.learned == 2 + 7  # of the walk over all windows; of the last timing alone
 
 

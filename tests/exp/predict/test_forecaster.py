@@ -320,7 +320,7 @@ def test_quantiles_are_of_every_step_for_itself():
 # --- refusals in Python
 
 @pytest.mark.parametrize("spoil, words", [
-    (lambda frame: frame.head(30), ["30 rows", "takes 40", "`test_context` 24"]),
+    (lambda frame: frame.head(30), ["30 rows", "takes 40", "`context` 24"]),
     (lambda frame: frame.assign(a=frame.a.where(frame.index != 50)), ["the DataFrame, data row 51, column 'a'"]),
     (lambda frame: frame.assign(a="high"), ["data row 1", "'a'", "'high'", "not a number"]),
     (lambda frame: frame.drop(index=33), ["data row 34 (2021-03-07 00:00:00)", "not one step of D"]),

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from exp.train.schedules import LRADJ, learning_rate
+from exp.schedules import LRADJ, learning_rate
 
 BASE = 1e-3
 
