@@ -152,7 +152,8 @@ class Exact(Lossless):
             p, x = prediction.at(rows, 0), proposals.at(rows, 0)
             ratio = _log_ratio(self.proposal_law(x.logvar), self.law, p.unit.double(),
                                p.mean.double() - x.mean.double(), z)
-            kept = uniform.log() > ratio.clamp(max=math.log1p(-RESIDUAL_FLOOR))
+            # not (u <= r): a ratio that is NaN, of a model that overflowed, ends the search; its forecast is not finite
+            kept = ~(uniform.log() <= ratio.clamp(max=math.log1p(-RESIDUAL_FLOOR)))
             found, which = kept.any(dim=1), kept.long().argmax(dim=1)
             z = z[torch.arange(len(rows), device=rows.device), which][:, None]
             own[rows[found]] = drawn(self.law, p, z)[found]

@@ -18,6 +18,8 @@ from .speculative_decoder import Decoded, decode_alone, decode_speculative, patc
 from .timing import Stopwatch, time_side_by_side
 
 PAYS_FROM = 0.97  # share of the time of plain decoding; closer than this the clock cannot tell them apart
+# added to the seed: K must not depend on the noise that the first batch is decoded with, or its law is not kept
+OWN_STREAM = 2_000_000_011
 CHECKS, SLOW_CHECKS, SLOW_MS = 5, 2, 2000.0  # forecasts timed of each kind; fewer where a batch takes long
 
 
@@ -87,7 +89,7 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
     n, B = patches_in(horizon, target.patch_len), len(context)
     if n == 1:  # the only patch is the target's own
         return Plan(0, B, 0.0, {0: 0.0})
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + OWN_STREAM)
     noise = Noise.draw(context, n, target.patch_len, generator) if rule.random else None
 
     def speculate(k: int) -> Decoded:

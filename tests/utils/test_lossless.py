@@ -339,3 +339,23 @@ def test_mean_emission_lets_the_proposal_decide_and_nothing_else(rule):
     assert torch.equal(sampled.accepted_patches(drawn_ones, target), drawn_ones.patches)
     rejected = ~too.accepted[:, 0]
     assert torch.equal(mean.own_patch(target.first(1), torch.ones(64, 1, *BIG), means, rejected), target.mean[:, :1])
+
+
+# --- models that overflow
+
+@pytest.mark.parametrize("broken", ["target's mean", "draft's mean", "draft's sigma"])
+def test_exact_ends_where_a_model_is_not_a_number(broken, monkeypatch):
+    def few_redraws(*args):
+        calls.append(args)
+        assert len(calls) < 40, "exact searches for ever"
+        return redraws(*args)
+    calls: list = []
+    monkeypatch.setattr(lossless, "redraws", few_redraws)
+    (A, b), nan = dynamics(), torch.full((D,), float("nan"))
+    target = Linear(A, nan if broken == "target's mean" else b)
+    draft = Linear(A, nan if broken == "draft's mean" else b, sigma=float("inf") if broken == "draft's sigma" else 0.3)
+    noise = Noise.draw(torch.zeros(5, P, C), 4, P, torch.Generator().manual_seed(0))
+    out = decode_speculative(target, draft, torch.zeros(5, P, C), 4 * P, Exact(TargetLaw.fixed(0.25)), 3, noise)
+    # a draft that says nothing is never accepted: every patch is then the target's own
+    assert torch.isfinite(out.forecast).all() == (broken != "target's mean")
+    assert int(out.accepted.sum()) == 0 or broken == "target's mean"

@@ -7,6 +7,7 @@ from helpers import PATCH, tiny_draft, tiny_target
 from utils import planner
 from utils.acceptance import Coupling, Exact, Simplified, Tolerance
 from utils.planner import StepCosts, make_plan, predict_ms
+from utils.proposals import Noise
 from utils.target_law import TargetLaw
 
 COSTS = StepCosts({0: 10.0, 7: 17.0}, {0: 4.0, 7: 11.0}, {0: 0.0, 7: 14.0}, {0: 0.0, 7: 7.0})
@@ -100,3 +101,19 @@ def test_a_plan_can_be_made_from_real_passes(series, changes, rule):
 
 def test_a_horizon_of_one_patch_needs_no_plan(series):
     assert make_plan(tiny_target(), None, series(), PATCH, Tolerance(0.3), seed=0).proposals == 0
+
+
+def test_a_plan_knows_nothing_of_the_noise_it_is_made_for(monkeypatch, series):
+    drawn = []
+
+    class Watched(Noise):
+        @classmethod
+        def draw(cls, *args):
+            drawn.append(Noise.draw(*args))
+            return drawn[-1]
+    monkeypatch.setattr(planner, "Noise", Watched)
+    target, context = tiny_target(), series(rows=4)
+    make_plan(target, tiny_draft(target), context, 3 * PATCH, Coupling(TargetLaw.fixed(1.0)), seed=7)
+    batch = Noise.draw(context, 3, PATCH, torch.Generator().manual_seed(7))  # as a method with this seed begins
+    for name in ("proposal", "target", "uniform"):
+        assert not (getattr(drawn[0], name) == getattr(batch, name)).any()
