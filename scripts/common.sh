@@ -15,8 +15,10 @@ for flag in "$@"; do
     *) extra+=("$flag") ;;
   esac
 done
+model_id=
 [ -f "scripts/settings/$settings.sh" ] || fail "no settings '$settings': there are $(cd scripts/settings && echo *.sh)"
 . "scripts/settings/$settings.sh"
+model_id=${model_id:-$settings}  # a copy of a settings file trains models of its own
 
 checkpoints=${CHECKPOINTS:-./checkpoints}
 draft_name=${draft_name:-stochastic}

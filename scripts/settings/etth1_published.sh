@@ -1,5 +1,4 @@
 # The published configuration (STRIDE): context 1536, one layer of d_model 1024, 0.25x stochastic draft, H = 336.
-model_id=etth1_published
 context=1536
 patch=96
 target=(--d_model 1024 --n_heads 8 --d_ff 2048 --e_layers 1)

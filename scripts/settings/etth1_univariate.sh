@@ -1,7 +1,6 @@
 # The causal preset, every series for itself: a target's law is then judged series by series (96 elements, not 672). The
 # draft learns along paths sampled from the calibrated target, which is what the rules that keep a law will show it.
 . scripts/settings/etth1_causal.sh
-model_id=etth1_univariate
 dataset_class=UnivariateDatasetBenchmark
 target_training+=(--batch_size 448)
 draft_training+=(--batch_size 448 --draft_teacher_noise calibrated --train_epochs 40 --tmax 40)

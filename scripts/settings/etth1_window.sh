@@ -1,5 +1,4 @@
 # Window normalisation, as in OpenLTM: minutes on two CPU cores. The scripts of the published recipe use it.
-model_id=etth1_window
 context=672
 patch=96
 target=(--d_model 256 --n_heads 8 --d_ff 1024 --e_layers 2)

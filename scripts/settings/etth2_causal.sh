@@ -1,5 +1,4 @@
 # The preset with causal normalisation on ETTh2; the weight decay was chosen by the validation part.
 . scripts/settings/etth1_causal.sh
-model_id=etth2_causal
 data_file=ETT-small/ETTh2.csv
 target_training+=(--weight_decay 3e-3)

@@ -1,5 +1,4 @@
 # The preset with causal normalisation on ETTm1.
 . scripts/settings/etth1_causal.sh
-model_id=ettm1_causal
 data_file=ETT-small/ETTm1.csv
 target_training+=(--val_every 120)  # its validation split is four times as large

@@ -1,5 +1,4 @@
 # Seconds, for CI: shows that everything runs; its figures mean nothing.
-model_id=tiny
 context=192
 patch=96
 target=(--d_model 32 --n_heads 4 --d_ff 64 --e_layers 2)
