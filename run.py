@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
         from exp.options import read_command_line
         Exp_Forecast(read_command_line(argv)).run()
     return exit_code(work, "--batch_size, --seq_len, --test_pred_len or the sizes of the model",
-                     "checkpoints and results so far are kept; --resume goes on with a training")
+                     "checkpoints and results so far are kept; --resume continues a training")
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ DATASETS = {
 
 
 def data_file(root_path: str | None, data_path: str) -> Path:
-    """root_path / data_path; without root_path in the folder $DATASET_ROOT, else ./dataset."""
+    """root_path / data_path; root_path defaults to $DATASET_ROOT, else ./dataset."""
     return Path(root_path or os.environ.get("DATASET_ROOT", "./dataset")) / data_path
 
 
 class EpochSampler(Sampler):
-    """A permutation that depends on (seed, epoch) alone, can start in the middle, and can be shared among processes.
+    """A permutation that depends on (seed, epoch) alone, can start in the middle, and can be split among processes.
 
     A resumed run therefore sees exactly the batches that an uninterrupted one would have seen.
     """
@@ -57,22 +57,22 @@ class EpochSampler(Sampler):
 
 
 def batch_as_is(batch):
-    """`__getitems__` has built the batch already."""
+    """Identity: `__getitems__` already returns a batch."""
     return batch
 
 
 def leave_interrupts_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: a worker that died of it would print a traceback of its own."""
+    """Ignores Ctrl-C, which reaches every process of a terminal: a worker would print a traceback of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def spread_windows(dataset, count: int | None) -> list[int]:
-    """The items of `count` windows of each series, evenly spread from the first to the last; None: all of them."""
+    """Items of `count` windows per series, evenly spaced from the first to the last; None: all items."""
     if count is None:
         return list(range(len(dataset)))
     if count > dataset.windows:
-        raise UserError(f"`test_windows` {count}: the test part has {dataset.windows} windows (of each series): give "
-                        "fewer, or leave it out")
+        raise UserError(f"`test_windows` {count}: the test part has {dataset.windows} windows (per series): give at "
+                        "most that many, or leave it out")
     windows = torch.linspace(0, dataset.windows - 1, count).long()
     return (torch.arange(dataset.n_series)[:, None] * dataset.windows + windows).flatten().tolist()
 
@@ -85,12 +85,12 @@ def train_loader(dataset, batch_size: int, seed: int, rank: int = 0, world_size:
 
 
 def ordered_loader(dataset, batch_size: int, items: list[int] | None = None, num_workers: int = 0) -> DataLoader:
-    """Batches in order, of all items or of these."""
+    """Batches in order, of all items or of those given."""
     return DataLoader(dataset, batch_size=batch_size, sampler=items, **_common(num_workers))
 
 
 def _common(num_workers: int) -> dict[str, Any]:
-    # a generator of its own: opening a loader draws a seed, from the global one it would shift every later dropout
-    # mask, and a resumed run opens one loader more than an uninterrupted one
+    # a separate generator: opening a loader draws a seed; from the global generator that would shift every later
+    # dropout mask, and a resumed run opens one more loader than an uninterrupted one
     return dict(num_workers=num_workers, collate_fn=batch_as_is, generator=torch.Generator(),
                 worker_init_fn=leave_interrupts_to_the_parent)

@@ -1,4 +1,4 @@
-"""Windows over a series, with OpenLTM's splits and pairs. Items are cut as tensor views, a whole batch at once."""
+"""Windows over a series, with OpenLTM's splits and pairs. Items are sliced from tensor views, a whole batch at once."""
 import math
 from pathlib import Path
 
@@ -15,9 +15,9 @@ MONTH_HOURS = 30 * 24
 
 
 def split_borders(file_name: str, rows: int) -> tuple[list[int], list[int]]:
-    """First and one-past-last row of train, val and test, before a context is put in front of val and test.
+    """First and one-past-last row of train, val and test, before a context is prepended to val and test.
 
-    ETT files: 12/4/4 months of 30 days, at one (ETTh) or four (ETTm) rows an hour. Others: 70/10/20 %.
+    ETT files: 12/4/4 months of 30 days, at one (ETTh) or four (ETTm) rows per hour. Others: 70/10/20 %.
     """
     if file_name.startswith(("ETTh", "ETTm")):
         month = MONTH_HOURS * (4 if file_name.startswith("ETTm") else 1)
@@ -27,12 +27,12 @@ def split_borders(file_name: str, rows: int) -> tuple[list[int], list[int]]:
 
 
 def standardised(where: str | Path, scaler: StandardScaler, known: np.ndarray, wanted: np.ndarray) -> torch.Tensor:
-    """Rows `wanted` [T, C] by the mean and standard deviation of the rows `known`, which the scaler keeps; float32."""
+    """Standardises rows `wanted` [T, C] by mean and deviation of the rows `known`, which the scaler keeps; float32."""
     try:
         with np.errstate(all="ignore"):
             scaled = torch.from_numpy(scaler.fit(known).transform(wanted)).float()
         usable = bool(torch.isfinite(scaled).all())
-    except ValueError:  # scikit-learn has met a sum that is no longer finite
+    except ValueError:  # scikit-learn met a sum that is not finite
         usable = False
     if not usable:
         raise UserError(f"{where}: values too large, or too far from those that set the scale, to be "
@@ -44,10 +44,10 @@ class MultivariateDatasetBenchmark(Dataset):
     """All variables of a window together.
 
     An item is (x [context, C], y): in `train` and `val` y [context, C] pairs every token with its next patch
-    (patch t of y is patch t + 1 of the series); in `test` y [horizon, C] are the steps after the context. rolled: so
-    they are in `val`, where settings are chosen.
+    (patch t of y is patch t + 1 of the series); in `test` y [horizon, C] are the steps after the context. rolled: `val`
+    has the latter too, for choosing settings.
     Values are standardised with the mean and standard deviation of the training part.
-    Raises UserError where the file or the split cannot give a single window.
+    Raises UserError if the file or the split cannot yield a single window.
     """
 
     def __init__(self, path: str | Path, split: str, context: int, patch_len: int, horizon: int = 0,
@@ -76,8 +76,8 @@ class MultivariateDatasetBenchmark(Dataset):
     def _too_short(self, path, rows, ends, ahead) -> str:
         if rows < ends[-1]:
             return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
-                    "rename the file for a 70/10/20 split, or give the whole file")
-        # the smallest file whose train, val and test parts each hold one window: from just below it upwards
+                    "rename the file for a 70/10/20 split, or give the complete file")
+        # the smallest file whose train, val and test parts each hold one window: search upwards from just below it
         enough = max(self.context + ahead, int((self.context + self.patch_len) / 0.7) - 1, 10 * (self._least_val - 3),
                      5 * self.horizon - 1)
         while not self._fits(*split_borders("", enough)):
@@ -92,17 +92,17 @@ class MultivariateDatasetBenchmark(Dataset):
 
     @property
     def _least_val(self) -> int:
-        """Rows of the validation part that give one window."""
+        """Number of rows of the validation part that yield one window."""
         return self.horizon if self.rolled and self.split == "val" else self.patch_len
 
     @property
     def n_series(self) -> int:
-        """How many series the items are cut from, one after the other: all variables together make one."""
+        """Number of series that items are cut from, in sequence; all variables together count as one."""
         return 1
 
     @property
     def variables(self) -> int:
-        """How many variables one item has."""
+        """Number of variables per item."""
         return len(self.names) // self.n_series
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class MultivariateDatasetBenchmark(Dataset):
         return self._pair(self._spans[self._place(torch.as_tensor(indices))].transpose(1, 2))
 
     def _place(self, window: torch.Tensor) -> torch.Tensor:
-        """Where the series window number `window` starts."""
+        """Start of window number `window` in the series."""
         return (window.double() / self.ratio + 1e-9).long()
 
     def _pair(self, span: torch.Tensor):
@@ -126,7 +126,7 @@ class MultivariateDatasetBenchmark(Dataset):
 
 
 class UnivariateDatasetBenchmark(MultivariateDatasetBenchmark):
-    """Each variable of each window for itself: items (x [context, 1], y [..., 1]), variable by variable."""
+    """Each variable of each window separately: items (x [context, 1], y [..., 1]), variable by variable."""
 
     @property
     def n_series(self) -> int:

@@ -1,7 +1,7 @@
-"""Gets ETTh1 where it is missing: `python -m data_provider.download [--folder DIR]`.
+"""Fetches ETTh1 if it is missing: `python -m data_provider.download [--folder DIR]`.
 
-Prints the path of the file to use, as its last line. Without a network it writes the embedded synthetic data set
-and says so on stderr.
+The last line printed is the path of the file to use. Without a network it writes the embedded synthetic data set, with
+a note on stderr.
 """
 import argparse
 import hashlib
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def download(path: Path, source: str = SOURCE, sha256: str = SHA256, timeout: float = 20) -> str | None:
-    """Fetches `source` to `path`. Returns None, or why it could not; a file with a wrong checksum is not kept."""
+    """Fetches `source` to `path`. Returns None, or the reason for failure. A file with a wrong checksum is not kept."""
     try:
         with urllib.request.urlopen(source, timeout=timeout) as answer:
             content = _read(answer, path.name)
@@ -41,18 +41,18 @@ def download(path: Path, source: str = SOURCE, sha256: str = SHA256, timeout: fl
 
 
 def _read(answer, name: str) -> bytes:
-    """All of an answer, with a progress bar where somebody looks at a terminal."""
+    """Reads a whole response, with a progress bar on a terminal."""
     size = int(answer.headers.get("Content-Length", 0))
     with tqdm.wrapattr(answer, "read", total=size or None, desc=name, disable=None) as reader:
         return b"".join(iter(lambda: reader.read(CHUNK), b""))
 
 
 def obtain_etth1(folder: Path) -> Path:
-    """The ETTh1 file in folder/ETT-small: what is there, else the public file, else the synthetic stand-in."""
+    """The ETTh1 file in folder/ETT-small: the existing one, else the public file, else the synthetic stand-in."""
     path = folder / "ETT-small" / "ETTh1.csv"
     if path.is_file():
         if digest(path) != SHA256:
-            log.warning("note: %s is not the public ETTh1 (its checksum differs); it is used as it is", path)
+            log.warning("note: %s is not the public ETTh1 (its checksum differs); it is used as is", path)
         return path
     problem = download(path)
     if problem is None:
@@ -74,7 +74,7 @@ def main() -> int:
                   error.strerror or error)
         return 2
     except KeyboardInterrupt:
-        log.error("interrupted: nothing was kept of the download")
+        log.error("interrupted: the partial download was discarded")
         return 130
     return 0
 

@@ -25,7 +25,7 @@ class Series:
 
 
 def read_series(path: str | Path) -> Series:
-    """Reads one file by its ending. Raises UserError that names file, row and column of what cannot be used."""
+    """Reads one file by its extension. Raises UserError that names file, row and column of unusable content."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"data file {path} does not exist: correct `root_path`/`data_path` or DATASET_ROOT, or run: "
@@ -33,14 +33,14 @@ def read_series(path: str | Path) -> Series:
     readers = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy}
     kind = path.suffix.lower()
     if kind not in readers:
-        raise UserError(f"{path}: unknown kind of file {path.suffix!r}: use one of {', '.join(sorted(readers))}")
+        raise UserError(f"{path}: unknown file type {path.suffix!r}: use one of {', '.join(sorted(readers))}")
     try:
         series = readers[kind](path)
     except UserError:
         raise
-    except Exception as error:  # a damaged file fails in as many ways as there are parsers
+    except Exception as error:  # every parser fails in its own ways
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        wanted = " Cells are separated by commas, the encoding is UTF-8" if kind == ".csv" else ""
+        wanted = " Expected cells separated by commas, in UTF-8" if kind == ".csv" else ""
         raise UserError(f"{path}: cannot be read as {kind[1:]} ({first_line}): is the file damaged?{wanted}") from error
     _refuse_gaps(path, series)
     return series
@@ -49,24 +49,24 @@ def read_series(path: str | Path) -> Series:
 def _read_csv(path: Path) -> Series:
     header = _header(path)
     if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
-        raise UserError(f"{path}: the header {shorten(header[0])} is one cell: separate cells by commas, and write "
-                        "decimals with a point")
+        raise UserError(f"{path}: the header {shorten(header[0])} is a single cell: separate cells by commas, and use "
+                        "a decimal point")
     with warnings.catch_warnings():
-        # pandas would take the first of too many cells for row labels and move the others under wrong names
+        # with surplus cells pandas would take the first for row labels and shift the others under wrong names
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
             frame = pd.read_csv(path, encoding_errors="replace", low_memory=False, skipinitialspace=True,
                                 index_col=False)
         except pd.errors.ParserWarning:
             raise UserError(f"{path}: rows have more cells than the header has names ({len(header)}): name every "
-                            "column, separate cells by commas, and write decimals with a point") from None
+                            "column, separate cells by commas, and use a decimal point") from None
     series = _of_columns(frame, str(path), lambda row: f"{path}, line {_line_of(path, row)}")
     _refuse_missing_header(path, header, header[-len(series.names):])
     return series
 
 
 def _of_columns(frame: pd.DataFrame, where: str, cell: Callable[[int], str]) -> Series:
-    """One column per variable, after a column of dates if there is one. cell: row from 0 -> how errors call it."""
+    """One column per variable, after a column of dates if there is one. cell: row from 0 -> its name in errors."""
     if frame.empty:
         raise UserError(f"{where}: no rows below the header: at least one window of data is needed")
     dates, first = None, frame.iloc[:, 0]
@@ -82,7 +82,7 @@ def _of_columns(frame: pd.DataFrame, where: str, cell: Callable[[int], str]) -> 
 def from_frame(frame: pd.DataFrame) -> Series:
     """A DataFrame: long (unique_id, ds, y) or wide (one numeric column per variable; times in a column or as index).
 
-    Raises UserError for what cannot be used, as `read_series` does. Variables and rows keep their order.
+    Raises UserError for unusable content, as `read_series` does. Variables and rows keep their order.
     """
     if set(LONG) <= set(frame.columns):
         frame = _wide_of_long(frame[LONG])
@@ -94,7 +94,7 @@ def from_frame(frame: pd.DataFrame) -> Series:
     times = [name for name in frame.columns
              if str(name).lower() in DATE_NAMES or pd.api.types.is_datetime64_any_dtype(frame[name])]
     if len(times) > 1:
-        raise UserError(f"{FRAME}: {shorten(times[0])} and {shorten(times[1])} are both columns of times: keep one")
+        raise UserError(f"{FRAME}: {shorten(times[0])} and {shorten(times[1])} are both time columns: keep one")
     frame = frame[times + [name for name in frame.columns if name not in times]]
     series = _of_columns(frame, FRAME, lambda row: f"{FRAME}, data row {row + 1}")
     _refuse_gaps(FRAME, series)
@@ -115,20 +115,20 @@ def _wide_of_long(frame: pd.DataFrame) -> pd.DataFrame:
     short = rows[rows < len(wide)]
     if len(short):
         raise UserError(f"{FRAME}: {shorten(short.index[0])} has {short.iloc[0]} of {len(wide)} times: all series must "
-                        "cover the same times; forecast those of other times in a call of their own")
+                        "cover the same times; forecast series with other times in a separate call")
     return wide.loc[frame["ds"].unique(), rows.index].rename_axis(columns=None).reset_index()
 
 
 def _header(path: Path) -> list[str]:
-    """The cells of the first line that is not blank, as they are: pandas changes names that come twice."""
+    """The cells of the first line that is not blank, unchanged: pandas renames duplicate names."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as lines:
         return next((row for row in csv.reader(lines, skipinitialspace=True) if any(row)), [""])
 
 
 def _refuse_missing_header(path: Path, header: list[str], names: list[str]) -> None:
-    """A first row of numbers is data, not names: reading it as names would lose a row in silence.
+    """Refuses a first row of numbers: it is data, and reading it as names would silently lose a row.
 
-    0, 1, 2, ... (of all columns, or of those after the date) are the names that pandas gives where there are none.
+    0, 1, 2, ... (for all columns, or for those after the date) are allowed: pandas writes them as default names.
     """
     counted = any(cells == [str(i) for i in range(len(cells))] for cells in (header, names))
     if not counted and all(map(_is_number, names)):
@@ -155,7 +155,7 @@ def _numeric_column(name: str, column: pd.Series, cell: Callable[[int], str]) ->
 
 
 def _line_of(path: Path, row: int) -> int:
-    """The line of data row `row` (from 0): the header and blank lines, which pandas skips, count too."""
+    """Line number of data row `row` (from 0), counting the header and the blank lines that pandas skips."""
     with open(path, encoding="utf-8", errors="replace") as lines:
         filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
     return filled[row + 1]
@@ -172,9 +172,10 @@ def _read_txt(path: Path) -> Series:
         except ValueError:
             bad = next(i for i, cell in enumerate(cells, start=1) if not _is_number(cell))
             raise UserError(f"{path}, line {number}, column {bad}: {shorten(cells[bad - 1])} is not a number: "
-                            "a txt file holds numbers only, one row a line") from None
+                            "a txt file holds numbers only, one row per line") from None
         if len(rows[-1]) != len(rows[0]):
-            raise UserError(f"{path}, line {number}: {len(rows[-1])} cells where the first line has {len(rows[0])}")
+            raise UserError(f"{path}, line {number}: {len(rows[-1])} cells, but the first line has {len(rows[0])}: "
+                            "all lines must have the same number")
     if not rows:
         raise UserError(f"{path}: the file is empty")
     return _unnamed(np.asarray(rows))
@@ -191,7 +192,8 @@ def _is_number(cell: str) -> bool:
 def _read_npz(path: Path) -> Series:
     with np.load(path, allow_pickle=False) as archive:
         if "data" not in archive.files:
-            raise UserError(f"{path}: no array 'data' in it (found: {', '.join(archive.files) or 'none'})")
+            raise UserError(f"{path}: no array 'data' in it (found: {', '.join(archive.files) or 'none'}): save the "
+                            "series under that name")
         return _from_array(path, archive["data"])
 
 
@@ -204,7 +206,7 @@ def _from_array(path: Path, array: np.ndarray) -> Series:
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2, 3):
         raise UserError(f"{path}: unknown layout, shape {array.shape} of {array.dtype}: expected real numbers [T, C]")
     if array.size == 0:
-        raise UserError(f"{path}: an array of shape {array.shape} is empty: at least one window of data is needed")
+        raise UserError(f"{path}: the array of shape {array.shape} is empty: at least one window of data is needed")
     if array.ndim == 3:
         array = array[:, :, 0]
     return _unnamed(array.reshape(len(array), -1).astype(np.float64))
@@ -225,4 +227,4 @@ def _refuse_gaps(path: Path | str, series: Series) -> None:
     name = series.names[column]
     where = f"{path}, data row {start + 1}, column {shorten(name)}"
     raise UserError(f"{where}: missing or infinite value (a run of {length}; {int(missing.sum())} such cells in the "
-                    "file): fill or cut the gap, nothing is filled in here")
+                    "file): fill the gap or cut it out, nothing is filled in here")

@@ -1,7 +1,7 @@
 """An embedded, seeded data set in ETT's format, for machines without the data and without a network.
 
 Seven correlated variables at hourly steps: daily and weekly seasons, slow drift, regime changes, and noise whose
-size moves with the load. It serves to run the program; figures measured on it say nothing about ETTh1.
+amplitude follows the time of day. It only serves to run the program; figures measured on it say nothing about ETTh1.
 """
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def synthetic_frame(rows: int = ROWS, seed: int = 2021) -> pd.DataFrame:
 
 
 def _steps(rng, rows: int, every: int) -> np.ndarray:
-    """A level that jumps about once in `every` rows."""
+    """A level that jumps about once every `every` rows."""
     jumps = rng.random(rows) < 1 / every
     return rng.uniform(-1, 1, size=rows)[np.maximum.accumulate(np.where(jumps, np.arange(rows), 0))]
 

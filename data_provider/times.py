@@ -1,4 +1,4 @@
-"""Time stamps of a series: read, checked, continued by the series' own frequency; nothing is filled in or sorted."""
+"""Timestamps of a series: parsed, checked, continued at the series' own frequency; nothing is filled in or sorted."""
 import re
 import warnings
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pandas.tseries.frequencies import to_offset
 from data_provider.reading import Series
 from utils.errors import UserError, shorten
 
-# what a column of text may mean, in the order of preference
+# ways to parse a column of text, in order of preference
 READINGS: tuple[dict[str, Any], ...] = ({}, {"dayfirst": True}, {"format": "ISO8601"})
 
 
@@ -26,8 +26,8 @@ class Calendar:
 def continued(series: Series, steps: int, where: str) -> Calendar:
     """The times of `series` and of the `steps` after its last row.
 
-    Without dates the rows are numbered, the first is 0. Raises UserError that names the row where a cell is no time,
-    or where times repeat, run backwards or leave the frequency.
+    Without dates rows are numbered from 0. Raises UserError that names the row where a cell is not a time, or where
+    times repeat, run backwards or break the frequency.
     """
     rows = len(series.values)
     if series.dates is None:
@@ -42,8 +42,8 @@ def continued(series: Series, steps: int, where: str) -> Calendar:
     try:
         future = pd.date_range(times[-1], periods=steps + 1, freq=frequency)[1:]
     except (OverflowError, ValueError):
-        raise UserError(f"{where}: {steps} steps ({frequency}) after {times[-1]} lead past what a time stamp can hold: "
-                        "lower `horizon`") from None
+        raise UserError(f"{where}: {steps} steps ({frequency}) after {times[-1]} exceed the range of timestamps: lower "
+                        "`horizon`") from None
     return Calendar(times, future, frequency)
 
 
@@ -58,7 +58,7 @@ def frequency_of(times: pd.DatetimeIndex) -> str | None:
         return None
     frequency = to_offset(frequency).freqstr
     again = pd.date_range(times[0], periods=len(times), freq=frequency)
-    return frequency if (again == times).all() else None  # pandas guesses wrong for business hours, for one
+    return frequency if (again == times).all() else None  # pandas guesses wrong for business hours, for example
 
 
 def _counted(first: int, step: int, rows: int, steps: int) -> Calendar:
@@ -67,7 +67,7 @@ def _counted(first: int, step: int, rows: int, steps: int) -> Calendar:
 
 
 def _whole_numbers(dates: pd.Series, steps: int, where: str) -> Calendar | None:
-    """A time column that counts (0, 1, 2 or seconds of an epoch) is counted on; 20200131 is a date."""
+    """Continues a time column of integers (0, 1, 2 or epoch seconds); None for others (20200131 is a date)."""
     if not dates.str.fullmatch(r"-?\d{1,18}").all() or dates.str.fullmatch(r"\d{8}").all():
         return None
     numbers = dates.astype("int64").to_numpy()
@@ -75,13 +75,13 @@ def _whole_numbers(dates: pd.Series, steps: int, where: str) -> Calendar | None:
     odd = (gaps != gaps[0]).nonzero()[0] if len(gaps) else gaps
     if not len(gaps) or gaps[0] < 1 or len(odd):
         row = int(odd[0]) + 1 if len(odd) else 1
-        raise UserError(f"{where}: {_pair(dates.to_numpy(), row)}, which is not the step before; the numbers of the "
-                        "time column must rise in equal steps")
+        raise UserError(f"{where}: {_pair(dates.to_numpy(), row)}, which is not the previous step; the numbers in "
+                        "the time column must increase in equal steps")
     return _counted(int(numbers[0]), int(gaps[0]), len(numbers), steps)
 
 
 def _parsed(dates: pd.Series, where: str) -> pd.DatetimeIndex:
-    """The text as times, days before months where only that makes the times regular."""
+    """Parses text as times, day first if only that makes the times regular."""
     if re.match(r"\d{1,2}:\d", dates.iloc[0]):
         raise UserError(f"{where}, data row 1: {shorten(dates.iloc[0])} has no date: write date and time of day")
     readings = []
@@ -91,10 +91,10 @@ def _parsed(dates: pd.Series, where: str) -> pd.DatetimeIndex:
                 warnings.simplefilter("ignore")
                 readings.append(pd.DatetimeIndex(pd.to_datetime(dates, errors="coerce", **how)))
         except (ValueError, TypeError):  # pandas refuses several offsets from UTC
-            raise UserError(f"{where}: the times have several offsets from UTC: write all of them in UTC") from None
+            raise UserError(f"{where}: the times have several UTC offsets: convert all of them to UTC") from None
     regular = [times for times in readings if frequency_of(times) is not None]
     if any((times != regular[0]).any() for times in regular):
-        raise UserError(f"{where}: {shorten(dates.iloc[0])} may be a day before a month or a month before a day: write "
+        raise UserError(f"{where}: {shorten(dates.iloc[0])} may be day first or month first: write dates like "
                         "2020-12-31")
     times = regular[0] if regular else min(readings, key=lambda times: times.isna().sum())
     unreadable = times.isna().nonzero()[0]
@@ -115,7 +115,7 @@ def _first_irregularity(times: pd.DatetimeIndex) -> str:
         if wrong.any():
             return f"{_pair(times, int(wrong.argmax()) + 1)} {words} ({int(wrong.sum())} such rows)"
     if len(times) < 3:
-        return f"{len(times)} rows have no frequency: 3 are needed"
+        return f"{len(times)} rows have no frequency: at least 3 are needed"
     row = _longest(lambda length: times[:length], len(times))
     return f"{_pair(times, row)}, which is not one step of {frequency_of(times[:row]) or 'any frequency'}"
 
@@ -127,7 +127,7 @@ def _regular_part(times: pd.DatetimeIndex) -> str:
 
 
 def _longest(part, rows: int) -> int:
-    """The most rows, at least 2, of which `part` is regular: where some are, fewer are too."""
+    """Largest number of rows, at least 2, for which `part` is regular; it is then regular for fewer, too."""
     low, high = 2, rows
     while low + 1 < high:
         middle = (low + high) // 2

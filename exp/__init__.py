@@ -1,1 +1,1 @@
-"""Experiments: what run.py can be asked to do."""
+"""Experiments: the tasks of run.py."""

@@ -33,27 +33,27 @@ def seed_everything(seed: int) -> None:
 
 
 def choose_device(run: RunSettings) -> torch.device:
-    """The GPU that was asked for, the CPU where there is none."""
+    """The requested GPU, or the CPU if there is none."""
     if not torch.cuda.is_available():
         if run.gpu is not None:
-            log.info("note: GPU %d was asked for, but there is no CUDA device; running on the CPU", run.gpu)
+            log.info("note: GPU %d was requested, but there is no CUDA device; running on the CPU", run.gpu)
         device = torch.device("cpu")
     elif (run.gpu or 0) >= torch.cuda.device_count():
-        raise UserError(f"`gpu` {run.gpu} does not exist: there are {torch.cuda.device_count()}, from 0")
+        raise UserError(f"`gpu` {run.gpu} does not exist: there are {torch.cuda.device_count()}, numbered from 0")
     else:
         device = torch.device("cuda", run.gpu or 0)
     return usable(run, device)
 
 
 def usable(run: RunSettings, device: torch.device) -> torch.device:
-    """`device`, refused where it cannot compute as asked."""
+    """Returns `device`. Raises UserError if it cannot compute as requested."""
     if run.amp and run.amp_dtype == "fp16" and device.type == "cpu":
         raise UserError("`amp_dtype` fp16 needs a GPU: use bf16 on the CPU")
     return device
 
 
 def autocast(run: RunSettings, device: torch.device) -> AbstractContextManager:
-    """The context that `amp` and `amp_dtype` ask for; one that does nothing without `amp`."""
+    """Autocast context for `amp` and `amp_dtype`; a null context without `amp`."""
     if not run.amp:
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if run.amp_dtype == "bf16" else torch.float16)
@@ -61,12 +61,12 @@ def autocast(run: RunSettings, device: torch.device) -> AbstractContextManager:
 
 def load_model(settings: Settings, path: str | Path, name: str, device: torch.device,
                sizes: Mapping[str, Any] | None = None) -> TimerBackbone:
-    """A trained model in evaluation mode, refused where it cannot work with the other models of this run.
+    """A trained model in evaluation mode. Raises UserError if it does not fit the other models of this run.
 
-    sizes: those that were given for this model, where they have flags of their own (those of a target to imitate).
+    sizes: sizes that were given for this model by separate flags (those of a target to imitate).
     """
     run, asked = settings.run, dict(settings.model.asked if sizes is None else sizes)
-    asked.pop("input_token_len", None)  # not the checkpoint's alone: compared below, with the patch of the run
+    asked.pop("input_token_len", None)  # shared by all models of a run: compared below
     path = registry.checkpoint_in(path)
     stored = read_settings(path)
     for key, value in (sizes or {}).items():  # here, because their flags have other names
@@ -77,7 +77,7 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     bare = None if stored else completed(shared | dict(settings.model.asked) | dict(sizes or {}), name, settings.data)
     model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not (run.compile or run.amp))
     if model.patch_len != settings.model.config.input_token_len:
-        raise UserError(f"checkpoint {path} has a patch of {model.patch_len} steps, this run has `input_token_len` "
+        raise UserError(f"checkpoint {path} has a patch of {model.patch_len} steps, but this run has `input_token_len` "
                         f"{settings.model.config.input_token_len}: they must be equal, for target and draft alike")
     if registry.is_approximate(model):
         log.warning("note: rolling by cache is an APPROXIMATION for %s: it normalises whole windows, so the statistics "
@@ -88,36 +88,36 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
 
 
 class Exp_Basic:
-    """What every experiment needs: where it runs, its models, its data, its folders."""
+    """Base of the experiments: device, models, data and folders."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.rank, self.world_size = 0, 1
         self.device = self._set_up_distributed() if settings.run.ddp else choose_device(settings.run)
         self.is_main = self.rank == 0
-        if not self.is_main:  # one process speaks for all
+        if not self.is_main:  # only the main process logs
             logging.getLogger("exp").setLevel(logging.ERROR)
 
     def _set_up_distributed(self) -> torch.device:
         if "RANK" not in os.environ:
-            raise UserError("--ddp needs the environment of torchrun: torchrun --nproc_per_node N run.py --ddp ...")
+            raise UserError("--ddp must be started with torchrun: torchrun --nproc_per_node N run.py --ddp ...")
         device = usable(self.settings.run, self._device_of_process(int(os.environ.get("LOCAL_RANK", 0))))
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         return device
 
     def _device_of_process(self, local: int) -> torch.device:
-        """The GPU of process `local` of this machine; --devices must name enough of them even where there is none."""
+        """GPU of process `local` on this machine; --devices must name enough GPUs even if there are none."""
         named = self.settings.run.devices
         present = torch.cuda.device_count() if torch.cuda.is_available() else 0
         devices = named or tuple(range(present))
         if local >= len(devices) and (present or named):
-            raise UserError(f"--ddp: {len(devices)} GPUs for process {local + 1} of this machine: start fewer "
-                            "processes (torchrun --nproc_per_node), or name one GPU for each by --devices")
+            raise UserError(f"--ddp: only {len(devices)} GPU(s) for process {local + 1} on this machine: start fewer "
+                            "processes (torchrun --nproc_per_node), or name one GPU per process with --devices")
         if not present:
             return torch.device("cpu")
         if max(devices) >= present:
-            raise UserError(f"--devices names GPU {max(devices)}: there are {present}, from 0")
+            raise UserError(f"--devices names GPU {max(devices)}, but there are {present}, numbered from 0")
         torch.cuda.set_device(devices[local])
         return torch.device("cuda", devices[local])
 
@@ -132,7 +132,7 @@ class Exp_Basic:
         return inside(self.settings.run.checkpoints, setting, "--model_id/--des/--test_dir")
 
     def tested_checkpoint(self) -> Path:
-        """The checkpoint that a test names."""
+        """The checkpoint to test."""
         return tested_checkpoint(self.settings.run, self.settings.model.name)
 
     def load_tested(self, checkpoint: Path) -> TimerBackbone:
@@ -140,20 +140,20 @@ class Exp_Basic:
         return load_model(self.settings, checkpoint, self.settings.model.name, self.device)
 
     def load_draft(self) -> TimerBackbone:
-        """The draft beside it."""
+        """The draft used with it."""
         run = self.settings.run
         if run.draft_checkpoint is None:
-            raise UserError("`draft_checkpoint` is missing: name the draft")
+            raise UserError("`draft_checkpoint` is missing: give the checkpoint of the draft")
         return load_model(self.settings, run.draft_checkpoint, run.draft_model, self.device)
 
     def dataset(self, split: str, context: int | None = None, rolled: bool = False):
-        """One split of the series, with the training context or another; rolled: with whole horizons to forecast."""
+        """One split of the series; context: default, that of training; rolled: windows with a whole horizon after."""
         data = self.settings.data
         return DATASETS[data.kind](data.file, split, context or data.context, self.patch_len, horizon=data.horizon,
                                    subset_ratio=data.subset_ratio, rolled=rolled)
 
     def tested_split(self):
-        """The windows that a test forecasts: the test split, or the validation split where settings are chosen."""
+        """The windows to forecast: the test split, or the validation split for choosing settings."""
         data = self.settings.data
         return self.dataset("val" if data.test_flag == "V" else "test", data.test_context, rolled=True)
 

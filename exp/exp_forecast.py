@@ -44,12 +44,12 @@ from utils.target_law import TargetLaw
 from utils.timing import hardware
 
 RESULTS = "./test_results"
-VALIDATION_SEED = 1_000_000_007  # sampled forecasts of the validation part have noise of their own
+VALIDATION_SEED = 1_000_000_007  # offset: sampled forecasts of the validation split have separate noise
 log = logging.getLogger(__name__)
 
 
 class Exp_Forecast(Exp_Basic):
-    """One command line: `run` trains --itr times and tests each, or tests or forecasts with a checkpoint."""
+    """One call of the program: `run` trains --itr times and tests each time, or tests or predicts with a checkpoint."""
 
     def run(self) -> None:
         run = self.settings.run
@@ -81,7 +81,7 @@ class Exp_Forecast(Exp_Basic):
             dist.destroy_process_group()
 
     def _check_what_follows_training(self) -> None:
-        """What would stop the test must stop the run now, not after hours of training."""
+        """Raises now, not after hours of training, what would stop the test."""
         run, settings = self.settings.run, self.settings
         for iteration in range(run.itr):
             self._refuse_unwritable(self.setting(iteration))
@@ -105,7 +105,7 @@ class Exp_Forecast(Exp_Basic):
         seed, folder = settings.run.seed, self.checkpoint_folder(setting)
         model = self._initial_model()
         loss = self._loss()
-        if self.rank:  # equal weights to begin with, but dropout and noise of its own in every process
+        if self.rank:  # equal initial weights, but separate dropout and noise in every process
             torch.manual_seed(seed + 1_000_003 * self.rank)
         train = self._taught(self.dataset("train"), loss, settings.train.teacher_dropout, seed)
         val = self._taught(self.dataset("val"), loss, 0.0, seed + VALIDATION_SEED)
@@ -139,8 +139,8 @@ class Exp_Forecast(Exp_Basic):
                                     law, seed, self.settings.run.quiet or not self.is_main)
         workers = self.settings.data.num_workers
         if forecasts.kept is None and workers:
-            raise UserError(f"`num_workers` {workers}: the target's forecasts cannot be kept (teacher dropout, or too "
-                            "many), and no worker can make them: use 0")
+            raise UserError(f"`num_workers` {workers}: the target's forecasts cannot be cached (teacher dropout, or "
+                            "too many), and workers cannot make them: use 0")
         return forecasts
 
     def _loss(self):
@@ -185,7 +185,7 @@ class Exp_Forecast(Exp_Basic):
         return folder
 
     def test(self, setting: str, checkpoint: Path) -> dict:
-        """Rolling forecast of every test window; writes metrics.json and what the report settings ask for."""
+        """Rolling forecast of every test window; writes metrics.json and the requested reports."""
         settings, report, folder = self.settings, self.settings.report, self._results_folder(setting)
         model = self.load_tested(checkpoint)
         draft = self.load_draft() if settings.run.use_speculative else None
@@ -261,10 +261,10 @@ class Exp_Forecast(Exp_Basic):
         return metrics
 
     def _keep(self, folder: Path, stop: Interrupted, windows: int) -> None:
-        """What an interrupted walk over the test windows has found, under a name that no whole result has."""
+        """Saves the results of an interrupted evaluation under a name that complete results never have."""
         rows = [{"method": name} | out.result(self.settings.data.batch_size) for name, out in stop.so_far.items()]
         path = write_partial(folder, {"windows_of_the_split": windows, "rows": rows})
-        log.info("interrupted after %d of %d windows, the first of the split: %s", rows[-1]["windows"], windows, path)
+        log.info("interrupted after the first %d of %d windows; results so far: %s", rows[-1]["windows"], windows, path)
 
     def _plan(self, methods: Mapping[str, Method], batch_sizes: list[int]) -> None:
         """`k` auto: every method decides for each batch size, on validation windows spread over their split."""

@@ -1,6 +1,6 @@
 """The command line: one flag for every field of the settings, and for every field of ModelConfig.
 
-Also the flat form of settings, flag -> value, which args.json and metrics.json keep.
+Also the flat form of settings, flag -> value, as stored in args.json and metrics.json.
 """
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from models.registry import DRAFTS
 from utils.errors import UserError
 from utils.limits import OneOf, OrNone, Switch
 
-TITLES = {"run": "run", "model": "model and architecture (read from args.json where a checkpoint has one)",
+TITLES = {"run": "run", "model": "model and architecture (read from the checkpoint's args.json if there is one)",
           "data": "data", "train": "training and distillation", "spec": "speculation", "report": "reports"}
 NOT_FLAGS = ("asked", "config")  # fields of ModelSettings that follow from the flags of ModelConfig
 
 
 @dataclass(frozen=True)
 class Flag:
-    """Where the value of a flag goes; section 'config' for the fields of ModelConfig."""
+    """A flag and the field that it sets; section 'config' for the fields of ModelConfig."""
 
     name: str
     section: str
     field: Field[Any]
 
     def declared(self, what: str, otherwise: Any = ()) -> Any:
-        """`needs`, `not_with` or `free` of its declaration."""
+        """`needs`, `not_with` or `free` from its declaration."""
         return self.field.metadata.get(what, otherwise)
 
 
@@ -48,14 +48,14 @@ NEEDS = {name: _NEEDS_DRAFT if name in DRAFT_ONLY else flag.declared("needs") fo
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong flag is one line like every other error of this program."""
+    """argparse with one-line errors, like every other error of this program."""
 
     def error(self, message: str):
         raise UserError(f"{message} (--help lists the flags)")
 
 
 def reader(limit):
-    """An argparse type that reads a value by its limit, and says what is wrong with it."""
+    """An argparse type that parses a value by its limit and reports why it is invalid."""
     def read(text: str):
         try:
             return limit.read(text)

@@ -1,4 +1,4 @@
-"""The law of a target as the settings ask for it; a calibration is fitted once and kept beside the checkpoint."""
+"""The target's law according to the settings; a calibration is fitted once and stored beside the checkpoint."""
 from __future__ import annotations
 
 import hashlib
@@ -32,7 +32,7 @@ def target_law(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
 
 
 def calibration_part(experiment: Exp_Basic) -> tuple[Any, Any]:
-    """(data set, loader) to calibrate on: windows of the test context. Raises UserError where it cannot do."""
+    """(data set, loader) to calibrate on: windows of the test context. Raises UserError if it is unsuitable."""
     dataset, loader = experiment.validation_part()
     patch_len, settings = experiment.patch_len, experiment.settings
     if dataset.windows < LEAST_PATCHES * patch_len:
@@ -49,16 +49,17 @@ def law_of_history(model: TimerBackbone, series: torch.Tensor, data: DataSetting
                    device: torch.device, quiet: bool) -> Calibration:
     """Calibrates on the newest fifth of a standardised series [T, C] without a validation split.
 
-    Under the usual 70/10/20 split a model that was trained on this very series has not seen these windows. where: what
-    errors call the series. Raises UserError where there are too few windows.
+    Under the usual 70/10/20 split a model that was trained on this very series has not seen these windows. where: name
+    of the series in errors. Raises UserError if there are too few windows.
     """
     context, patch_len = data.test_context, model.patch_len
     windows = series.unfold(0, context + patch_len, 1) if len(series) >= context + patch_len else series[:0]
     least = LEAST_PATCHES * patch_len
     windows = windows[-max(least, len(windows) // 5):]
     if len(windows) < least:
-        raise UserError(f"{where}: {len(series)} rows leave {len(windows)} windows to calibrate a law on, {least} are "
-                        f"needed ({context + patch_len + least - 1} rows): give `sigma`, or no `num_samples`")
+        raise UserError(f"{where}: {len(series)} rows leave {len(windows)} windows to calibrate a law on, but {least} "
+                        f"are needed ({context + patch_len + least - 1} rows): give `sigma`, or leave out "
+                        "`num_samples`")
     windows = windows.transpose(0, 1).flatten(0, 1)[:, None] if data.univariate else windows
     batches = [(part[..., :context].mT, part[..., context:].mT) for part in windows.split(data.batch_size)]
     bar = tqdm(batches, desc="calibration", unit="batch", disable=quiet)
@@ -67,7 +68,7 @@ def law_of_history(model: TimerBackbone, series: torch.Tensor, data: DataSetting
 
 
 def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> Calibration:
-    """The calibration of `checkpoint` for these data and this context: loaded, or fitted and kept."""
+    """The calibration of `checkpoint` for these data and this context: loaded, or fitted and stored."""
     data, covariance = experiment.settings.data, experiment.settings.spec.covariance
     dataset, loader = calibration_part(experiment)
     path = file_beside(Path(checkpoint), data.data_path, data.test_context, covariance)
@@ -83,19 +84,19 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
                         "on: train the model again")
     calibration = fit_law(residuals, dataset.n_series, covariance == "full")
     save(path, calibration, made_for)
-    log.info("calibrated on %.0f validation windows, kept in %s: %s", calibration.held_out["windows"], path,
+    log.info("calibrated on %.0f validation windows, stored in %s: %s", calibration.held_out["windows"], path,
              calibration.describe())
     return calibration
 
 
 def file_beside(checkpoint: Path, data_path: str, context: int, covariance: str) -> Path:
-    """Where the calibration of a checkpoint is kept: a file of its own for each data set, context and covariance."""
+    """Path of a checkpoint's calibration: one file per data set, context and covariance."""
     checkpoint = Path(checkpoint)
     return checkpoint.with_name(f"{checkpoint.stem}_calibration_{Path(data_path).stem}_{context}_{covariance}.pth")
 
 
 def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: str) -> dict[str, str | int]:
-    """What a calibration depends on; another value of any of these makes it foreign."""
+    """Everything a calibration depends on; a stored one is valid only if all values match."""
     values = dataset.values.contiguous().numpy().tobytes()
     return {"form": FORM, "weights": digest(checkpoint), "data": hashlib.sha256(values).hexdigest(),
             "windows": type(dataset).__name__, "context": context, "patch": dataset.patch_len,
@@ -103,7 +104,7 @@ def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: 
 
 
 def forget(checkpoint: Path) -> None:
-    """Removes what was calibrated for older weights of this name."""
+    """Removes calibrations of older weights at this path."""
     for path in Path(checkpoint).parent.glob(f"{Path(checkpoint).stem}_calibration_*.pth"):
         path.unlink()
 
@@ -114,10 +115,10 @@ def save(path: Path, calibration: Calibration, made_for: dict) -> None:
 
 def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibration:
     """The calibration in `path`. Raises UserError if it is damaged, or was made for anything but `made_for`."""
-    again = "delete it, and it is fitted anew"
+    again = "delete it to fit it again"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign pickles; the error below says enough
+            warnings.simplefilter("ignore")  # torch warns about foreign pickles; the error below suffices
             content = torch.load(path, map_location="cpu", weights_only=True)
         found, held_out, factor = content["identity"], content["held_out"], content["factor"]
         differing = [name for name in made_for if found.get(name) != made_for[name]]
@@ -126,8 +127,8 @@ def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibrat
         usable = _is_factor(factor, shape, made_for["covariance"] == "full")
         calibration = Calibration(TargetLaw(factor, made_for["covariance"] == "full", relative=True), numbers)
         calibration.describe()
-    except Exception as error:  # a damaged file fails in as many ways as it has parts
-        raise UserError(f"{path} is damaged, or no calibration of this program: {again}") from error
+    except Exception as error:  # a damaged file can fail anywhere
+        raise UserError(f"{path} is damaged, or not a calibration of this program: {again}") from error
     if differing:
         name = differing[0]
         if name == "form":
@@ -135,7 +136,7 @@ def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibrat
         then, now = shorten(found[name]), shorten(made_for[name])
         raise UserError(f"{path} was calibrated for other {name} ({then}, here {now}): {again}")
     if not usable:
-        raise UserError(f"{path} is damaged (its factor is no {list(shape)} of finite standard deviations): {again}")
+        raise UserError(f"{path} is damaged (its factor is not {list(shape)} with finite standard deviations): {again}")
     return calibration
 
 

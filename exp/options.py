@@ -1,6 +1,6 @@
-"""From a command line to settings: flags > args.json of the checkpoint a run starts from > defaults; once, at the door.
+"""Turns a command line into settings, once: flags > args.json of the checkpoint a run starts from > defaults.
 
-What concerns one flag is declared with it (`exp.settings`); here is what several flags mean together.
+Rules for a single flag are declared with it (`exp.settings`); rules that involve several flags are here.
 """
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp"}  # plain
 
 
 def read_command_line(argv: Sequence[str] | None = None) -> Settings:
-    """The settings of a command line. Raises UserError for flags that are wrong, idle or contradict each other."""
+    """The settings of a command line. Raises UserError for flags that are invalid, idle or contradictory."""
     return settled(given_flags(argv))
 
 
 def settled(given: Mapping[str, Any]) -> Settings:
-    """given: the flags that were really given, with their values."""
+    """The settings that follow from `given`, the flags that were passed explicitly, with their values."""
     values = Values(given)
     if values["do_predict"]:
         _settle_prediction(values)
@@ -57,7 +57,7 @@ def settled(given: Mapping[str, Any]) -> Settings:
 
 
 class Values(dict):
-    """Flag -> value: what was given, over the defaults; `given`: the names of what was given."""
+    """Flag -> value, defaults included; `given`: names of the flags that were passed explicitly."""
 
     def __init__(self, given: Mapping[str, Any]):
         super().__init__(DEFAULTS | dict(given))
@@ -68,27 +68,27 @@ class Values(dict):
 
 
 def _settle_prediction(values: Values) -> None:
-    """--do_predict trains and tests nothing; a draft that is named is used."""
+    """Settles the values of --do_predict, which neither trains nor tests and uses a draft if one is named."""
     if "is_training" in values.given and values["is_training"]:
         raise UserError("--do_predict forecasts with a trained checkpoint: leave out --is_training 1, and train first")
     values["is_training"] = 0
     _refuse_excluded(values)
     if values["num_samples"] is None and values["spec_sigma_mode"] == "calibrated":
-        raise UserError("--spec_sigma_mode calibrated has no effect with --do_predict unless paths are drawn: add "
+        raise UserError("--spec_sigma_mode calibrated has no effect with --do_predict unless paths are sampled: add "
                         "--num_samples, or leave it out")
     if values["num_samples"] is not None and not values.given & {"spec_sigma", "spec_sigma_mode"}:
         values["spec_sigma_mode"] = "calibrated"
     if values["spec_k"] == "auto":
-        raise UserError("--spec_k auto measures on validation windows, --do_predict has none: give a number")
+        raise UserError("--spec_k auto measures on validation windows, but --do_predict has none: give a number")
     if values["spec_emit"] == "sample":
-        raise UserError("--spec_emit sample draws one path, --do_predict writes a mean: leave it out")
+        raise UserError("--spec_emit sample draws one path, but --do_predict writes a mean: leave it out")
     values["spec_emit"] = "mean"
     values["use_speculative"] = values["use_speculative"] or values["spec_draft_ckpt"] is not None
 
 
 def _refuse_contradictions(values: Values) -> None:
     if values["dp"]:
-        raise UserError("--dp is not supported: use --ddp with torchrun, also on one machine")
+        raise UserError("--dp is not supported: use --ddp with torchrun, even on one machine")
     if values["seed"] + values["itr"] - 1 > MOST_SEED:
         raise UserError(f"--seed {values['seed']} with --itr {values['itr']} leads to seeds above {MOST_SEED}: lower "
                         "one of them")
@@ -101,7 +101,7 @@ def _refuse_contradictions(values: Values) -> None:
     if (values["use_speculative"] or values["compare"]) and not values["spec_draft_ckpt"]:
         raise UserError(f"--{'compare' if values['compare'] else 'use_speculative'} needs --spec_draft_ckpt, the draft")
     if values["compare"] and values["model"] in DRAFTS:
-        raise UserError(f"--compare needs the target as --model, not {values['model']}: name the draft by "
+        raise UserError(f"--compare needs the target as --model, not {values['model']}: name the draft with "
                         "--spec_draft_ckpt")
     if values["draft_patches"] > 1 and values["is_training"] and values["draft_rollout"] < values["draft_patches"]:
         raise UserError(f"--draft_patches {values['draft_patches']} needs --draft_rollout {values['draft_patches']} or "
@@ -112,7 +112,7 @@ def _refuse_contradictions(values: Values) -> None:
 
 
 def _refuse_idle(values: Values) -> None:
-    """A flag that would change nothing is refused, not ignored."""
+    """Refuses flags that would have no effect, rather than ignoring them."""
     for name in sorted(values.given):
         wanted = NEEDS[name]
         if wanted and not any(_is_set(values, condition) for condition in wanted):
@@ -157,7 +157,7 @@ def _note_other_data(checkpoint: Path, stored: Mapping[str, Any], values: Values
 
 
 def _of_pretrained(values: Values) -> dict[str, Any]:
-    """Training that starts from other weights has their architecture; a flag that contradicts it is an error."""
+    """Settings for training from other weights: their architecture. Raises UserError for contradicting flags."""
     path = checkpoint_in(values["pretrain_model_path"])
     stored = stored_settings(path)
     if stored:
@@ -174,7 +174,7 @@ def _data(values: Values, stored: Mapping[str, Any]) -> DataSettings:
 
 
 def _config(values: Values, stored: Mapping[str, Any], asked: Mapping[str, Any], data: DataSettings) -> ModelConfig:
-    """The architecture of the model that is trained or tested, as far as flags and args.json tell."""
+    """Architecture of the model to train or test, from flags and args.json."""
     names = set(ARCHITECTURE) if values["is_training"] else set(fields_of(ModelConfig))
     if values["is_training"] and values["adaptation"]:
         names |= set(ARCHITECTURE_OF[values["model"]]) - {"draft_patches"}
@@ -183,11 +183,11 @@ def _config(values: Values, stored: Mapping[str, Any], asked: Mapping[str, Any],
 
 
 def _refuse_odd_lengths(values: Values, data: DataSettings, patch_len: int) -> None:
-    """What must divide what."""
+    """Refuses lengths that are not multiples of the patch, or do not fit together."""
     wanted = values["output_token_len"]
     if wanted not in (None, patch_len):
-        raise UserError(f"--output_token_len {wanted} differs from --input_token_len {patch_len}: a token predicts the "
-                        "next patch, make them equal")
+        raise UserError(f"--output_token_len {wanted} differs from --input_token_len {patch_len}: make them equal (a "
+                        "token predicts the next patch)")
     for flag, length in (("seq_len", data.context), ("test_seq_len", data.test_context)):
         if length % patch_len:
             raise UserError(f"--{flag} {length} is not a multiple of the patch (--input_token_len {patch_len}): use "
@@ -208,14 +208,14 @@ def _train(values: Values) -> TrainSettings:
 
 
 def _spec(values: Values) -> SpecSettings:
-    # paths of a prediction are drawn from the target alone: the flags of its law say nothing of the rule
+    # paths of a prediction are sampled from the target alone: the flags of its law do not concern the rule
     sampled_prediction = values["do_predict"] and values["num_samples"] is not None
     concerning = values.given - (LAW if sampled_prediction else set())
     named = sorted(concerning & PUBLISHED)
     if "spec_accept_rule" not in values.given and named and values["use_speculative"]:
         values["spec_accept_rule"] = "simplified"
-        log.info("note: --%s without --spec_accept_rule means the published rule 'simplified' (it keeps no law: exact "
-                 "and coupling do)", named[0])
+        log.info("note: --%s without --spec_accept_rule selects the published rule 'simplified' (it does not preserve "
+                 "the target's law; exact and coupling do)", named[0])
     spec = SpecSettings(**values.section("spec"))
     if values["use_speculative"]:  # --compare runs all rules
         spec.refuse_contradictions(set(sections(dict.fromkeys(concerning)).get("spec", {})))
@@ -224,7 +224,7 @@ def _spec(values: Values) -> SpecSettings:
 
 
 def _refuse_wrong_law(values: Values, spec: SpecSettings) -> None:
-    """What --spec_sigma_mode and --num_samples cannot mean together with the other flags."""
+    """Refuses --spec_sigma_mode and --num_samples where the other flags rule them out."""
     if spec.sigma_mode == "calibrated":
         if values["test_flag"] == "V":
             raise UserError("--spec_sigma_mode calibrated fits the law to the validation split, on which --test_flag V "
@@ -238,7 +238,7 @@ def _refuse_wrong_law(values: Values, spec: SpecSettings) -> None:
     if values["num_samples"] is None:
         return
     if values["use_speculative"] and spec.rule == "tolerance" and not values["do_predict"]:
-        raise UserError("--num_samples needs a rule that samples, --spec_accept_rule tolerance emits means: name "
+        raise UserError("--num_samples needs a rule that samples, but --spec_accept_rule tolerance emits means: name "
                         "another rule, or leave out --use_speculative to sample from the target alone")
     if "spec_emit" in values.given:
         raise UserError("--spec_emit has no effect with --num_samples: paths are sampled, and point metrics are those "

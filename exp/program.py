@@ -1,4 +1,4 @@
-"""What every program of this project shares: exit codes, errors in one line, and messages on the terminal."""
+"""Shared by all programs of this project: exit codes, one-line errors, and messages on the terminal."""
 from __future__ import annotations
 
 import logging
@@ -9,7 +9,7 @@ OUT_OF_MEMORY = ("out of memory", "allocate memory", "multiplication overflow", 
 
 
 class Terminal(logging.Handler):
-    """Messages of the program go to standard output, as they are."""
+    """Prints log messages to standard output, unformatted."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), flush=True)
@@ -25,10 +25,10 @@ def show_messages(level: int = logging.INFO) -> None:
 
 
 def exit_code(work: Callable[[], object], smaller: str, kept: str) -> int:
-    """Does the work of a program: 0 done, 2 bad input (one line on stderr), 130 interrupted.
+    """Runs a program and returns its exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
-    smaller: what to lower when memory is exhausted; kept: what an interruption leaves. Errors that name parameters are
-    shown with the flags that set them.
+    smaller: settings to lower when memory is exhausted; kept: text on what survives an interruption. Parameters that
+    errors name are replaced by their flags.
     """
     show_messages()
     try:
@@ -39,7 +39,7 @@ def exit_code(work: Callable[[], object], smaller: str, kept: str) -> int:
 
 
 def _done(work: Callable[[], object], smaller: str) -> int:
-    from exp.flags import in_flags  # here: importing torch takes seconds, in which Ctrl-C must end like later
+    from exp.flags import in_flags  # not at the top: importing torch takes seconds, during which Ctrl-C must work too
     from utils.errors import UserError
     try:
         work()
@@ -47,7 +47,7 @@ def _done(work: Callable[[], object], smaller: str) -> int:
         print(f"error: {in_flags(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder without permission
-        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        print(f"error: {error.strerror or error}: {error.filename or 'unknown file'}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):

@@ -1,12 +1,12 @@
-"""All settings, one frozen section each. A field is declared once: default, limit, help, flag, what it needs.
+"""All settings, in frozen sections. Each field is declared once: default, limit, help, flag, requirements.
 
-    flag      its name on the command line (default: the field's own)
-    needs     flags, or 'flag=value', one of which must be set for it to have an effect
-    not_with  flag -> why the two exclude each other
-    free      may differ between an interrupted training and its continuation: it does not touch the weights
+    flag      name on the command line (default: the name of the field)
+    needs     flags, or 'flag=value', at least one of which must be set for it to have an effect
+    not_with  flag -> reason why the two exclude each other
+    free      may differ between an interrupted training and its continuation: it does not affect the weights
 
-`exp.flags` builds the parser from these declarations, `exp.options` settles what depends on several of them. In Python
-the sections are used as they are: SpecSettings(rule="coupling", sigma=0.25).
+`exp.flags` builds the parser from these declarations; `exp.options` resolves what depends on several of them. In Python
+the sections are used directly: SpecSettings(rule="coupling", sigma=0.25).
 """
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, check, lim
 from utils.lossless import EMISSIONS
 from utils.speculative_decoder import REPROPOSALS
 
-MOST_SEED = 2**32 - 1  # numpy takes no larger one
+MOST_SEED = 2**32 - 1  # largest seed that numpy accepts
 COUNT, NATURAL = whole(1, 2**31), whole(0, 2**31)
 SEED = whole(0, MOST_SEED)
 RATE, SHARE = Number(0, 0.999), Number(0, 1, open_low=True)
-# what is above is a slip of the keyboard, and would end in an overflow
+# anything above is a typo and would overflow
 LARGEST = 1e6
 NON_NEGATIVE, POSITIVE = Number(0, LARGEST), Number(0, LARGEST, open_low=True)
 
-ONE_WAY = {"compare": "concerns one way to forecast, --compare runs them all"}
-TEST_WINDOWS = {"do_predict": "concerns test windows, --do_predict forecasts beyond the last row (and always draws it)"}
+ONE_WAY = {"compare": "applies to a single method, --compare runs all of them"}
+TEST_WINDOWS = {"do_predict": "applies to test windows, --do_predict forecasts beyond the last row (and always plots "
+                              "the forecast)"}
 ROLLOUT = {"draft_rollout": "has no effect with --draft_rollout, which learns the patches after the context"}
 DEFAULT_SIGMA = 0.25
 SPECULATION = ("use_speculative", "compare")
@@ -48,16 +49,16 @@ TRAINING, TESTING = ("is_training=1",), ("is_training=0",)
 
 @dataclass(frozen=True)
 class NamePart:
-    """A word that becomes part of a folder's name."""
+    """A word that becomes part of a folder name."""
 
-    words: str = "part of a folder's name, without '/' and control characters"
+    words: str = "part of a folder name, without '/' or control characters"
 
     def fits(self, value: object) -> bool:
         return isinstance(value, str) and "/" not in value and value.isprintable()
 
     def read(self, text: str) -> str:
         if not self.fits(text):
-            raise ValueError(f"{text!r} is part of a folder's name: leave out '/' and control characters")
+            raise ValueError(f"{text!r} becomes part of a folder name: leave out '/' and control characters")
         return text
 
 
@@ -78,7 +79,7 @@ class CsvName:
 class DeviceList:
     """'0,1,2' -> (0, 1, 2)"""
 
-    words: str = "numbers of GPUs, each once"
+    words: str = "distinct GPU numbers"
 
     def fits(self, value: object) -> bool:
         return isinstance(value, tuple) and all(map(NATURAL.fits, value)) and len(set(value)) == len(value)
@@ -103,54 +104,55 @@ class Section:
 
 @dataclass(frozen=True)
 class RunSettings(Section):
-    """What is done, where, and on which device."""
+    """The task, its folders and its device."""
 
     task_name: str = limited("forecast", OneOf(("forecast",)))
     is_training: int = limited(1, whole(0, 1), "1: train, then test; 0: test a checkpoint", free=True)
-    model_id: str = limited("test", NamePart(), "names the run; with --model, --des and --itr it makes the folder name")
-    des: str = limited("test", NamePart(), "a word of description, part of the name of a run (with --test_dir: "
-                       "of its results)")
-    itr: int = limited(1, COUNT, "how many times to train, with seeds seed, seed + 1, ...", free=True)
+    model_id: str = limited("test", NamePart(), "name of the run; forms the folder name with --model, --des and --itr")
+    des: str = limited("test", NamePart(), "short description, part of the run's folder name (with --test_dir: of "
+                       "the results folder)")
+    itr: int = limited(1, COUNT, "number of training runs, with seeds seed, seed + 1, ...", free=True)
     seed: int = limited(2021, SEED)
-    checkpoints: str = limited("./checkpoints/", Text(), "where checkpoints are written and found")
+    checkpoints: str = limited("./checkpoints/", Text(), "folder of checkpoints")
     test_dir: str | None = limited(None, OrNone(Text()), "folder under --checkpoints to test (default: this run's own)",
                                    needs=TESTING, free=True)
-    test_file_name: str = limited("checkpoint.pth", Text(), "file in that folder", needs=TESTING, free=True)
-    resume: bool = limited(False, Switch(), "continue an interrupted training of the same settings", needs=TRAINING,
+    test_file_name: str = limited("checkpoint.pth", Text(), "checkpoint file in that folder", needs=TESTING, free=True)
+    resume: bool = limited(False, Switch(), "continue an interrupted training with the same settings", needs=TRAINING,
                            free=True)
     do_predict: bool = limited(False, Switch(), "forecast --test_pred_len steps beyond the last row of --data_path, in "
-                               "its own units, with the checkpoint of --test_dir (and the draft of --spec_draft_ckpt)")
-    use_speculative: bool = limited(False, Switch(), "test with a draft proposing and the target verifying", free=True)
+                               "its own units, with the checkpoint in --test_dir (and the draft in --spec_draft_ckpt)")
+    use_speculative: bool = limited(False, Switch(), "speculative decoding: a draft proposes, the target verifies",
+                                    free=True)
     compare: bool = limited(False, Switch(), "one table: target, draft, seasonal-naive and the speculative rules",
                             free=True, not_with=TEST_WINDOWS)
-    draft_model: str = limited("timer_xl_draft", OneOf(MODELS), "model of the draft", flag="spec_draft_model",
+    draft_model: str = limited("timer_xl_draft", OneOf(MODELS), "model type of the draft", flag="spec_draft_model",
                                needs=SPECULATION, free=True)
     draft_checkpoint: str | None = limited(None, OrNone(Text()), "checkpoint of the draft, or its folder",
                                            flag="spec_draft_ckpt", needs=SPECULATION, free=True)
     quiet: bool = limited(False, Switch(), "no progress bars", free=True)
-    gpu: int | None = limited(None, OrNone(NATURAL), "index of the GPU (default: 0); without one the CPU is used",
+    gpu: int | None = limited(None, OrNone(NATURAL), "GPU index (default: 0); the CPU is used if there is no GPU",
                               free=True, not_with={
-        "ddp": "has no meaning with --ddp, where every process has a GPU of its own (--devices)"})
-    devices: tuple[int, ...] | None = limited(None, OrNone(DeviceList()), "GPUs of --ddp, one per process: 0,1,2,3 "
+        "ddp": "has no effect with --ddp, where each process has its own GPU (--devices)"})
+    devices: tuple[int, ...] | None = limited(None, OrNone(DeviceList()), "GPUs for --ddp, one per process: 0,1,2,3 "
                                               "(default: in order)", needs=("ddp",), free=True)
     ddp: bool = limited(False, Switch(), "distributed training; start with torchrun")
-    dp: bool = limited(False, Switch(), "refused: --ddp does the same and better")
+    dp: bool = limited(False, Switch(), "not supported: use --ddp")
     compile: bool = limited(False, Switch(), "torch.compile the transformer of loaded models, with CUDA graphs on a "
-                            "GPU; on a CPU the preset gained nothing from it")
+                            "GPU; on a CPU it does not speed up the preset")
     amp: bool = limited(False, Switch(), "automatic mixed precision, in training and testing")
     amp_dtype: str = limited("bf16", OneOf(("bf16", "fp16")), needs=("amp",))
 
 
 @dataclass(frozen=True)
 class ModelSettings(Section):
-    """Which model, and what is asked of its architecture.
+    """The model and its architecture.
 
-    asked: settings of `ModelConfig` that were given; the others are the checkpoint's. config: the architecture that
-    follows from them: of the model under test, or of the one that is trained.
+    asked: settings of `ModelConfig` that were given; the others come from the checkpoint. config: the resulting
+    architecture of the model to train or test.
     """
 
-    name: str = limited("timer_xl", OneOf(MODELS), "the model that is trained or tested", flag="model")
-    rolling: str | None = limited(None, OrNone(OneOf(ROLLING)), "re-encode windows, or keep keys and values (default: "
+    name: str = limited("timer_xl", OneOf(MODELS), "model to train or test", flag="model")
+    rolling: str | None = limited(None, OrNone(OneOf(ROLLING)), "re-encode windows, or cache keys and values (default: "
                                   "cache for --norm_mode causal, where it is exact, else window)")
     output_token_len: int | None = limited(None, OrNone(STEPS), "must equal --input_token_len")
     asked: Mapping[str, Any] = field(default_factory=dict)
@@ -159,26 +161,26 @@ class ModelSettings(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in sorted(set(self.asked) - set(fields_of(ModelConfig))):
-            raise UserError(f"`asked` has {shorten(name)}, which is no setting of ModelConfig: correct it")
+            raise UserError(f"`asked` has {shorten(name)}, which is not a setting of ModelConfig: correct it")
 
 
 @dataclass(frozen=True)
 class DataSettings(Section):
-    """Which series, and how they are cut into windows; lengths in steps."""
+    """The series and their windows; lengths in steps."""
 
     kind: str = limited("MultivariateDatasetBenchmark", OneOf(DATASETS), "all variables of a window together, or each "
-                        "for itself", flag="data")
+                        "one separately", flag="data")
     root_path: str | None = limited(None, OrNone(Text()), "folder of --data_path (default: $DATASET_ROOT, else "
                                     "./dataset)")
-    data_path: str = limited("ETT-small/ETTh1.csv", Text(), "csv, txt, npz or npy")
-    test_flag: str = limited("T", OneOf(("T", "V")), "windows to forecast: T, the test split; V, the validation split, "
-                             "where settings are chosen", free=True, not_with=TEST_WINDOWS)
-    context: int = limited(672, STEPS, "context in training, a multiple of the patch", flag="seq_len")
-    test_context: int = limited(672, STEPS, "context in testing (default: --seq_len)", flag="test_seq_len")
+    data_path: str = limited("ETT-small/ETTh1.csv", Text(), "data file: csv, txt, npz or npy")
+    test_flag: str = limited("T", OneOf(("T", "V")), "split to forecast: T, test; V, validation, for choosing settings",
+                             free=True, not_with=TEST_WINDOWS)
+    context: int = limited(672, STEPS, "context length in training, a multiple of the patch", flag="seq_len")
+    test_context: int = limited(672, STEPS, "context length in testing (default: --seq_len)", flag="test_seq_len")
     horizon: int = limited(96, STEPS, "steps to forecast", flag="test_pred_len", free=True)
-    test_windows: int | None = limited(None, OrNone(COUNT), "test on this many windows (of each series), evenly spread "
+    test_windows: int | None = limited(None, OrNone(COUNT), "test on this many windows per series, evenly spaced "
                                        "from the first to the last (default: all)", free=True, not_with=TEST_WINDOWS)
-    subset_ratio: float = limited(1.0, SHARE, "few-shot: share of the training windows, evenly spread",
+    subset_ratio: float = limited(1.0, SHARE, "few-shot: fraction of the training windows, evenly spaced",
                                   flag="subset_rand_ratio", not_with=TEST_WINDOWS)
     batch_size: int = limited(32, COUNT)
     num_workers: int = limited(0, whole(0, 64), free=True, not_with=TEST_WINDOWS)
@@ -189,32 +191,32 @@ class DataSettings(Section):
 
     @property
     def univariate(self) -> bool:
-        """Whether each variable is a series of its own."""
+        """True if each variable is a separate series."""
         return self.kind == "UnivariateDatasetBenchmark"
 
 
 @dataclass(frozen=True)
 class TrainSettings(Section):
-    """Optimisation, and what is learned."""
+    """Optimisation and training objective."""
 
     train_epochs: int = limited(10, COUNT, free=True)
     learning_rate: float = limited(1e-4, Number(0, math.inf, open_low=True))
     weight_decay: float = limited(0.0, NON_NEGATIVE)
     loss: str = limited("MSE", OneOf(("MSE",)))
-    lradj: str = limited("type1", OneOf(LRADJ), "schedule of the learning rate", not_with={
-        "cosine": "has no effect with --cosine, a schedule of its own"})
+    lradj: str = limited("type1", OneOf(LRADJ), "learning-rate schedule", not_with={
+        "cosine": "has no effect with --cosine, which replaces the schedule"})
     cosine: bool = limited(False, Switch(), "cosine annealing over --tmax epochs instead of --lradj")
     tmax: int = limited(10, COUNT, needs=("cosine",))
     patience: int = limited(3, COUNT, "stop after this many validations without improvement")
-    val_every: int = limited(0, NATURAL, "validate every this many steps (0: once an epoch)")
-    clip_grad: float = limited(1.0, NON_NEGATIVE, "largest gradient norm (0: no clipping)")
-    ema: float = limited(0.0, RATE, "decay of a moving average of the weights, which is then what is validated and "
-                         "saved (0: none)")
-    valid_last: bool = limited(False, Switch(), "validation counts the newest token only", not_with=ROLLOUT)
-    last_token: bool = limited(False, Switch(), "training counts the newest token only", not_with=ROLLOUT)
+    val_every: int = limited(0, NATURAL, "steps between validations (0: once per epoch)")
+    clip_grad: float = limited(1.0, NON_NEGATIVE, "maximum gradient norm (0: no clipping)")
+    ema: float = limited(0.0, RATE, "decay of a moving average of the weights, which is then validated and saved "
+                         "instead (0: off)")
+    valid_last: bool = limited(False, Switch(), "validation loss on the newest token only", not_with=ROLLOUT)
+    last_token: bool = limited(False, Switch(), "training loss on the newest token only", not_with=ROLLOUT)
     nonautoregressive: bool = limited(False, Switch(), "--last_token and --valid_last together", not_with=ROLLOUT)
-    skip_patches: int = limited(0, NATURAL, "predictions after this many first patches of a training series do not "
-                                "count; with --norm_mode causal their trailing windows are cut short", not_with=ROLLOUT)
+    skip_patches: int = limited(0, NATURAL, "leave the first N predictions of a window out of the loss; with "
+                                "--norm_mode causal their trailing windows are incomplete", not_with=ROLLOUT)
     adaptation: bool = limited(False, Switch(), "start from --pretrain_model_path", needs=TRAINING)
     pretrain_model_path: str | None = limited(None, OrNone(Text()), "checkpoint to start from", needs=("adaptation",))
     distill: bool = limited(False, Switch(), "train --model to imitate a target", needs=TRAINING)
@@ -231,13 +233,13 @@ class TrainSettings(Section):
     target_e_layers: int | None = limited(None, OrNone(LAYERS), "for a target without args.json",
                                           flag="distill_target_e_layers", needs=("distill",))
     variance_reg: float = limited(0.0, NON_NEGATIVE, "weight of the variance regularisation", flag="draft_nll_var_reg")
-    teacher_noise: float | str = limited(0.0, OrWord(NON_NEGATIVE, "calibrated"), "noise on the target's output: a "
-                                         "standard deviation in standardised units, or 'calibrated': samples of the "
+    teacher_noise: float | str = limited(0.0, OrWord(NON_NEGATIVE, "calibrated"), "noise added to the target's output: "
+                                         "a standard deviation in standardised units, or 'calibrated': samples of the "
                                          "target's calibrated law", flag="draft_teacher_noise", needs=("distill",))
-    teacher_dropout: float = limited(0.0, RATE, "dropout in the target", flag="draft_teacher_dropout",
+    teacher_dropout: float = limited(0.0, RATE, "dropout rate in the target", flag="draft_teacher_dropout",
                                      needs=("distill",))
     rollout: int = limited(0, NATURAL, "on-policy: learn the target's own forecasts of this many patches after each "
-                           "window (0: its answers to real windows, as published)", flag="draft_rollout",
+                           "window (0: its predictions on real windows, as published)", flag="draft_rollout",
                            needs=("distill",))
 
     @property
@@ -249,7 +251,7 @@ class TrainSettings(Section):
 
 @dataclass(frozen=True)
 class SpecSettings(Section):
-    """Speculative decoding: the rule and its parameters, how many proposals, and the law of sampled paths.
+    """Speculative decoding: the rule and its parameters, the number of proposals, and the law of sampled paths.
 
     k: most proposals per round, 'auto': chosen by measurement, None: all remaining patches for a deterministic rule,
     else 3. emit: None: 'mean' for tolerance, which has no other, else 'sample'. sigma, sigma_mode: None: not given,
@@ -258,15 +260,15 @@ class SpecSettings(Section):
 
     rule: str = limited("tolerance", OneOf(RULES), "acceptance rule", flag="spec_accept_rule", needs=SPECULATION,
                         free=True, not_with=ONE_WAY)
-    k: int | str | None = limited(None, OrNone(OrWord(COUNT, "auto")), "most proposals per round, or 'auto': chosen by "
-                                  "measurement, plain decoding where nothing is faster (default: all remaining patches "
+    k: int | str | None = limited(None, OrNone(OrWord(COUNT, "auto")), "maximum proposals per round, or 'auto': chosen "
+                                  "by measurement, plain decoding if nothing is faster (default: all remaining patches "
                                   "for tolerance, else 3)", flag="spec_k", needs=SPECULATION, free=True)
-    repropose: str = limited("draft", OneOf(REPROPOSALS), "proposals after a rejection come from the draft, from the "
-                             "target's last pass (tolerance only), or from the draft shifted by the gap that this pass "
-                             "found", flag="spec_repropose", needs=SPECULATION, free=True)
-    tol: float = limited(0.15, NON_NEGATIVE, "tolerance: largest rms gap, in window standard deviations",
+    repropose: str = limited("draft", OneOf(REPROPOSALS), "source of proposals after a rejection: the draft, the "
+                             "target's last pass (tolerance only), or the draft shifted by the gap found in that pass",
+                             flag="spec_repropose", needs=SPECULATION, free=True)
+    tol: float = limited(0.15, NON_NEGATIVE, "tolerance: maximum RMS gap, in window standard deviations",
                          flag="spec_tol", needs=SPECULATION, free=True)
-    emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "what enters the forecast (default: mean for tolerance, "
+    emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "emit samples or means (default: mean for tolerance, "
                                "else sample)", flag="spec_emit", needs=SPECULATION, free=True, not_with=ONE_WAY)
     sigma: float | None = limited(None, OrNone(POSITIVE), "simplified, exact, coupling: the target's sigma, "
                                   f"standardised units (default: {DEFAULT_SIGMA})", flag="spec_sigma", needs=LAW,
@@ -279,8 +281,8 @@ class SpecSettings(Section):
     covariance: str = limited("diag", OneOf(("diag", "full")), "calibrated: the elements of a patch independent, or "
                               "with their correlations, which gives smooth paths", flag="spec_covariance",
                               needs=CALIBRATED)
-    adapt_c: float = limited(4.0, POSITIVE, "factor of the adaptive sigma", flag="spec_sigma_adapt_c",
-                             needs=("spec_sigma_mode=adaptive",), free=True)
+    adapt_c: float = limited(4.0, POSITIVE, "adaptive: sigma squared is this factor times the mean squared gap",
+                             flag="spec_sigma_adapt_c", needs=("spec_sigma_mode=adaptive",), free=True)
     bias: float = limited(1.0, POSITIVE, "simplified: factor on the acceptance ratio", flag="spec_accept_bias",
                           needs=SPECULATION, free=True)
     mse_tol: float = limited(-1.0, Number(-LARGEST, LARGEST), "simplified: also accept where the mean squared gap to "
@@ -288,13 +290,13 @@ class SpecSettings(Section):
                              needs=SPECULATION, free=True)
     temp: float = limited(1.0, POSITIVE, "simplified, exact, coupling: factor on the sigmas", flag="spec_temp",
                           needs=LAW, free=True)
-    adaptive: bool = limited(False, Switch(), "adapt K between batches to the acceptance seen, up to --spec_k",
+    adaptive: bool = limited(False, Switch(), "adapt K to the acceptance of earlier batches, up to --spec_k",
                              flag="spec_adaptive", needs=SPECULATION, free=True, not_with=TEST_WINDOWS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.k == "auto" and self.adaptive:
-            raise UserError("`k` auto chooses K by measurement, `adaptive` changes it: leave one of them out")
+            raise UserError("`k` auto chooses K by measurement, but `adaptive` changes it: leave one of them out")
 
     def filled(self) -> SpecSettings:
         """With a sigma and the way it is chosen, where they were not given: fixed, of DEFAULT_SIGMA."""
@@ -306,38 +308,38 @@ class SpecSettings(Section):
         return self.emit or ("mean" if self.rule == "tolerance" else "sample")
 
     def refuse_contradictions(self, given: set[str]) -> None:
-        """For a run of this one rule. given: the fields that were really set."""
+        """Raises UserError for fields that do not fit the rule. given: the fields that were set explicitly."""
         for name in sorted(given & RULE_FIELDS):
             meant = [rule for rule in RULES if name in parameters_of(rule)]
             if self.rule not in meant:
-                raise UserError(f"`{name}` has no meaning for `rule` {self.rule}: use {' or '.join(meant)}, or leave "
+                raise UserError(f"`{name}` does not apply to `rule` {self.rule}: use {' or '.join(meant)}, or leave "
                                 "it out")
         if "adapt_c" in given and self.sigma_mode != "adaptive":
             raise UserError("`adapt_c` has no effect without `sigma_mode` adaptive: set it, or leave this one out")
         if self.rule in LOSSLESS and self.sigma_mode == "adaptive":
-            raise UserError("`sigma_mode` adaptive takes the target's sigma from the proposal, which leaves no law "
-                            f"that `rule` {self.rule} could keep: use fixed, or simplified")
+            raise UserError("`sigma_mode` adaptive takes the target's sigma from the proposal, so there is no fixed "
+                            f"law for `rule` {self.rule} to preserve: use fixed, or simplified")
         if self.repropose == "target" and self.rule != "tolerance":
-            raise UserError(f"`repropose` target has no law that `rule` {self.rule} could sample from: use corrected, "
+            raise UserError(f"`repropose` target gives `rule` {self.rule} no law to sample from: use corrected, "
                             "or tolerance")
         if self.rule == "tolerance" and self.emit == "sample":
-            raise UserError("`emit` sample has no meaning for `rule` tolerance, which emits means")
+            raise UserError("`emit` sample does not apply to `rule` tolerance, which emits means: leave it out")
 
     def refuse_simplified_calibrated(self) -> None:
         if self.sigma_mode == "calibrated" and self.rule == "simplified":
-            raise UserError("`sigma_mode` calibrated has a sigma for every element of a patch, the rule simplified one "
-                            "number for all of them: use exact or coupling, or `sigma`")
+            raise UserError("`sigma_mode` calibrated has one sigma per element of a patch, but the rule simplified "
+                            "needs a single one: use exact or coupling, or `sigma`")
 
     def set_fields(self) -> set[str]:
-        """The fields that differ from their defaults: in Python, what was given."""
+        """The fields that differ from their defaults; in Python these count as given."""
         return {own.name for own in fields(self) if getattr(self, own.name) != own.default}
 
 
-LAW_FIELDS = {"sigma", "sigma_mode", "temp"}  # what a rule that takes a law is built from
+LAW_FIELDS = {"sigma", "sigma_mode", "temp"}  # settings behind the `law` of a rule
 
 
 def parameters_of(rule: str) -> set[str]:
-    """The fields of SpecSettings that have a meaning for a rule: what its constructor takes."""
+    """The fields of SpecSettings that apply to a rule: the parameters of its constructor."""
     taken = set(inspect.signature(RULES[rule]).parameters)
     return (taken - {"law"}) | (LAW_FIELDS if "law" in taken else set())
 
@@ -348,33 +350,33 @@ RULE_FIELDS = set().union(*map(parameters_of, RULES)) - {"emit"}
 
 @dataclass(frozen=True)
 class ReportSettings(Section):
-    """What is measured and written beside the point metrics."""
+    """Measurements and files beyond the point metrics."""
 
-    season: int = limited(24, COUNT, "steps in a season, for the seasonal-naive row of --compare", needs=("compare",),
+    season: int = limited(24, COUNT, "steps per season, for the seasonal-naive row of --compare", needs=("compare",),
                           free=True)
-    num_samples: int | None = limited(None, OrNone(whole(2, 10000)), "draw this many paths per test window, of the "
-                                      "target alone or by a sampling rule, and score them: CRPS, energy score, "
-                                      "coverage of bands (39 or more for that of 95 %), PIT; with --do_predict: "
+    num_samples: int | None = limited(None, OrNone(whole(2, 10000)), "sample this many paths per test window, from the "
+                                      "target alone or with a sampling rule, and score them: CRPS, energy score, "
+                                      "band coverage (the 95 % band needs at least 39), PIT; with --do_predict: "
                                       "quantiles",
                                       free=True, not_with=ONE_WAY)
-    save_samples: bool = limited(False, Switch(), "write the paths to samples.npz in the folder of results",
+    save_samples: bool = limited(False, Switch(), "write the paths to samples.npz in the results folder",
                                  needs=("num_samples",), free=True, not_with=TEST_WINDOWS)
     log_judgements: bool = limited(False, Switch(), "write every judgement to a csv", flag="spec_debug_accept",
                                    needs=SPECULATION, free=True, not_with=ONE_WAY | TEST_WINDOWS)
-    judgements_file: str = limited("spec_accept_debug.csv", CsvName(), "its name, in the folder of results",
+    judgements_file: str = limited("spec_accept_debug.csv", CsvName(), "name of that csv, in the results folder",
                                    flag="spec_debug_out", needs=("spec_debug_accept",), free=True)
-    judgements_windows: int = limited(64, COUNT, "of how many windows", flag="spec_debug_n",
+    judgements_windows: int = limited(64, COUNT, "number of windows in that csv", flag="spec_debug_n",
                                       needs=("spec_debug_accept",), free=True)
-    trace_inference_breakdown: bool = limited(False, Switch(), "time spent in target, draft and the rest", free=True,
-                                              not_with=ONE_WAY | TEST_WINDOWS)
+    trace_inference_breakdown: bool = limited(False, Switch(), "report the time spent in target, draft and the rest",
+                                              free=True, not_with=ONE_WAY | TEST_WINDOWS)
     visualize: bool = limited(False, Switch(), "write PNGs of forecasts", free=True, not_with=TEST_WINDOWS)
-    output_attention: bool = limited(False, Switch(), "write the attention of the first test window (PNG, npz)",
+    output_attention: bool = limited(False, Switch(), "write the attention weights of the first test window (PNG, npz)",
                                      free=True, not_with=ONE_WAY | TEST_WINDOWS)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One run. Nothing changes it: another seed or horizon is another Settings (`with_`)."""
+    """One run, immutable: another seed or horizon is another Settings (`with_`)."""
 
     run: RunSettings = field(default_factory=RunSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -384,7 +386,7 @@ class Settings:
     report: ReportSettings = field(default_factory=ReportSettings)
 
     def with_(self, section: str, **changes: Any) -> Settings:
-        """The same with some fields of one section changed."""
+        """A copy with some fields of one section changed."""
         return replace(self, **{section: replace(getattr(self, section), **changes)})
 
 

@@ -1,8 +1,8 @@
 """Timer-XL's time attention: rotary positions, a binary variable bias and the multivariate causal mask.
 
 Inside the transformer, tokens are laid out patch by patch: token t*C + c is patch t of variable c. So the newest
-patches are the last tokens, and a cache grows at its end. What the public checkpoints fix is the rotary POSITION
-c*N + t; the order of tokens changes nothing else.
+patches are the last tokens, and a cache grows at its end. The public checkpoints fix the rotary POSITION c*N + t; the
+order of tokens affects nothing else.
 """
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,12 +16,12 @@ from layers.rotary import apply_rotary, rotary_tables
 
 @dataclass
 class TokenLayout:
-    """What attention must know about m new patches of C variables that look at T patches; shared by all layers.
+    """Attention metadata for m new patches of C variables that attend to T patches; shared by all layers.
 
-    times [R, m]: time index of the new patches; R is 1 where all rows of the batch agree, else the batch.
+    times [R, m]: time index of the new patches; R is 1 if all rows of the batch agree, else the batch size.
     rotary: tables for the new tokens, [R, 1, m*C, head_dim // 2].
     same_variable: [m*C, T*C] long, 1 where query and key belong to one variable.
-    visible: [R, 1, m*C, T*C] bool, True where the query (row) may look at the key (column).
+    visible: [R, 1, m*C, T*C] bool, True where the query (row) may attend to the key (column).
     """
 
     times: torch.Tensor
@@ -32,9 +32,9 @@ class TokenLayout:
     @classmethod
     def build(cls, times: torch.Tensor, keys: int, variables: int, stride: int, head_dim: int,
               covariate: bool = False, span: int | None = None) -> "TokenLayout":
-        """keys: T; stride: N of the position c*N + t; span: how many patches back a token sees (None: all).
+        """keys: T; stride: N of the position c*N + t; span: number of patches that a token sees (None: all).
 
-        A time below zero stands for no patch at all: its token sees the first patch, so that everything stays finite.
+        A negative time means no patch: its token sees the first patch, so that everything stays finite.
         """
         variable = torch.arange(variables, device=times.device)
         position = (variable * stride + times[..., None]).flatten(1)  # [R, m*C]
@@ -57,7 +57,7 @@ class TokenLayout:
 
     @classmethod
     @lru_cache(maxsize=32)  # noqa: B019 (keeps classes alive, of which there is one)
-    @torch.inference_mode(False)  # kept between calls: made while testing, it must serve a later training too
+    @torch.inference_mode(False)  # cached across calls: a layout made in testing must also serve later training
     def of_window(cls, patches: int, variables: int, stride: int, head_dim: int, covariate: bool, span, device):
         """The layout of a pass over a whole series: every patch is new and nothing is cached."""
         times = torch.arange(patches, device=device)[None]
@@ -65,7 +65,7 @@ class TokenLayout:
 
 
 class VariableBias(nn.Module):
-    """One learned number a head for 'different variable' (row 0) and one for 'same variable' (row 1)."""
+    """One learned number per head for 'different variable' (row 0) and one for 'same variable' (row 1)."""
 
     def __init__(self, n_heads: int):
         super().__init__()
@@ -118,7 +118,7 @@ class AttentionLayer(nn.Module):
         """x [B, m*C, D] -> ([B, Tq, D], weights or None).
 
         newest: return outputs for the final `newest` tokens only (None: all). cache: a `layers.cache.LayerCache` that
-        keeps the keys and values of these tokens and gives back those of all T patches.
+        stores the keys and values of these tokens and returns those of all T patches.
         """
         asked = x if newest is None else x[:, -newest:]
         q = self._heads(self.query_projection(asked))

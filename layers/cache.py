@@ -7,18 +7,18 @@ from layers.attention import TokenLayout
 class LayerCache:
     """Keys and values of one layer for up to `room` patches: two buffers [B, room + 1, C, heads, E].
 
-    Rolling back needs no work here: what lies at or after a row's length is overwritten before it becomes visible.
-    The last place takes what is written at times below zero, and is never looked at.
+    Rollback needs no work here: entries at or after a row's length are overwritten before they become visible.
+    The last place takes writes at negative times and is never read.
     """
 
     def __init__(self, rows: int, room: int, variables: int):
         self.rows, self.room, self.variables = rows, room, variables
-        # made at the first write, which knows the type and the heads
+        # allocated at the first write, when dtype and heads are known
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
 
     def store(self, k: torch.Tensor, v: torch.Tensor, layout: TokenLayout):
-        """Writes k, v [B, heads, m*C, E] at layout.times; returns both of all patches the layout looks at."""
+        """Writes k, v [B, heads, m*C, E] at layout.times; returns keys and values of all patches in the layout."""
         if self.keys is None or self.values is None:
             shape = (self.rows, self.room + 1, self.variables, k.shape[1], k.shape[3])
             self.keys, self.values = k.new_zeros(shape), v.new_zeros(shape)

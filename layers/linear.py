@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# smaller weights stay in the processor's cache, where the packed call only costs its overhead
+# smaller weights stay in the processor's cache, where a packed call only adds overhead
 PACKED_FROM = 2**18
-TYPICAL_ROWS = 1024  # a layout chosen for many rows serves few as well; one chosen for few is slow for many
+TYPICAL_ROWS = 1024  # a layout chosen for many rows is fine for few; one chosen for few is slow for many
 
 
 class PointwiseConv(nn.Conv1d):
@@ -35,7 +35,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Replaces the large linear maps of a float32 model on a CPU by packed ones; does nothing where it can't.
+    """Replaces the large linear maps of a float32 model on a CPU by packed ones; does nothing if torch cannot.
 
     The model can no longer be trained or saved. Its outputs change by rounding only.
     """
@@ -47,7 +47,7 @@ def pack_linears(model: nn.Module) -> None:
 
 
 def _can_pack() -> bool:
-    """The two operators are torch's own but not documented: a version without them computes unpacked."""
+    """True if torch has the two operators, which are undocumented; without them nothing is packed."""
     operators = torch.ops.mkldnn
     return torch.backends.mkldnn.is_available() and hasattr(operators, "_reorder_linear_weight") \
         and hasattr(operators, "_linear_pointwise")

@@ -15,7 +15,7 @@ JUMP_LIMIT = 5.0
 class PatchStats:
     """mean, stdev in data units; `stdev` is the unit of window-normalised quantities.
 
-    features [B, T, C, 2], or None: how level and scale moved since the patch before (causal normalisation only).
+    features [B, T, C, 2], or None: change of level and scale since the previous patch (causal normalisation only).
     """
 
     mean: torch.Tensor
@@ -24,7 +24,7 @@ class PatchStats:
 
     @classmethod
     def of_window(cls, patches: torch.Tensor) -> "PatchStats":
-        """One mean and sqrt(biased variance + 1e-5) over all steps of patches [B, T, P, C], a variable."""
+        """Mean and sqrt(biased variance + 1e-5) per variable, over all steps of patches [B, T, P, C]."""
         mean = patches.mean(dim=(1, 2), keepdim=True)
         variance = patches.var(dim=(1, 2), keepdim=True, unbiased=False)
         return cls(mean.detach(), torch.sqrt(variance + VARIANCE_FLOOR).detach())
@@ -39,8 +39,8 @@ class PatchStats:
     def causal(cls, moments: torch.Tensor, present: torch.Tensor, window: int) -> "PatchStats":
         """Statistics of each patch's own trailing window, from the moments of single patches.
 
-        moments [2, B, window + T, C]: mean and biased variance of consecutive patches, the last T of which are asked
-        for; present [B or 1, window + T] bool, False before the series begins, where windows are cut short.
+        moments [2, B, window + T, C]: mean and biased variance of consecutive patches, of which the last T get
+        statistics; present [B or 1, window + T] bool, False before the series begins, where windows are shorter.
         The window of patch t is patches t - window + 1 .. t. Features: (m[t-1] - m[t]) / s[t], clamped to +-5, and
         log(s[t-1] / s[t]); zero for the first patch of a series.
         """
@@ -48,7 +48,7 @@ class PatchStats:
         weight = present.to(mean.dtype).unfold(1, window, 1)[:, :, None]
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
         level = (mean * weight).sum(-1)
-        # law of total variance: nothing cancels, also far from zero
+        # law of total variance: no cancellation, even far from zero
         spread = ((variance + (mean - level[..., None]).square()) * weight).sum(-1)
         stdev = torch.sqrt(spread + VARIANCE_FLOOR)
         jump = ((level[:, :-1] - level[:, 1:]) / stdev[:, 1:]).clamp(-JUMP_LIMIT, JUMP_LIMIT)
@@ -65,7 +65,7 @@ class PatchStats:
         return cls.causal(moments, present, window)
 
     def newest(self, count: int) -> "PatchStats":
-        """The statistics of the last `count` patches; what serves the whole window serves them too."""
+        """Statistics of the last `count` patches; those of a whole window are returned as they are."""
         if self.mean.shape[1] == 1:
             return self
         features = None if self.features is None else self.features[:, -count:]

@@ -8,7 +8,7 @@ def rotary_tables(positions: torch.Tensor, head_dim: int, base: float = 10000.0)
     positions: [..., T] integer token positions (c*N + t in Timer-XL).
     Returns two [..., T, head_dim // 2] tables. Only the first half of a head is rotated, in interleaved pairs
     (2i, 2i+1), pair i by the angle position * base^(-2i / (head_dim/2)).
-    Raises ValueError where the first half of a head cannot be cut into pairs.
+    Raises ValueError if the first half of a head cannot be split into pairs.
     """
     if head_dim % 4:
         raise ValueError(f"rotary embedding needs a head width divisible by 4, got {head_dim}")

@@ -1,7 +1,7 @@
-"""The *cache* way to roll: keys and values are kept, k new patches cost k tokens.
+"""Rolling by *cache*: keys and values are kept, and k new patches cost k tokens per variable.
 
-Exact where a token does not depend on what comes after it: with `norm_mode causal`, or without normalisation. For a
-model that normalises whole windows it freezes the statistics of the context: an approximation, used only if asked for.
+Exact if a token does not depend on later ones: with `norm_mode causal`, or without normalisation. For a model that
+normalises whole windows it freezes the statistics of the context: an approximation, used only on request.
 """
 import torch
 
@@ -15,8 +15,8 @@ from utils.interface import Prediction
 class CacheState:
     """Decode state with a key-value cache. Rows may differ in length; all buffers are static.
 
-    `pending` tokens, the newest ones, still have to be encoded. It is one number for the whole batch, known to the
-    host: a row that has fewer encodes some a second time, to the same values.
+    The newest `pending` patches have yet to be encoded. It is one number for the whole batch, known to the host: a row
+    with fewer of them encodes some a second time, to the same values.
     """
 
     def __init__(self, model, context: torch.Tensor, room: int):
@@ -27,7 +27,7 @@ class CacheState:
         self.series = context.new_zeros(B, N + room, P, C)
         self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
         self.level: int | None = 0  # the common length of all rows, None once they may differ
-        self.longest = 0  # no row is longer
+        self.longest = 0  # upper bound on the lengths of rows
         self.unit = model.unit_of(context)
         self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
         self.series[:, :N] = context
@@ -40,7 +40,7 @@ class CacheState:
             self.moments[:, :, :N] = patch_moments(context)
 
     def append(self, patches: torch.Tensor) -> None:
-        """Takes note of patches [B, k, P, C]; the next `predict` encodes them."""
+        """Stores patches [B, k, P, C]; the next `predict` encodes them."""
         k, times = patches.shape[1], self.context_patches + self.lengths
         write_after(self.series, times, patches)
         if self.moments is not None:
@@ -68,7 +68,7 @@ class CacheState:
         self.select(repeated(len(self.lengths), samples, self.lengths.device))
 
     def predict(self, newest: int) -> Prediction:
-        """Encodes what is pending, at least the `newest` tokens, and predicts after each of these."""
+        """Encodes the pending patches, at least the `newest` ones, and predicts after each of the latter."""
         m, model, C = max(self.pending, newest), self.model, self.series.shape[3]
         times, keys = self._newest_times(m)
         stats = self.frozen if self.moments is None else self._causal_stats(times, self.moments)
@@ -82,13 +82,13 @@ class CacheState:
         return Prediction.of_heads(mean, logvar, stats.stdev, self.unit)
 
     def _newest_times(self, m: int):
-        """Time indices [R, m] of each row's m newest patches, and how many patches a query may have to look at."""
+        """Time indices [R, m] of each row's m newest patches, and the number of patches that a query may attend to."""
         self.longest = min(self.longest, self.series.shape[1] - self.context_patches)
         most = self.context_patches + (self.longest if self.level is None else self.level)
         back = torch.arange(1 - min(m, most), 1, device=self.lengths.device) + self.context_patches - 1
         if self.level is not None:
             return back[None] + self.level, most
-        return back + self.lengths[:, None], most  # below zero where a row has fewer than m patches
+        return back + self.lengths[:, None], most  # negative where a row has fewer than m patches
 
     def _causal_stats(self, times: torch.Tensor, moments: torch.Tensor) -> PatchStats:
         window = self.model.config.norm_window

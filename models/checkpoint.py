@@ -1,4 +1,4 @@
-"""Checkpoints: checkpoint.pth (a bare state dict) with args.json beside it, written whole and read without pickles."""
+"""Checkpoints: checkpoint.pth (a bare state dict) and args.json; written atomically, loaded with weights_only."""
 from __future__ import annotations
 
 import json
@@ -26,7 +26,7 @@ def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def save_checkpoint(folder: Path, state: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
-    """Writes args.json first: a checkpoint is never there without the settings it was made with."""
+    """Writes args.json first: a checkpoint never exists without the settings that it was trained with."""
     write_json(Path(folder) / ARGS, settings)
     save_tensors(Path(folder) / CHECKPOINT, state)
 
@@ -38,19 +38,20 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign pickles; the error below says enough
+            warnings.simplefilter("ignore")  # torch warns about foreign pickles; the error below suffices
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated, not a checkpoint, or holding code: torch raises many kinds
         reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) \
-            or "Unsupported" in str(error) else "it is damaged, cut short or not a checkpoint"
+            or "Unsupported" in str(error) else "it is damaged, truncated or not a checkpoint"
         raise UserError(f"checkpoint {path} was not loaded: {reason}; copy or train it again") from error
     if not isinstance(content, dict):
-        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
+        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict: give the "
+                        "checkpoint.pth of a trained model")
     return content
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict in a checkpoint of this program, of OpenLTM or of STRIDE (wrappers and 'module.' are undone)."""
+    """The state dict in a checkpoint of this program, of OpenLTM or of STRIDE (wrappers and 'module.' are stripped)."""
     content = read_tensors(path)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(wrapper), dict):
@@ -61,13 +62,13 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _is_weight(value: object) -> bool:
-    """Dense floats that are really there: nothing sparse, quantized, integer, complex, 8 bits short or on 'meta'."""
+    """True for dense float tensors with data: not sparse, quantized, integer, complex, 8-bit or on 'meta'."""
     return (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
             and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
 
 def read_settings(path: str | Path) -> dict[str, Any] | None:
-    """args.json beside a checkpoint, with values that can be used; None for a bare checkpoint."""
+    """The validated args.json beside a checkpoint; None for a bare checkpoint."""
     beside = Path(path).with_name(ARGS)
     if not beside.is_file():
         return None
@@ -85,7 +86,7 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
 
 
 def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Loads by name; a key that is missing, unknown or of another shape is named, with both shapes."""
+    """Loads by name. Raises UserError that names keys which are missing, unknown or of another shape."""
     own = model.state_dict()
     for key, value in own.items():
         if key in state and state[key].shape != value.shape:
@@ -93,7 +94,7 @@ def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str 
                             f"{list(value.shape)} in the model; give the settings it was trained with")
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unknown:
-        raise UserError(f"checkpoint {path} is of another model: {len(missing)} tensors missing "
+        raise UserError(f"checkpoint {path} belongs to another model: {len(missing)} tensors missing "
                         f"({', '.join(missing[:2]) or '-'}), {len(unknown)} unknown ({', '.join(unknown[:2]) or '-'}); "
                         "check `model`, `e_layers` and `draft_stochastic`")
     bad = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]

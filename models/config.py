@@ -1,4 +1,4 @@
-"""What defines a Timer-XL model: the settings of its architecture, which args.json keeps, and their limits."""
+"""Architecture settings of a Timer-XL model, as stored in args.json, and their limits."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from layers.transformer import ACTIVATIONS
 from utils.errors import UserError
 from utils.limits import Number, OneOf, Switch, check, limited, whole
 
-# what is above these limits is a slip of the keyboard, and would end in exhausted memory
+# anything above these limits is a typo and would exhaust memory
 MOST_WIDTH, MOST_LAYERS, MOST_STEPS = 2**14, 2**10, 2**31
 WIDTH, LAYERS, STEPS = whole(1, MOST_WIDTH), whole(1, MOST_LAYERS), whole(1, MOST_STEPS)
 SCALE = Number(0, 1, open_low=True)
@@ -23,26 +23,26 @@ class ModelConfig:
     """Architecture of a target or a draft. Raises UserError for a value outside its limit.
 
     The scales shrink a draft (`scaled`); at 1.0 they change nothing. `flash_attention` picks the fused attention
-    kernel and does not change what is computed. norm_mode 'causal' normalises every patch by its own trailing window
-    of `norm_window` patches, which is also how far back its token sees and the stride of rotary positions.
+    kernel and does not change the result. norm_mode 'causal' normalises every patch by its own trailing window of
+    `norm_window` patches, which is also the token's attention span and the stride of rotary positions.
     """
 
-    input_token_len: int = limited(96, STEPS, "length of a patch")
+    input_token_len: int = limited(96, STEPS, "patch length in steps")
     d_model: int = limited(512, WIDTH)
     n_heads: int = limited(8, WIDTH)
     d_ff: int = limited(2048, WIDTH)
     e_layers: int = limited(1, LAYERS)
     dropout: float = limited(0.1, Number(0, 0.999))
     activation: str = limited("relu", OneOf(ACTIVATIONS))
-    covariate: bool = limited(False, Switch(), "forecast the last variable, the others serve as covariates")
+    covariate: bool = limited(False, Switch(), "forecast the last variable; the others are covariates")
     use_norm: bool = limited(False, Switch(), "normalise by the series' own statistics")
-    norm_mode: str = limited("window", OneOf(("window", "causal")), "statistics of the whole window, or of every "
+    norm_mode: str = limited("window", OneOf(("window", "causal")), "statistics of the whole window, or of each "
                              "patch's own trailing window (makes the key-value cache exact)")
     norm_window: int = limited(0, whole(0, MOST_LAYERS),
-                               "causal: patches in that trailing window (0: those of the test context)")
+                               "causal: patches in the trailing window (0: as many as in the test context)")
     flash_attention: bool = limited(True, Switch(), "fused attention kernel")
     draft_stochastic: bool = limited(False, Switch(), "draft with mean and log-variance heads")
-    draft_patches: int = limited(1, LAYERS, "patches that one pass of the draft proposes")
+    draft_patches: int = limited(1, LAYERS, "patches that the draft proposes per pass")
     draft_scale_d_model: float = limited(1.0, SCALE)
     draft_scale_n_heads: float = limited(1.0, SCALE)
     draft_scale_d_ff: float = limited(1.0, SCALE)
@@ -53,13 +53,13 @@ class ModelConfig:
         if self.norm_mode == "causal" and not self.use_norm:
             raise UserError("`norm_mode` causal has no effect without `use_norm`: add it, or leave this one out")
         if self.norm_mode != "causal" and self.norm_window:
-            raise UserError("`norm_window` has no effect without `norm_mode` causal: a window is normalised as a whole")
+            raise UserError("`norm_window` has no effect without `norm_mode` causal: add it, or leave this one out")
         if self.norm_mode == "causal" and not self.norm_window:
-            raise UserError("`norm_mode` causal needs `norm_window`, the patches in a trailing window")
+            raise UserError("`norm_mode` causal needs `norm_window`, the number of patches in a trailing window")
         scaled = any(getattr(self, scale) != 1.0 for scale in SCALES)
         if not scaled and (self.d_model % self.n_heads or self.d_model // self.n_heads % 4):
-            raise UserError(f"`d_model` {self.d_model} with `n_heads` {self.n_heads}: a head's width must be a "
-                            "multiple of 4 (rotary pairs); change one of them")
+            raise UserError(f"`d_model` {self.d_model} with `n_heads` {self.n_heads}: their ratio, the head width, "
+                            "must be a multiple of 4 (rotary pairs); change one of them")
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> ModelConfig:
@@ -92,7 +92,7 @@ class ModelConfig:
 
 
 def _fit_heads(wanted_width: int, wanted_heads: int) -> tuple[int, int]:
-    """Width and heads nearest to what is wanted, with a head width divisible by 4 (two rotary pairs)."""
+    """Width and heads nearest to those requested, with a head width divisible by 4 (two rotary pairs)."""
     found: list[tuple[int, int, int]] = []
     for heads in range(max(1, wanted_heads - 2), max(1, wanted_heads + 2) + 1):
         width = heads * max(4, 4 * (wanted_width // heads // 4))

@@ -1,4 +1,4 @@
-"""Every model by its name, and how a trained one is loaded."""
+"""Models by name, and loading of trained ones."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from utils.errors import UserError, shorten
 
 MODELS: dict[str, type[TimerBackbone]] = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model}
 DRAFTS = ("timer_xl_draft",)
-# what the weights depend on; a draft has its scales, patches and heads besides
+# settings that the weights depend on; for a draft also its scales, patches and heads
 ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "norm_mode", "norm_window", "input_token_len")
 ARCHITECTURE_OF = {name: ARCHITECTURE + (DRAFT_ONLY if name in DRAFTS else ()) for name in MODELS}
-# what a state dict cannot be loaded without
+# settings that are required to load a state dict
 NEEDED = (*SIZES, "input_token_len")
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """The checkpoint file that `path` means: itself, or checkpoint.pth in a folder."""
+    """Path of the checkpoint file: checkpoint.pth in `path` if that is a folder, else `path` itself."""
     path = Path(path)
     return path / CHECKPOINT if path.is_dir() else path
 
@@ -32,11 +32,11 @@ def checkpoint_in(path: str | Path) -> Path:
 def load(path: str | Path, device: torch.device | str = "cpu", name: str | None = None,
          asked: Mapping[str, Any] | None = None, bare: ModelConfig | None = None, rolling: str | None = None,
          packed: bool = True) -> TimerBackbone:
-    """The trained model in `path`, a checkpoint or its folder, in evaluation mode and ready to be decoded.
+    """Loads the trained model in `path`, a checkpoint or its folder, in evaluation mode and ready to decode.
 
-    name: of the model, bare: its architecture, for a checkpoint without args.json. Where that file is there it says
-    both; name and asked (settings of `ModelConfig`) may repeat it, not contradict it.
-    rolling: 'window' or 'cache', None: the way the model was trained for.
+    name, bare: model name and architecture, for a checkpoint without args.json. If that file exists it gives both; name
+    and asked (settings of `ModelConfig`) may repeat it, but not contradict it.
+    rolling: 'window' or 'cache'; None: the one that the model was trained for.
     packed: lays out large weights for the CPU's kernels; such a model can no longer be trained or saved.
     Raises UserError for a missing or damaged file, for another model, and for settings that contradict each other.
     """
@@ -62,7 +62,7 @@ def describe(path: Path, name: str | None, asked: Mapping[str, Any],
         raise UserError(f"{path.with_name(ARGS)}: the model {shorten(found)} is none of {', '.join(MODELS)}: "
                         "correct it, or delete the file and give the settings")
     if name not in (None, found):
-        raise UserError(f"checkpoint {path} is a {found}, not a {name}: give the other one, or change `model` / "
+        raise UserError(f"checkpoint {path} is a {found}, not a {name}: give another checkpoint, or change `model` / "
                         "`draft_model` / `target_model`")
     missing = [key for key in NEEDED if key not in settings]
     if missing:
@@ -77,15 +77,15 @@ def describe(path: Path, name: str | None, asked: Mapping[str, Any],
 
 
 def checked_rolling(config: ModelConfig, rolling: str, path: Path) -> str:
-    """`rolling`, refused where it would be wrong for this architecture."""
+    """Returns `rolling`. Raises UserError if it would be wrong for this architecture."""
     if rolling not in ROLLING:
         raise UserError(f"`rolling` is {rolling!r}, but must be one of {', '.join(ROLLING)}")
     if rolling == "cache" and config.covariate:
         raise UserError(f"`rolling` cache: {path} was trained with `covariate`, where the last variable looks ahead in "
-                        "the others, so that nothing can be kept; use window")
+                        "the others, so that nothing can be cached; use window")
     return rolling
 
 
 def is_approximate(model: TimerBackbone) -> bool:
-    """Whether the way it is rolled freezes statistics that its training recomputed for every window."""
+    """True if rolling freezes statistics that training recomputed for every window."""
     return model.rolling == "cache" and model.config.use_norm and not model.config.causal

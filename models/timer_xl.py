@@ -10,22 +10,22 @@ from models.config import ModelConfig
 from utils.interface import Decodable, State
 from utils.window_state import WindowState
 
-MOVE_FEATURES = 2  # how level and scale moved: inputs of a causally normalised model beside the patch
+MOVE_FEATURES = 2  # change of level and scale: additional inputs of a causally normalised model
 ROLLING = ("window", "cache")
 
 
 class TimerBackbone(Decodable, nn.Module):
-    """Everything below the heads: normalisation, patch embedding, transformer; and how it is rolled.
+    """Everything below the heads: normalisation, patch embedding, transformer; and rolling.
 
     rolling: 'window' re-encodes windows (exact for every checkpoint), 'cache' keeps keys and values (exact for causal
-    normalisation). A subclass offers `predict`: its heads.
+    normalisation). A subclass defines `predict`: its heads.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.patch_len, self.patches_ahead = config.input_token_len, config.draft_patches
-        # with covariates the last variable looks ahead in the others: what it has seen changes with every patch
+        # with covariates the last variable looks ahead in the others, so its past changes with every patch
         self.rolling = "cache" if config.causal and not config.covariate else "window"
         inputs = self.patch_len + (MOVE_FEATURES if config.causal else 0)
         self.embedding = nn.Linear(inputs, config.d_model)
@@ -52,7 +52,7 @@ class TimerBackbone(Decodable, nn.Module):
 
     @property
     def span(self) -> int | None:
-        """How many patches back a token sees: a causal model no more than the window it was trained for."""
+        """Attention span in patches: the window that a causal model was trained for, else None (unlimited)."""
         return self.config.norm_window if self.config.causal else None
 
     def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -62,11 +62,12 @@ class TimerBackbone(Decodable, nn.Module):
     def to_patches(self, series: torch.Tensor) -> torch.Tensor:
         """[B, T*P, C] -> [B, T, P, C]"""
         if series.shape[1] % self.patch_len:
-            raise ValueError(f"a series of {series.shape[1]} steps is not a multiple of the patch ({self.patch_len})")
+            raise ValueError(f"a series of {series.shape[1]} steps is not a multiple of the patch length "
+                             f"({self.patch_len})")
         return series.unflatten(1, (-1, self.patch_len))
 
     def stats_of(self, patches: torch.Tensor) -> PatchStats:
-        """What patches [B, T, P, C], a series from its beginning, are normalised by."""
+        """Normalisation statistics of patches [B, T, P, C], a series from its beginning."""
         if not self.config.use_norm:
             return PatchStats.identity(patches)
         if self.config.causal:
@@ -74,7 +75,7 @@ class TimerBackbone(Decodable, nn.Module):
         return PatchStats.of_window(patches)
 
     def unit_of(self, context: torch.Tensor) -> torch.Tensor:
-        """The stdev that the next patch after context [B, N, P, C] is normalised by: [B, 1, 1, C]."""
+        """The normalisation stdev of the next patch after context [B, N, P, C]: [B, 1, 1, C]."""
         if not self.config.use_norm:
             return PatchStats.identity(context).stdev
         return PatchStats.of_window(context[:, -(self.span or 0):]).stdev
@@ -98,7 +99,7 @@ class TimerBackbone(Decodable, nn.Module):
         return hidden.unflatten(1, (-1, C)), stats if newest is None else stats.newest(newest), weights
 
     def head_patches(self, head: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
-        """A head's output for hidden [B, T, C, D], normalised: [B, T, J, P, C], J patches ahead."""
+        """Normalised output of a head for hidden [B, T, C, D]: [B, T, J, P, C], J patches ahead."""
         return head(hidden).unflatten(-1, (-1, self.patch_len)).permute(0, 1, 3, 4, 2).float()
 
     def attention(self, x: torch.Tensor) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
 # Sourced by the scripts of an experiment, whose arguments it reads: [SETTINGS] [FLAGS...]. SETTINGS names a file in
 # scripts/settings (default: $default_settings, else etth1), which fixes data, sizes and training; FLAGS go to every
 # run.py call (--resume to the trainings only).
-# Every path is made here, so that a script finds what the script before it wrote.
+# All paths are built here, so that each script finds what the one before it wrote.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 settings=${default_settings:-etth1}
@@ -10,8 +10,8 @@ extra=() resume=()
 for flag in "$@"; do
   case $flag in
     --des|--model_id|--checkpoints|--model|--is_training|--des=*|--model_id=*|--checkpoints=*|--model=*|--is_training=*)
-      fail "${flag%%=*} makes the paths that the stages share: leave it out (CHECKPOINTS=FOLDER sets the folder)" ;;
-    --resume) resume=(--resume) ;;  # for the trainings: a test has nothing to resume
+      fail "${flag%%=*} sets the paths that the stages share: leave it out (CHECKPOINTS=FOLDER sets the folder)" ;;
+    --resume) resume=(--resume) ;;  # for trainings only: a test has nothing to resume
     *) extra+=("$flag") ;;
   esac
 done
@@ -43,7 +43,8 @@ need() { [ -f "$1" ] || fail "$1 is missing: run $2 $settings first"; }
 
 train_target() { run_training --des target --use_norm "${target[@]}" "${target_training[@]}" "$@"; }
 
-# distil DES [FLAGS]: a draft named DES; the target's sizes times the scales of the settings, unless FLAGS say otherwise
+# distil DES [FLAGS]: trains a draft named DES, with the target's sizes times the scales of the settings unless FLAGS
+# say otherwise
 distil() {
   need "$target_checkpoint" scripts/supervised/rolling_forecast/timer_xl_etth1.sh
   run_training --model timer_xl_draft --des "$1" --use_norm "${target[@]}" "${draft[@]}" "${draft_training[@]}" \
@@ -55,7 +56,7 @@ test_target() {
   run_test --test_dir "$target_name" "$@"
 }
 
-# test_draft DES [FLAGS]: the draft by itself
+# test_draft DES [FLAGS]: the draft alone
 test_draft() {
   need "$(draft_checkpoint "$1")" scripts/distillation/timer_xl_draft_from_target_etth1_stochastic.sh
   run_test --model timer_xl_draft --test_dir "forecast_${model_id}_timer_xl_draft_$1_0" "${@:2}"

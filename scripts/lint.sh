@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# ruff and mypy, in the pinned versions; or only the one that is named.
+# Runs ruff and mypy in the pinned versions, or only the one that is named.
 . "$(dirname "$0")/environment.sh"
 install requirements-dev.txt
 case ${1:-both} in
   ruff) "$python" -m ruff check . ;;
   mypy) "$python" -m mypy ;;
   both) "$python" -m ruff check . && "$python" -m mypy ;;
-  *) fail "ruff, mypy or nothing, not '$1'" ;;
+  *) fail "expected ruff, mypy or no argument, not '$1'" ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to the table: environment, data, target, draft, comparison at horizon 720 (the last of the settings).
+# From nothing to the table: environment, data, target, draft, comparison at the last horizon of the settings (720).
 #   bash scripts/quickstart.sh [SETTINGS] [FLAGS for every run.py call]
 . "$(dirname "$0")/common.sh"
 horizon=${horizons##* }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets itself up and runs all tests, the slow ones too; arguments go to pytest (a -m among them wins).
+# Sets up the environment and runs all tests, slow ones included; arguments go to pytest (a -m among them wins).
 . "$(dirname "$0")/environment.sh"
 install requirements-dev.txt
 exec "$python" -m pytest -m "slow or not slow" "$@"

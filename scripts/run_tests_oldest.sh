@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs all tests on the oldest versions that are promised to work (requirements-oldest.txt), in an environment of its
-# own, .venv-oldest; arguments go to pytest.
+# Runs all tests on the oldest supported versions (requirements-oldest.txt), in a separate environment, .venv-oldest;
+# arguments go to pytest.
 unset PYTHON  # has other versions
 VENV=.venv-oldest
 requirements=requirements-oldest.txt
-# not every one of those versions has a wheel for a newer Python
+# not all of these versions have wheels for newer Pythons
 for BASE_PYTHON in ${BASE_PYTHON:-python3.10 python3.11 python3}; do
   "$BASE_PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null && break
   BASE_PYTHON=

@@ -24,7 +24,8 @@ PROGRAMS = {"scripts.benchmark.decode_memory": decode_memory.main, "scripts.benc
 WITH_RUN_FLAGS = ("scripts.benchmark.fidelity", "scripts.sweeps.param_sweep")
 FOREIGN = {"--nproc_per_node", "--standalone", "--head"}  # of torchrun and ray
 # what a program writes or a user brings, not part of the repository
-MADE = ("checkpoints/", "dataset/", "test_results/", "benchmark/", "results/", ".venv/", "data/")
+MADE = ("checkpoints/", "dataset/", "test_results/", "benchmark/", "results/", ".venv/", "data/",
+        "result_long_term_forecast.txt")
 FILE = re.compile(r"(?<![\w./*{-])[\w./*-]*(?:\{[\w.,*-]*\}[\w./*-]*)*\.(?:py|sh|ipynb|md|toml|txt|cff)(?![\w/])")
 FLAG = re.compile(r"(?<![\w-])--[a-z]\w*\*?")
 NAMED = [document.relative_to(ROOT).as_posix() for document in DOCUMENTS]

@@ -2,8 +2,8 @@
 
     from patchspec import FromForward, Tolerance, decode_alone, decode_speculative
 
-`adapters` makes a model of your own decodable, `docs/YOUR_MODEL.md` shows how; `interface` is what the decoder asks of
-a model; `speculative_decoder` is the decoder. Needs torch and nothing else.
+`adapters` makes your own model decodable (see `docs/YOUR_MODEL.md`); `interface` defines what the decoder requires of a
+model; `speculative_decoder` is the decoder. Depends on torch only.
 """
 from .acceptance import RULES, MeanRule, Simplified, Tolerance
 from .adapters import FromCache, FromForward

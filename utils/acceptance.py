@@ -1,9 +1,9 @@
-"""Acceptance rules: what is proposed, whether the target accepts it, and what leaves the decoder.
+"""Acceptance rules: what is proposed, whether the target accepts it, and what is emitted.
 
-mu_p, sigma_p: target; mu_q, sigma_q: draft; x: proposal; everything in data units. One row of the batch is judged at
-a time: the P * C elements of a patch together. The protocol is `interface.Rule`; `lossless` has the rules that keep the
-target's law. A new rule is a class and a place in RULES; the names of its constructor's parameters tell the program
-which settings have a meaning for it.
+mu_p, sigma_p: target; mu_q, sigma_q: draft; x: proposal; everything in data units. The P * C elements of a patch are
+judged together, each row of the batch separately. The protocol is `interface.Rule`; `lossless` has the law-preserving
+rules. A new rule is a class and an entry in RULES; the parameter names of its constructor tell the program which
+settings apply to it.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def unit_mean(values: torch.Tensor) -> torch.Tensor:
 class MeanRule:
     """Deterministic: the draft's means are proposed, and every verified patch enters the forecast as the TARGET's mean.
 
-    An accepted proposal stays in the context that later patches were verified against. A subclass has a `name` and
+    An accepted proposal stays in the context that later patches were verified against. A subclass defines `name` and
     `judge`.
     """
 
@@ -42,14 +42,14 @@ class MeanRule:
 class Tolerance(MeanRule):
     """Accept while rms((mu_q - mu_p) / s) <= tol, s the standard deviation of the target's window.
 
-    tol: at least 0; 0 is target-only decoding. Raises ValueError for a negative one.
+    tol: at least 0; 0 is target-only decoding. Raises ValueError for a negative value.
     """
 
     name = "tolerance"
 
     def __init__(self, tol: float = 0.15):
         if not tol >= 0:
-            raise ValueError(f"tol is {tol}: a tolerance is at least 0")
+            raise ValueError(f"tol is {tol}, but must be at least 0")
         self.tol = tol
 
     def judge(self, proposals: Proposals, prediction: Prediction, uniform: torch.Tensor | None = None) -> Judgement:
@@ -64,12 +64,12 @@ class Simplified:
 
         log_ratio = -|x - mu_p|^2 / (2 sigma_p^2) + |x - mu_q|^2 / (2 mean(sigma_q^2)).
 
-    It drops the normalising constants of the densities: NOT lossless. In effect it is a threshold: accept about where
+    It drops the normalising constants of the densities: NOT lossless. In effect it is a threshold: accept roughly if
     mean((mu_q - mu_p)^2) + mean(sigma_q^2) < sigma_p^2. A rejected patch is drawn from N(mu_p, sigma_p^2).
     emit 'mean': the forecast (and the context) takes mu_q where x was accepted and mu_p elsewhere; x only decides.
 
     sigma_mode 'adaptive': sigma_p^2 = adapt_c * mean squared gap of the means (own patches: `sigma`).
-    mse_tol > 0 also accepts where mean((patch - mu_p)^2) <= mse_tol, patch being what would enter the forecast.
+    mse_tol > 0 also accepts if mean((patch - mu_p)^2) <= mse_tol, where patch is what would enter the forecast.
     temp multiplies both sigmas. A draft without a variance head samples with `sigma`.
     """
 

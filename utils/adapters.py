@@ -1,8 +1,8 @@
-"""Adapters: a model that knows nothing of this package becomes one that the decoder can drive.
+"""Adapters that make a model written without this package decodable.
 
-`FromForward` takes a function from a window to its next patch, and re-encodes a window for every prediction.
-`FromCache` takes one step of a model that remembers what it has seen and can go back to a length: keys and values, or
-one hidden state a patch. Both predict one patch ahead; `docs/YOUR_MODEL.md` shows them at work.
+`FromForward` wraps a function from a window to its next patch, and re-encodes a window for every prediction.
+`FromCache` wraps one step of a model whose past can be cropped to a length: keys and values, or one hidden state per
+patch. Both predict one patch ahead; `docs/YOUR_MODEL.md` has examples.
 
 Shapes: B rows, N patches of context, k patches of a step, P steps per patch, C variables; data units.
 """
@@ -18,19 +18,19 @@ from .interface import Decodable, Prediction
 from .window_state import WindowState
 
 Answer = torch.Tensor | tuple[torch.Tensor, torch.Tensor | None]  # means, or means and log-variances
-VARIANCE_FLOOR = 1e-5  # of a window that does not move
+VARIANCE_FLOOR = 1e-5  # variance of a constant window
 
 
 class FromForward(Decodable):
     """Makes a function from a window [B, L, C] to its next patch [B, P, C] decodable, data units in and out.
 
-    The window slides: the function always sees as many steps as the context had, the newest ones. It may be called
-    several times for one prediction, each time with some of the windows. It may return (mean, logvar), both
-    [B, P, C], the log-variance in data units too: a stochastic draft does.
+    The window slides: the function always sees the newest L steps, L being the length of the context. It may be called
+    several times per prediction, each time with some of the windows. A stochastic draft returns (mean, logvar), both
+    [B, P, C], with the log-variance in data units too.
     unit and scale are the standard deviation of the window, per variable.
 
-    `start` raises ValueError for a context that is not [B, L, C] or no multiple of the patch, and decoding does where
-    next_patch returns anything else than the above.
+    `start` raises ValueError if the context is not [B, L, C] or L is not a multiple of the patch; decoding raises it
+    if next_patch returns anything other than the above.
     """
 
     patches_ahead = 1
@@ -52,26 +52,26 @@ class FromForward(Decodable):
 
 
 class FromCache(Decodable):
-    """Makes a causal model with a cache decodable. It sees all that came before, context and forecast; nothing slides.
+    """Makes a causal model with a cache decodable. It sees the whole past, context and forecast; no window slides.
 
     step(patches [B, k, P, C], cache) -> [B, k, P, C]: the predictions AFTER each of the k new patches, given what the
         cache holds; adds the k patches to the cache in place. May return (mean, logvar), the log-variance in data
         units (in normalised ones with `normalise`). A prediction must not depend on later patches of the same step.
-    new_cache() -> a cache that holds nothing.
-    crop(cache, length): forget all but the first `length` patches of every row; returns the cache, or None where that
-        was done in place. In PATCHES: a model with several tokens per patch multiplies. Never called with length 0,
-        nor where there is nothing to forget.
-    select(cache, rows): keep these rows [b] (indices, some maybe more than once), in this order; returns the cache, or
-        None. Without it a finished row stays in the cache's batch as padding, and several samples per window encode
-        the context once each instead of once a window.
-    normalise: step sees (patches - mean) / stdev, its answers are brought back. The statistics are those of the
-        context, FROZEN along the forecast, as a cache needs them. Otherwise step sees data units.
+    new_cache() -> an empty cache.
+    crop(cache, length): keep only the first `length` patches of every row; returns the cache, or None if it was
+        cropped in place. length counts PATCHES: with several tokens per patch, multiply. Never called with length 0,
+        nor if there is nothing to drop.
+    select(cache, rows): keep these rows [b] (indices, possibly repeated), in this order; returns the cache, or None.
+        Without it a finished row stays in the cache's batch as padding, and the context is encoded once per sample
+        instead of once per window.
+    normalise: step sees (patches - mean) / stdev, and its outputs are denormalised. The statistics are those of the
+        context, FROZEN along the forecast, as a cache requires. Otherwise step works in data units.
 
     The cache has one length for all rows, see `LockstepState`. unit and scale are the standard deviation of the
     context, per variable, with and without `normalise`.
 
-    `start` raises ValueError for a context that is not [B, L, C] or no multiple of the patch, and decoding does where
-    step returns anything else than the above.
+    `start` raises ValueError if the context is not [B, L, C] or L is not a multiple of the patch; decoding raises it
+    if step returns anything other than the above.
     """
 
     patches_ahead = 1
@@ -87,15 +87,15 @@ class FromCache(Decodable):
 
 
 class LockstepState:
-    """Decode state over a cache that has ONE length for all rows, while the rows of the batch differ in theirs.
+    """Decode state over a cache that has ONE length for all rows, while the rows of the batch differ in length.
 
-    The cache holds `held` patches of every row; of these the first `known` [B] are that row's own. A pass goes back to
-    the least `known` and encodes from there to the end of the longest row. A row that is ahead encodes its surplus
-    again, to the same values; behind the end of a shorter row its last patch is repeated (it has to be one that the
-    model can take: masked NaNs still spoil a sum). Nothing looks at it: the model is causal, and the next pass goes
-    back before it. So every row has the same positions, and the model needs no masks.
+    The cache holds `held` patches of every row, of which the first `known` [B] are valid. A pass crops the cache to the
+    smallest `known` and encodes from there to the end of the longest row. A row that is ahead re-encodes its surplus,
+    to the same values; a shorter row is padded with its last patch (a valid one: masked NaNs would still spoil a sum).
+    Nothing attends to the padding: the model is causal, and the next pass crops before it. So all rows have the same
+    positions, and the model needs no masks.
 
-    One host synchronisation a round and model: how far the rows have come, which a rollback leaves to the device.
+    One host synchronisation per round and model, for the row lengths: after a rollback only the device knows them.
     """
 
     def __init__(self, model: FromCache, context: torch.Tensor, room: int):
@@ -106,13 +106,13 @@ class LockstepState:
         self.series[:, :N] = context
         self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
         self.unit = stdev_of(context)
-        # of its own: the decoder writes the target's unit into the draft's state
+        # kept apart from `unit`: the decoder overwrites that of the draft's state with the target's
         self.mean, self.stdev = context.mean(dim=(1, 2), keepdim=True), self.unit
         self.cache, self.held = model.new_cache(), 0
         self.known = torch.zeros_like(self.lengths)
-        # least `known`, end of the shortest and of the longest row; None: known to the device only
+        # smallest `known`, end of the shortest and of the longest row; None: only the device knows
         self.bounds: tuple[int, int, int] | None = (0, N, N)
-        # where the model cannot select: the row of the cache that belongs to each row, None: its own; and the reverse
+        # for a model without select: the cache row of each row (None: the same), and the inverse map
         self.slots: torch.Tensor | None = None
         self.feeds: torch.Tensor | None = None
 
@@ -142,7 +142,7 @@ class LockstepState:
             self.cache = self._replaced(self.model.select(self.cache, rows))
             return
         self.slots = rows if self.slots is None else self.slots[rows]
-        self.feeds = torch.zeros(width, dtype=torch.long, device=rows.device)  # a finished row is fed the first one's
+        self.feeds = torch.zeros(width, dtype=torch.long, device=rows.device)  # a finished row is fed the first row
         self.feeds[self.slots] = torch.arange(len(rows), device=rows.device)
 
     def fan_out(self, samples: int) -> None:
@@ -159,9 +159,9 @@ class LockstepState:
 
     def predict(self, newest: int) -> Prediction:
         known, shortest, longest = self._bounds()
-        begin = min(known, shortest - newest)  # before `known` where more predictions are wanted than patches are new
+        begin = min(known, shortest - newest)  # before `known` if there are more predictions than new patches
         if begin < 0:
-            raise ValueError(f"{newest} predictions of a row that has {shortest} patches")
+            raise ValueError(f"cannot make {newest} predictions for a row with {shortest} patches")
         self._go_back(begin)
         ends = self.ends
         times = torch.arange(begin, longest, device=ends.device).expand(len(ends), -1)
@@ -192,12 +192,12 @@ class LockstepState:
         return self.bounds
 
     def _go_back(self, length: int) -> None:
-        """Leaves the first `length` patches in the cache."""
+        """Crops the cache to its first `length` patches."""
         if length == self.held:
             return
         if length:
             self.cache = self._replaced(self.model.crop(self.cache, length))
-        else:  # a new cache has the rows that are left and no others
+        else:  # a new cache holds the remaining rows only
             self.cache, self.slots, self.feeds = self.model.new_cache(), None, None
         self.held = length
 
@@ -218,7 +218,7 @@ def stdev_of(patches: torch.Tensor) -> torch.Tensor:
 
 def checked_patch_len(patch_len: int) -> int:
     if patch_len < 1:
-        raise ValueError(f"patch_len is {patch_len}: a patch has at least 1 step")
+        raise ValueError(f"patch_len is {patch_len}, but must be at least 1")
     return patch_len
 
 
@@ -233,7 +233,7 @@ def in_patches(context: torch.Tensor, patch_len: int) -> torch.Tensor:
 
 
 def parts_of(answer: object, like: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """mean and logvar (or None) of what a model returned, each in the shape and type of `like`."""
+    """Mean and logvar (or None) from the return value of a model, each with the shape and dtype of `like`."""
     mean, logvar = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
 
     def checked(part: object, what: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How decode states write and read their static buffers [B, T, ...], of which every row has a length of its own."""
+"""Reads and writes of the static buffers [B, T, ...] of decode states, whose rows differ in length."""
 import torch
 
 

@@ -13,32 +13,32 @@ from .interface import Model
 from .scores import BANDS
 from .target_law import LEAST_SIGMA, TargetLaw
 
-STRETCHES = 8  # the validation part is cut into this many; each is judged by a law fitted on the others
+STRETCHES = 8  # parts of the validation split; each is scored with a law fitted on the others
 # minimum validation length in patches; below it, holding out half plus its overlap leaves nothing to fit
 LEAST_PATCHES = 3
 # cap on variance inflation; a larger out-of-sample ratio means regime change, not estimation error
 MOST_WIDENING = 2.0
-MOST_ELEMENTS = 8192  # in a full covariance: 0.5 GiB in double precision
+MOST_ELEMENTS = 8192  # cap on elements per patch for a full covariance: 0.5 GiB in float64
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """law: relative; held_out: how well the bands of laws fitted in the same way hold on windows apart from the fit."""
+    """law: relative; held_out: out-of-sample coverage of the bands, with laws fitted the same way on other windows."""
 
     law: TargetLaw
     held_out: dict[str, float]
 
     def describe(self) -> str:
         bands = ", ".join(f"{self.held_out[f'coverage_{band}_pct']:.1f} %" for band in BANDS)
-        return f"on held-out windows, bands of 50, 80, 95 % hold {bands} of the next patch"
+        return f"on held-out windows, the 50, 80 and 95 % bands cover {bands} of the next patch"
 
 
 @torch.inference_mode()
 def next_patch_residuals(model: Model, batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
                          device: torch.device) -> torch.Tensor:
-    """What the model misses of the patch after each window: [W, P, C], window-normalised, on the CPU.
+    """Residuals (truth - mean) of the patch after each window: [W, P, C], window-normalised, on the CPU.
 
-    batches: pairs of contexts x [B, L, C] and y [B, ..., C], the last patch of which follows the context.
+    batches: pairs of contexts x [B, L, C] and y [B, ..., C], whose last patch follows the context.
     """
     parts = []
     for x, y in batches:
@@ -49,19 +49,19 @@ def next_patch_residuals(model: Model, batches: Iterable[tuple[torch.Tensor, tor
 
 
 def stretches(windows: int, patch_len: int) -> list[tuple[int, int]]:
-    """First and last + 1 of consecutive stretches of the windows, each at least two patches long (else halves)."""
+    """(start, end) of consecutive stretches of windows, each at least two patches long; halves if there are fewer."""
     count = max(2, min(STRETCHES, windows // (2 * patch_len)))
     edges = torch.linspace(0, windows, count + 1).long().tolist()
     return list(zip(edges[:-1], edges[1:]))
 
 
 def apart(steps: torch.Tensor, stretch: tuple[int, int], patch_len: int) -> torch.Tensor:
-    """Mask of the windows whose next patch shares no step with the next patch of any window of a stretch."""
+    """Mask of windows whose next patch shares no step with the next patch of any window in the stretch."""
     return (steps <= stretch[0] - patch_len) | (steps >= stretch[1] - 1 + patch_len)
 
 
 def variance_of(squares: torch.Tensor, fitted: torch.Tensor) -> torch.Tensor:
-    """The variance [P, C] of windows like those in the mask `fitted`; squares: of residuals [W, P, C], by time.
+    """Variance [P, C], estimated on the windows in the mask `fitted`; squares: squared residuals [W, P, C], by time.
 
     The mean square around zero (a bias of the model counts as spread), inflated by the held-out / fitted ratio: errors
     cluster in time, so an in-sample variance is too small out of sample.
@@ -82,7 +82,7 @@ def _mean_square(squares: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_coverage(residuals: torch.Tensor, squares: torch.Tensor) -> dict[str, float]:
-    """How the bands hold on residuals [n_series, W, P, C], each stretch judged by the law of windows apart from it."""
+    """Coverage of the bands on residuals [n_series, W, P, C]; each stretch is scored with a law of windows apart."""
     steps, patch_len, inside, count = torch.arange(len(squares)), squares.shape[1], dict.fromkeys(BANDS, 0), 0
     for stretch in stretches(len(squares), patch_len):
         others = apart(steps, stretch, patch_len)
@@ -116,7 +116,7 @@ def fit_law(residuals: torch.Tensor, n_series: int, full: bool) -> Calibration:
 
 
 def ledoit_wolf(samples: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Covariance of centred samples [n, p], shrunk towards its mean variance, and how far (0 to 1).
+    """Covariance of centred samples [n, p], shrunk towards its mean variance, and the shrinkage (0 to 1).
 
     Ledoit and Wolf (2004), "A well-conditioned estimator for large-dimensional covariance matrices": the shrinkage
     beta / delta minimises the expected squared error; delta is the distance of the sample covariance from mu I, beta

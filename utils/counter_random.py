@@ -1,18 +1,18 @@
-"""Random numbers that are a function of a seed and a counter: any of them can be had without the ones before.
+"""Counter-based random numbers: each is a function of a seed and an index, computed without its predecessors.
 
-splitmix64 (Steele, Lea & Flood 2014) in int64 tensors, whose products wrap. Draw i of a row is the same whoever asks,
-in whatever block, beside whatever other rows.
+splitmix64 (Steele, Lea & Flood 2014) in int64 tensors, whose products wrap. Draw i of a row depends neither on the
+block it is drawn in nor on the other rows.
 """
 from __future__ import annotations
 
 import torch
 
-GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as signed integers, which is how torch has them
+GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as signed integers: torch computes in int64
 MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """A logical shift to the right: torch's own repeats the sign."""
+    """Logical right shift; torch's >> repeats the sign bit."""
     return (x >> bits) & (2**(64 - bits) - 1)
 
 
@@ -24,7 +24,7 @@ def mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def seeds_of(noise: torch.Tensor) -> torch.Tensor:
-    """A seed [...] from the bits of float noise [..., P, C] that is used for nothing else."""
+    """Seeds [...] from the bits of float noise [..., P, C], which must not be used for anything else."""
     bits = noise.float().contiguous().view(torch.int32).flatten(-2).long()
     place = torch.arange(bits.shape[-1], device=bits.device)
     return mix(mix(bits + place * GAMMA).sum(dim=-1))
@@ -33,7 +33,7 @@ def seeds_of(noise: torch.Tensor) -> torch.Tensor:
 def uniforms(seeds: torch.Tensor, first: int, count: int) -> torch.Tensor:
     """Numbers first .. first + count - 1 of the stream of each seed [r]: [r, count] float64 in (0, 1)."""
     counter = torch.arange(first + 1, first + count + 1, device=seeds.device)
-    bits = _shifted(mix(seeds[:, None] + counter * GAMMA), 12)  # 52 of them: with the half added, never 0 or 1
+    bits = _shifted(mix(seeds[:, None] + counter * GAMMA), 12)  # 52 bits: with 0.5 added, never 0 or 1
     return (bits.double() + 0.5) * 2.0**-52
 
 

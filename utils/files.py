@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and paths that stay in their folder."""
+"""Atomic writes, and paths that are confined to a folder."""
 from __future__ import annotations
 
 import hashlib
@@ -14,7 +14,7 @@ from .errors import UserError
 
 @contextmanager
 def replace_when_done(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; renames it to `path` only when the block ends without an error."""
+    """Yields a path beside `path` to write to; renames it to `path` if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -38,13 +38,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def append_text(path: str | Path, text: str) -> None:
-    """One write call, so that lines of runs side by side do not mix."""
+    """Appends in one write call, so that lines of concurrent runs do not mix."""
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(text)
 
 
 def digest(*paths: str | Path) -> str:
-    """sha256 of the contents of files, one after the other, in hexadecimal."""
+    """sha256 of the concatenated contents of files, in hexadecimal."""
     sha = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as handle:
@@ -54,16 +54,16 @@ def digest(*paths: str | Path) -> str:
 
 
 def refuse_unwritable(folder: Path, change: str) -> None:
-    """Raises UserError unless `folder` is a directory that can be written to, or can be made; change: the remedy."""
+    """Raises UserError unless `folder` is writable or can be created; change: the settings to name as a remedy."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(f"{folder} cannot be made: {existing} is a file; move it away, or change {change}")
+        raise UserError(f"{folder} cannot be created: {existing} is a file; move it away, or change {change}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written: no permission for {existing}; allow it, or change {change}")
+        raise UserError(f"{folder} cannot be written: no permission for {existing}; grant it, or change {change}")
 
 
 def inside(folder: str | Path, name: str, origin: str) -> Path:
-    """folder / name, refused where `name` (which came from `origin`) would leave the folder."""
+    """folder / name. Raises UserError if `name`, which came from `origin`, would leave the folder."""
     root = Path(folder).resolve()
     path = (root / name).resolve()
     if ".." in Path(name).parts or (path != root and root not in path.parents):

@@ -2,18 +2,18 @@
 
 A model that can be decoded offers
 
-    state = model.start(context, room)         context [B, L, C]; room: most patches behind it, proposals included
+    state = model.start(context, room)         context [B, L, C]; room: most patches after it, proposals included
     prediction = model.extend(state, patches)  patches [B, k, P, C] or None -> next-patch predictions, ONE pass
     state.append(patches)                      patches [B, k, P, C] that are known and need no prediction of their own
     state.rollback(lengths)                    per row: forget everything after `lengths` [B] patches
     state.select(rows)                         keep only these rows: a finished row leaves the batch
-    model.fan_out(state, samples)              every row `samples` times over: paths that share their context
+    model.fan_out(state, samples)              repeats every row `samples` times: paths with a shared context
 
 `extend` predicts after what the state already holds and after each of the k new patches, so K proposals and the
 bonus patch take one call. Nothing is computed before the first `extend`, which encodes context and proposals together
-(nor before `fan_out`, which may encode the context). From the first `rollback` on, rows differ in length. A row that is
-nearly done is still given as many proposals as the others: they lie past its horizon, within `room`, and do not count.
-A model of your own needs no class for this where one of `adapters` fits; see also `docs/YOUR_MODEL.md`.
+(or `fan_out`, which may encode the context). After the first `rollback` rows may differ in length. A row that is nearly
+done still gets as many proposals as the others: the surplus is past its horizon, within `room`, and does not count.
+Your own model needs no class for this if one of `adapters` fits; see `docs/YOUR_MODEL.md`.
 
 Shapes: B windows, C variables, L steps of context, P steps per patch, k or K proposals. Means are in data units (those
 of the context); a `unit` or `scale` is the standard deviation that a window was normalised by.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class State(Protocol):
-    """What a model remembers of a batch: the context and the patches after it.
+    """The past of a batch: the context and the patches after it.
 
     unit [B, 1, 1, C]: normalisation stdev of the context, the unit of a `relative` law. The decoder writes the target's
-    into the draft's state, and looks at nothing else inside a state.
+    into the draft's state, and accesses nothing else inside a state.
     """
 
     unit: torch.Tensor
@@ -42,18 +42,18 @@ class State(Protocol):
         """Adds known patches [B, k, P, C] after each row's own length."""
 
     def rollback(self, lengths: torch.Tensor) -> None:
-        """Keeps the context and the first `lengths` [B] patches of each row; `lengths` is not to be written to."""
+        """Keeps the context and the first `lengths` [B] patches of each row; `lengths` must not be modified."""
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps these rows [b] (indices), in this order."""
 
     def fan_out(self, samples: int) -> None:
-        """Repeats every row `samples` times, copies of a row one after the other."""
+        """Repeats every row `samples` times, with the copies of a row adjacent."""
 
     def predict(self, newest: int) -> Prediction:
         """Predicts the patch after each of the last `newest` positions of every row, oldest first, in one pass.
 
-        More patches may be new than that (they are encoded too), or fewer (predictions that were made before).
+        There may be more new patches than that (they are encoded too), or fewer (predictions are then repeated).
         """
 
 
@@ -64,9 +64,9 @@ class Model(Protocol):
 
     @property
     def patches_ahead(self) -> int:
-        """How many patches one prediction covers: 1, or J for a draft with longer heads.
+        """Number of patches that one prediction covers: 1, or J for a draft with longer heads.
 
-        For whoever counts passes beforehand; the decoder takes what a prediction holds.
+        Serves to count passes in advance; the decoder uses what a prediction holds.
         """
 
     def start(self, context: torch.Tensor, room: int) -> State:
@@ -76,11 +76,11 @@ class Model(Protocol):
         """Appends patches [B, k, P, C] and predicts after the state's last patch and after each of them: n = k + 1."""
 
     def fan_out(self, state: State, samples: int) -> None:
-        """Repeats every row of the state `samples` times; what is shared is computed before, once for all copies."""
+        """Repeats every row of the state `samples` times; shared work is done before, once for all copies."""
 
 
 class Decodable:
-    """The half of the interface that is the same for every model whose states can `predict`."""
+    """Base class with the methods that are the same for every model whose states can `predict`."""
 
     def extend(self, state: State, patches: torch.Tensor | None = None) -> Prediction:
         if patches is not None:
@@ -94,8 +94,8 @@ class Decodable:
 class Rule(Protocol):
     """Decides what is proposed, whether the target accepts it, and what enters the forecast. See `acceptance`.
 
-    One row of the batch is judged at a time: the P * C elements of a patch together. name: as in the tables; random:
-    whether the rule needs `proposals.Noise`. eps is standard normal, uniform in [0, 1).
+    The P * C elements of a patch are judged together, each row of the batch separately. name: the name in tables;
+    random: True if the rule needs `proposals.Noise`. eps is standard normal, uniform in [0, 1).
     """
 
     name: str
@@ -108,14 +108,14 @@ class Rule(Protocol):
         """Judges k proposals by the target's k + 1 predictions; uniform [b, k]."""
 
     def accepted_patches(self, proposals: Proposals, prediction: Prediction) -> torch.Tensor:
-        """What accepted proposals put into the forecast [b, k, P, C]."""
+        """The patches that accepted proposals add to the forecast [b, k, P, C]."""
 
     def own_patch(self, prediction: Prediction, eps: torch.Tensor | None, proposals: Proposals | None = None,
                   rejected: torch.Tensor | None = None) -> torch.Tensor:
         """The target's own patch [b, 1, P, C], which ends a round.
 
         It replaces proposals [b, 1] where `rejected` [b] is True. Elsewhere, and without proposals, it is the bonus: a
-        patch as the target alone would give it.
+        patch as the target alone would emit it.
         """
 
 
@@ -159,6 +159,6 @@ class Prediction:
                           self.unit[rows])
 
     def first(self, count: int) -> Prediction:
-        """The first `count` predictions, or all of them where there are fewer."""
+        """The first `count` predictions, or all if there are fewer."""
         logvar = None if self.logvar is None else self.logvar[:, :count]
         return Prediction(self.mean[:, :count], logvar, self.scale[:, :count], self.unit)

@@ -17,12 +17,12 @@ class Limit(Protocol):
     def fits(self, value: object) -> bool: ...
 
     def read(self, text: str) -> Any:
-        """The value that `text` stands for. Raises ValueError, which says what is wrong with it."""
+        """Parses `text`. Raises ValueError with the reason if it is invalid."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number, or a whole one; above `low` itself where open_low."""
+    """A finite number from `low` (excluded with open_low) to `high`; an integer if whole."""
 
     low: float
     high: float
@@ -35,7 +35,7 @@ class Number:
         return f"{'a whole number' if self.whole else 'a number'} {start} {self.high:.12g}"
 
     def fits(self, value: object) -> bool:
-        # type(value), not isinstance: True and False are whole numbers to Python
+        # type(value), not isinstance: bool is a subclass of int
         if type(value) is not int and (self.whole or type(value) is not float):
             return False
         above = value > self.low if self.open_low else value >= self.low
@@ -98,7 +98,7 @@ class Text:
 
 @dataclass(frozen=True)
 class OrWord:
-    """Another limit, or one word."""
+    """Another limit, or one fixed word."""
 
     limit: Limit
     word: str
@@ -116,7 +116,7 @@ class OrWord:
 
 @dataclass(frozen=True)
 class OrNone:
-    """Another limit, or None: not given."""
+    """Another limit, or None (not given)."""
 
     limit: Limit
 
@@ -132,15 +132,15 @@ class OrNone:
 
 
 def limited(default: Any, limit: Limit, help: str = "", **metadata: Any) -> Any:
-    """A dataclass field that `check` holds to its limit; help and metadata are for programs that show it."""
+    """A dataclass field whose limit `check` enforces; help and metadata are for programs that display it."""
     held: Mapping[str, Any] = {"limit": limit, "help": help} | metadata
     return field(default=default, metadata=held)
 
 
 def check(fields: Mapping[str, Field[Any]], values: Mapping[str, Any], file: object = None) -> None:
-    """Raises UserError for the first of `values` that its field's limit forbids; fields without a limit pass.
+    """Raises UserError for the first of `values` outside the limit of its field; fields without a limit pass.
 
-    file: the settings file that the values come from, which the error then names.
+    file: settings file that the values come from, named in the error.
     """
     for name, value in values.items():
         limit = fields[name].metadata.get("limit") if name in fields else None

@@ -1,7 +1,7 @@
-"""The two rules with a guarantee: what they let out has the law of the target alone, N(mu_p, law), patch by patch.
+"""The two law-preserving rules: their output has the law of the target alone, N(mu_p, law), patch by patch.
 
-x: proposal; q: the law it was drawn from; p: the target's. Densities are compared as logarithms, in double precision:
-a patch has up to thousands of elements, and near-equal models differ by less than float32 can tell of such a sum.
+x: proposal; q: the law it was drawn from; p: the target's. Log densities are compared in double precision: a patch has
+up to thousands of elements, and near-equal models differ by less than float32 can resolve in such a sum.
 """
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .proposals import Judgement, Proposals
 from .target_law import TargetLaw
 
 EMISSIONS = ("sample", "mean")
-RESIDUAL_FLOOR = 1e-3  # 1 - c: the smallest probability that a redraw of `exact` is kept
-BLOCK_ELEMENTS = 2**21  # most elements redrawn at once (16 MiB)
+RESIDUAL_FLOOR = 1e-3  # 1 - c: smallest probability of keeping a redraw in `exact`
+BLOCK_ELEMENTS = 2**21  # cap on elements redrawn at once (16 MiB)
 
 
 class Lossless(ABC):
-    """What `exact` and `coupling` share: proposals with a law, and what leaves the decoder.
+    """Base of `exact` and `coupling`: proposals with a law, and emission.
 
-    emit 'mean': every verified patch leaves as mu_p; x only decides. No law is kept then: the context holds mu_q where
-    x was accepted (later patches were verified after it) and mu_p elsewhere.
+    emit 'mean': every verified patch is emitted as mu_p; x only decides. The law is then not preserved: the context
+    holds mu_q where x was accepted (later patches were verified after it) and mu_p elsewhere.
     """
 
     random = True
@@ -42,15 +42,15 @@ class Lossless(ABC):
     @abstractmethod
     def weigh(self, proposals: Proposals, gap: torch.Tensor,
               unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weighs k proposals: the log of the number below which a uniform number accepts, and `Judgement.most`.
+        """Log of the threshold below which a uniform number accepts each of k proposals, and `Judgement.most`.
 
-        gap [b, k, P, C]: mu_q - mu_p; unit: of the context; both double.
+        gap [b, k, P, C]: mu_q - mu_p; unit: stdev of the context; both in double precision.
         """
 
     @abstractmethod
     def replace(self, own: torch.Tensor, prediction: Prediction, eps: torch.Tensor, proposals: Proposals,
                 rejected: torch.Tensor) -> torch.Tensor:
-        """`own` [b, 1, P, C], drawn from p, with draws from the residual of the rejected proposals in their place."""
+        """`own` [b, 1, P, C], drawn from p, with a draw from the residual in place of each rejected proposal."""
 
     def propose(self, prediction: Prediction, eps: torch.Tensor | None) -> Proposals:
         mean, eps = prediction.mean, needed(eps)
@@ -79,11 +79,11 @@ class Lossless(ABC):
 
 def refuse_emission(emit: str) -> None:
     if emit not in EMISSIONS:
-        raise ValueError(f"emit is one of {', '.join(EMISSIONS)}, not {emit!r}")
+        raise ValueError(f"emit must be one of {', '.join(EMISSIONS)}, not {emit!r}")
 
 
 def needed(part: torch.Tensor | None) -> torch.Tensor:
-    """What a random rule cannot do without."""
+    """Returns `part`. Raises ValueError if it is None: a random rule needs it."""
     if part is None:
         raise ValueError("this rule draws random numbers: give it noise (proposals.Noise)")
     return part
@@ -94,8 +94,7 @@ class Coupling(Lossless):
 
     x = mu_q + L z and delta = L^-1 (mu_q - mu_p); accept while log u < |z|^2/2 - |z + delta|^2/2. A rejected x is
     replaced by mu_p + L (z - 2 (e.z) e), e = delta/|delta|: no redraw. P(accept) = 2 Phi(-|delta|/2) = 1 - TV(q, p),
-    the most that any rule which keeps the law can accept of ONE patch. The draft lends its mean only: draft and
-    target share L.
+    the maximum over all law-preserving rules for ONE patch. Only the mean is the draft's: draft and target share L.
     """
 
     name = "coupling"
@@ -119,13 +118,13 @@ class Coupling(Lossless):
 class Exact(Lossless):
     """Speculative sampling (Leviathan et al. 2023; Chen et al. 2023) with full densities.
 
-    q is the draft's own N(mu_q, sigma_q^2), temp times its sigma; the target's law around mu_q for a draft without
-    log-variances, and where that law has a full covariance, of which separate variances know nothing.
-    Accept while u < c p(x)/q(x), c = 0.999. A rejected x is replaced by a draw from the residual p - min(q, c p):
-    y ~ p, kept with probability 1 - min(q(y)/p(y), c), else again. Both parts add up to p whatever c in (0, 1]; c < 1
-    keeps every y with probability 1 - c or more, so that the number of redraws is geometric and needs no cap. Over
-    all proposals there is one redraw a proposal on average, whatever the models: P(reject) * 1 / P(keep), which are
-    equal. P(accept) = integral of min(q, c p), between c (1 - TV(q, p)) and 1 - TV(q, p).
+    q is N(mu_q, (temp sigma_q)^2), the draft's prediction; for a draft without log-variances, and for a target law with
+    full covariance (which separate variances cannot match), q is the target's law around mu_q.
+    Accept while u < c p(x)/q(x), c = 0.999. A rejected x is replaced by a draw from the residual p - min(q, c p): draw
+    y ~ p, keep it with probability 1 - min(q(y)/p(y), c), else redraw. Both parts add up to p for any c in (0, 1]; with
+    c < 1 every y is kept with probability 1 - c or more, so the number of redraws is geometric and needs no cap. On
+    average there is one redraw per proposal, whatever the models: P(reject) / P(keep), where both are equal.
+    P(accept) = integral of min(q, c p), between c (1 - TV(q, p)) and 1 - TV(q, p).
     """
 
     name = "exact"
@@ -147,7 +146,7 @@ class Exact(Lossless):
         rows = rejected.nonzero()[:, 0]
         seeds, shape = seeds_of(eps)[:, 0], own.shape[-2:]
         first, count = 0, 1
-        while len(rows):  # draws grow in blocks until every row has kept one
+        while len(rows):  # draw in growing blocks until every row has kept one
             z, uniform = redraws(seeds[rows], first, count, shape)
             p, x = prediction.at(rows, 0), proposals.at(rows, 0)
             ratio = _log_ratio(self.proposal_law(x.logvar), self.law, p.unit.double(),
@@ -163,15 +162,15 @@ class Exact(Lossless):
 
 
 def drawn(law: TargetLaw, prediction: Prediction, z: torch.Tensor) -> torch.Tensor:
-    """mu + law.spread(z), in the type of the prediction."""
+    """mu + law.spread(z), in the dtype of the prediction."""
     spread = law.spread(z.double(), prediction.unit.double())
     return (prediction.mean.double() + spread).to(prediction.mean.dtype)
 
 
 def _log_ratio(of: TargetLaw, over: TargetLaw, unit: torch.Tensor, gap: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """log density of `of` over that of `over` at a draw z [r, m, P, C] of the latter; gap: its mean minus the other's.
+    """Log density ratio `of` / `over` at a draw z [r, m, P, C] from `over`; gap: mean of `over` minus that of `of`.
 
-    The draw is seen from the mean of `of` as gap + spread(z): large means cancel before the noise is added.
+    Relative to the mean of `of` the draw is gap + spread(z): large means cancel before the noise is added.
     """
     w = of.whiten(gap + over.spread(z, unit), unit)
     squares = 0.5 * ((z - w) * (z + w)).sum(dim=(-2, -1))

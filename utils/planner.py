@@ -1,4 +1,4 @@
-"""How many proposals per round pay here? Decided from measured step costs and from acceptance on validation windows.
+"""Chooses the number of proposals per round, from measured step costs and acceptance on validation windows.
 
 With acceptance a for each proposal, a round with K proposals advances (1 - a^(K+1)) / (1 - a) patches on average,
 capped at the patches left. `predict_ms` computes the expected time of a forecast from that, patch by patch; `make_plan`
@@ -25,7 +25,7 @@ CHECKS, SLOW_CHECKS, SLOW_MS = 5, 2, 2000.0  # forecasts timed of each kind; few
 
 @dataclass
 class StepCosts:
-    """Milliseconds of a pass of the whole batch, by number of proposals k.
+    """Milliseconds per pass of the whole batch, by number of proposals k.
 
     first, later: target pass over context + k proposals, and over 1 + k patches; draft_first, draft_later: all draft
     passes that k proposals take.
@@ -42,7 +42,7 @@ class StepCosts:
 
 
 def _between(costs: dict[int, float], k: int) -> float:
-    """Linear between the sizes that were measured, the smallest and the largest of which bound k."""
+    """Linear interpolation between measured sizes, the smallest and the largest of which bound k."""
     below = max(size for size in costs if size <= k)
     above = min(size for size in costs if size >= k)
     if below == above:
@@ -64,7 +64,7 @@ def predict_ms(costs: StepCosts, acceptance: float, patches: int, most: int) -> 
 
 @dataclass
 class Plan:
-    """The chosen number of proposals (0: plain decoding), and what it was chosen from. Times are ms per forecast."""
+    """The chosen number of proposals (0: plain decoding), and the figures behind it. Times are ms per forecast."""
 
     proposals: int
     batch: int
@@ -85,7 +85,7 @@ class Plan:
 @torch.inference_mode()
 def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, rule: Rule, seed: int,
               repropose: str = "draft") -> Plan:
-    """Measures on context [B, L, C], validation windows as many as a batch has, and decides."""
+    """Measures on context [B, L, C], one batch of validation windows, and decides."""
     n, B = patches_in(horizon, target.patch_len), len(context)
     if n == 1:  # the only patch is the target's own
         return Plan(0, B, 0.0, {0: 0.0})
@@ -114,7 +114,7 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
 
 
 def measure_costs(target: Model, draft: Model, context: torch.Tensor, n: int) -> StepCosts:
-    """Median cost of passes with 0, a few and n - 1 proposals; what lies between is interpolated."""
+    """Median cost of passes with 0, a few and n - 1 proposals; values in between are interpolated."""
     sizes = sorted({0, 1, (n - 1) // 2, n - 1})
     patches = context[:, None, :target.patch_len].expand(-1, n, -1, -1)
     costs = StepCosts({}, {}, {0: 0.0}, {0: 0.0})
@@ -137,7 +137,7 @@ def measure_costs(target: Model, draft: Model, context: torch.Tensor, n: int) ->
 
 def _time_passes(action: Callable[[State, int], None], k: int, model: Model, context: torch.Tensor,
                  room: int) -> tuple[float, float]:
-    """Median ms of `action` on a fresh state, and on one that knows the context and one new patch."""
+    """Median ms of `action` on a fresh state, and on one that has encoded the context and holds one new patch."""
     watch = Stopwatch(context.device)
     firsts: list[float] = []
     laters: list[float] = []
@@ -152,6 +152,6 @@ def _time_passes(action: Callable[[State, int], None], k: int, model: Model, con
         with watch:
             action(state, k)
         laters.append(1000 * watch.seconds)
-        if firsts[0] > SLOW_MS / 4:  # a warm-up matters to short passes only
+        if firsts[0] > SLOW_MS / 4:  # warm-up matters for short passes only
             return firsts[0], laters[0]
     return median(firsts[1:]), median(laters[1:])

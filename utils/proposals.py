@@ -1,4 +1,4 @@
-"""What passes between the speculative loop and the acceptance rules: randomness, proposals, judgements."""
+"""Data exchanged between the speculative loop and the acceptance rules: noise, proposals, judgements."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
@@ -13,13 +13,13 @@ from .interface import Prediction
 class Noise:
     """All randomness of a batch of forecasts, fixed before decoding: it belongs to a position, not to a round.
 
-    So a row's forecast does not depend on the rows beside it. A position that is proposed again after an earlier
-    rejection reuses its noise. Its law is still the right one: what was decided up to then looked at the noise of
-    EARLIER positions only. The old proposal at this position was drawn, but not judged; the target's prediction for
-    the rejected position does not see it, and neither does the correction of repropose 'corrected' here, which is a
-    gap found behind earlier patches. Later positions may know it (their correction does): for them it is past.
-    `target` is used once in a forecast, where the target's own patch ends a round; a rule that has to draw more than
-    that once seeds further draws with it (`utils.counter_random`).
+    So a row's forecast does not depend on the other rows. A position that is proposed again after an earlier rejection
+    reuses its noise. Its law is still correct: every decision up to then used the noise of EARLIER positions only. The
+    old proposal at this position was drawn but not judged; it enters neither the target's prediction for the rejected
+    position nor, with repropose 'corrected', the correction at this position, which is a gap found after earlier
+    patches. It may enter the correction of later positions: for them it is past.
+    `target` is used at most once per position, where the target's own patch ends a round; a rule that needs more draws
+    there seeds them with it (`utils.counter_random`).
     proposal, target [B, n, P, C] standard normal; uniform [B, n] in [0, 1).
     """
 
@@ -50,7 +50,7 @@ class Noise:
 class Proposals:
     """k proposals of b rows, each field [b, k, P, C].
 
-    patches: what enters the context (and the forecast); judged: what the rule looks at; mean, logvar (or None): the
+    patches: enter the context (and the forecast); judged: the values that the rule judges; mean, logvar (or None): the
     draft's prediction.
     """
 
@@ -68,7 +68,7 @@ class Proposals:
 
     @classmethod
     def of_mean(cls, mean: torch.Tensor) -> Proposals:
-        """Proposals [b, k, P, C] that come without a law."""
+        """Proposals [b, k, P, C] without a law."""
         return cls(mean, mean, mean, None)
 
     @classmethod
@@ -84,7 +84,7 @@ class Proposals:
                          None if self.logvar is None else pick(self.logvar))
 
     def where(self, rows: torch.Tensor, other: Proposals) -> Proposals:
-        """These for `rows` [b] bool, the other ones, which come without a law, elsewhere."""
+        """These proposals where `rows` [b] is True, elsewhere `other`, which have no law."""
         rows = rows[:, None, None, None]
         mean = torch.where(rows, self.mean, other.mean)
         unknown = torch.full_like(mean, float("nan"))
@@ -93,10 +93,10 @@ class Proposals:
 
 @dataclass
 class Judgement:
-    """accepted [b, k] bool; score [b, k]: the rule's own measure, accepted up to / from its limit.
+    """accepted [b, k] bool; score [b, k]: the rule's own measure, which it compares with its threshold.
 
-    most [b, k]: the largest probability of acceptance that a rule which keeps the target's law can have for these
-    means, where the rule knows it (draft and target share a covariance), else None.
+    most [b, k]: the acceptance probability of an optimal law-preserving rule for these means, if the rule knows it
+    (draft and target share a covariance), else None.
     """
 
     accepted: torch.Tensor

@@ -1,7 +1,7 @@
 """Scores, summed batch by batch: point errors, the cost of speculation, and sampled paths (CRPS, coverage, PIT).
 
-Everything is in the units of the forecasts it is given (standardised units in the program), over every element of every
-window once. A path is [H, C]; S paths per window.
+All scores are in the units of the forecasts (standardised units in the program) and count every element of every window
+once. A path is [H, C]; S paths per window.
 """
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class PointMetrics:
 class SpeculationMetrics:
     """Acceptance and passes over all windows.
 
-    acceptance_pct: accepted of the proposals that were judged (a round is judged up to its first rejection);
-    used_pct: accepted of all proposals within the horizon, thrown-away ones included;
-    most_pct: the most that a rule which keeps the target's law can accept of those judged, on average (where known).
+    acceptance_pct: share of judged proposals that were accepted (a round is judged up to its first rejection);
+    used_pct: share of all proposals within the horizon that were accepted, discarded ones included;
+    most_pct: expected acceptance of an optimal law-preserving rule on the judged proposals (if known).
     """
 
     COUNTS = ("accepted", "judged", "proposed", "target_passes", "draft_passes")
@@ -73,7 +73,7 @@ class SpeculationMetrics:
         counts = {name: getattr(decoded, name) for name in self.COUNTS}
         for name, values in counts.items():
             self.totals[name] += int(values.sum())
-        self.windows += len(counts["accepted"])  # not of `forecast`: the mean of a window's paths is one
+        self.windows += len(counts["accepted"])  # not len(forecast), which has one row per window if paths are sampled
         if decoded.most is not None:
             self.most = (self.most or 0.0) + float(decoded.most.sum())
         lengths = [] if decoded.lengths is None else decoded.lengths.tolist()
@@ -95,7 +95,7 @@ class SpeculationMetrics:
 
 
 def quantile(ordered: torch.Tensor, level: float) -> torch.Tensor:
-    """The quantile of S paths, ascending in dimension 1: [B, S, ...] -> [B, ...].
+    """Quantile of S paths, sorted along dimension 1: [B, S, ...] -> [B, ...].
 
     The Weibull plotting position, level * (S + 1) - 1 (numpy's method='weibull'), clamped to the range of the paths:
     unbiased for a new path, unlike the usual linear rule, which makes bands of few paths too narrow.
@@ -109,7 +109,7 @@ def quantile(ordered: torch.Tensor, level: float) -> torch.Tensor:
 def crps(ordered: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Fair CRPS of S ascending paths [B, S, ...] for truth [B, ...]: [B, ...].
 
-    mean |x - y| - sum_{i<j} (x_j - x_i) / (S (S - 1)). In expectation the CRPS of the law itself, whatever S is.
+    mean |x - y| - sum_{i<j} (x_j - x_i) / (S (S - 1)). Unbiased for the CRPS of the law itself, for any S.
     """
     S = ordered.shape[1]
     weight = (2 * torch.arange(S, device=ordered.device, dtype=ordered.dtype) - S + 1) / (S * (S - 1))
@@ -124,13 +124,13 @@ def energy_score(paths: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """
     flat, S = paths.flatten(2), paths.shape[1]
     near = (flat - truth.flatten(1)[:, None]).norm(dim=2).mean(dim=1)
-    # not by products of matrices: they lose the digits that near paths differ in
+    # not by matrix products: they cancel the digits in which close paths differ
     pairs = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=(1, 2)) / 2
     return near - pairs / (S * (S - 1))
 
 
 class PathMetrics:
-    """Scores over all windows; patch by patch too, since uncertainty grows with the lead."""
+    """Scores over all windows, and patch by patch, since uncertainty grows with the lead."""
 
     def __init__(self, patch_len: int):
         self.patch_len, self.windows, self.elements = patch_len, 0, 0
@@ -173,7 +173,7 @@ class PathMetrics:
     def pit(self) -> list[float]:
         """Histogram of the probability integral transform in PIT_BINS equal bins; 1 everywhere for the right law.
 
-        A rank among S paths stands for an interval of length 1 / (S + 1), shared out among the bins that it meets.
+        A rank among S paths represents an interval of length 1 / (S + 1), split among the bins that it overlaps.
         """
         if self.ranks is None:
             raise ValueError("no window was measured")
@@ -196,16 +196,16 @@ class PathMetrics:
 
 
 class RollingScale:
-    """Factors on the spread of sampled paths, from how far the truth lay outside it in the windows just before.
+    """Factors on the spread of sampled paths, from the squared errors relative to it in the windows just before.
 
     A window's squared error in units of its own spread, z^2 = (truth - mean)^2 / var, is known for its patch j once
-    that patch has passed, (j + 1) * P steps after the window. A patch and variable has
-    factor^2 = (prior + sum of z^2) / (prior + count) over the windows of the last `span` steps for which z^2 is known:
-    before there are any it is 1, the calibration as it is. Nothing later than the window is looked at.
+    that patch has passed, (j + 1) * P steps after the window. Each patch and variable has
+    factor^2 = (prior + sum of z^2) / (prior + count) over the windows of the last `span` steps for which z^2 is known;
+    it is 1, the calibration unchanged, if there are none. Nothing later than the window is used.
     """
 
     def __init__(self, patch_len: int, span: int, windows: int, prior: float):
-        """windows: how many each series has; rows are numbered series by series. prior: in windows."""
+        """windows: number per series; rows are numbered series by series. prior: a number of windows."""
         self.patch_len, self.span, self.windows, self.prior = patch_len, span, windows, prior
         self.rows = torch.zeros(0, dtype=torch.long)
         self.squares: torch.Tensor | None = None

@@ -1,9 +1,9 @@
 """The decoder: target alone, sampled alone, and speculative. Reads like Leviathan et al. 2023 and Chen et al. 2023.
 
-`decode_alone`, `sample_alone` and `decode_speculative` stand side by side so that each can be checked against the
-others. Models, states and rules are known by the protocols of `interface` only.
+`decode_alone`, `sample_alone` and `decode_speculative` are kept together so that each can be checked against the
+others. Models, states and rules are used through the protocols of `interface` only.
 
-In the speculative loop (b rows of the batch are still going; k proposals in this round):
+In the speculative loop (b rows of the batch are not finished; k proposals in this round):
     first [b]           patches that each row had before the round
     needed [b, k]       proposals that lie within the horizon and count
     length [b]          accepted proposals, up to the first rejection
@@ -22,24 +22,24 @@ from .interface import Model, Prediction, Rule, State
 from .proposals import Judgement, Noise, Proposals
 from .target_law import TargetLaw
 
-REJECTED, ACCEPTED, BONUS = 0, 1, 2  # where a patch of the forecast came from
-REPROPOSALS = ("draft", "target", "corrected")  # where proposals come from after a rejection, see `_Proposer`
+REJECTED, ACCEPTED, BONUS = 0, 1, 2  # origin of a patch of the forecast
+REPROPOSALS = ("draft", "target", "corrected")  # source of proposals after a rejection, see `_Proposer`
 
 
 @dataclass
 class Decoded:
-    """Forecasts of B windows and what they cost; counts are per window.
+    """Forecasts of B windows and their cost; counts are per window.
 
     forecast [B, H, C]; target_passes, draft_passes [B]: forward passes that a window took part in. A model decoded
-    alone fills nothing else; the rest is what speculation adds:
-    origin [B, n]: REJECTED (the target's own, after a rejection), ACCEPTED, BONUS (the target's own, nothing was
-    proposed there); draft_mean [B, H, C] and draft_sigma (None without a variance head): the draft's prediction at each
-    step, NaN where it was not consulted.
-    accepted / judged [B]: proposals that passed / that were judged: up to and including the first rejection of a round.
-    proposed [B]: those within the horizon; the ones after a rejection are thrown away unjudged.
-    lengths [K + 1]: how many rounds accepted 0, 1, ..., K proposals.
+    alone sets nothing else; speculation adds:
+    origin [B, n]: REJECTED (the target's own, after a rejection), ACCEPTED, BONUS (the target's own, with no proposal
+    there); draft_mean [B, H, C] and draft_sigma (None without a variance head): the draft's prediction at each step,
+    NaN where it was not consulted.
+    accepted, judged [B]: proposals accepted, and judged (up to and including the first rejection of a round).
+    proposed [B]: proposals within the horizon; those after a rejection are discarded unjudged.
+    lengths [K + 1]: number of rounds that accepted 0, 1, ..., K proposals.
     most [B], or None: the expected number of acceptances of an optimal law-preserving rule on the proposals judged.
-    paths [B, S, H, C]: where paths were sampled; `forecast` is then their mean.
+    paths [B, S, H, C]: sampled paths, if any; `forecast` is then their mean.
     """
 
     forecast: torch.Tensor
@@ -58,7 +58,7 @@ class Decoded:
 
 @dataclass
 class Round:
-    """What one round of b rows did; see the top of this module. proposals, judgement: None without proposals."""
+    """One round of b rows; see the top of this module. proposals, judgement: None without proposals."""
 
     rows: torch.Tensor
     first: torch.Tensor
@@ -80,7 +80,7 @@ def patches_in(horizon: int, patch_len: int) -> int:
 def decode_alone(model: Model, context: torch.Tensor, horizon: int) -> torch.Tensor:
     """Plain autoregression with one model's mean: context [B, L, C] -> forecast [B, H, C], data units.
 
-    ceil(H / P) passes; a draft that predicts J patches ahead needs a J-th of them.
+    Takes n = ceil(H / P) passes, or ceil(n / J) for a draft that predicts J patches ahead.
     """
     n = patches_in(horizon, model.patch_len)
     state = model.start(context, room=n)
@@ -133,19 +133,20 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     """Speculative decoding of context [B, L, C] over `horizon` steps.
 
     A round costs the draft passes for at most `max_proposals` proposals and ONE target pass, which verifies them and
-    gives one more patch. The first round verifies inside the pass over the context. The last patch of a row is always
+    yields one more patch. The first round verifies inside the pass over the context. The last patch of a row is always
     the target's own, so a row with r patches left needs r - 1 proposals; max_proposals None: all of them.
-    noise: for random rules; None: drawn from torch's global generator. observer: called once a round, with it.
-    repropose: where proposals come from after a rejection, see `_Proposer`.
-    samples: forecasts per window, which are B * samples rows from then on (and in noise), those of a window one
-    after the other; with a cache its context is encoded once for all of them, which is not counted as their pass.
-    Raises ValueError where draft and target differ in their patch, for an unknown `repropose`, and for a number of
-    proposals below 0 or of samples below 1.
+    noise: for random rules; None: drawn from torch's global generator. observer: called with every round that has
+    proposals. repropose: source of proposals after a rejection, see `_Proposer`.
+    samples: forecasts per window. The result (and noise) has B * samples rows, those of a window adjacent; with a cache
+    the context is encoded once per window, in a pass that is not counted.
+    Raises ValueError if draft and target differ in patch length, for an unknown `repropose`, for max_proposals below 0
+    and for samples below 1.
     """
     if draft.patch_len != target.patch_len:
-        raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}")
+        raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}: they must "
+                         "be equal")
     if samples < 1 or (max_proposals is not None and max_proposals < 0):
-        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}: at least 1 and 0 are needed")
+        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}, but must be at least 1 and 0")
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
     state, draft_state = (model.start(context, room=n + limit) for model in (target, draft))
@@ -163,7 +164,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     rows = torch.arange(context.shape[0], device=context.device)
     done = torch.zeros_like(rows)
     while True:
-        # the one host synchronisation of a round: who is finished, and who has nothing left to propose again?
+        # the one host synchronisation per round: which rows are finished, which have no proposals left over?
         left, stock = torch.stack([n - done, proposer.stock_of(done)]).cpu()
         if not left.any():
             return out.finish(horizon)
@@ -181,7 +182,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
         out.write(judged, _patches(rule, judged, prediction, own), proposer.passes)
         if observer is not None and k:
             observer(judged)
-        # commit: what was accepted stays in both contexts, the target's own patch follows it
+        # commit: accepted patches stay in both contexts, followed by the target's own patch
         state.rollback(done + judged.length)
         state.append(own)
         proposer.commit(judged, own, prediction)
@@ -190,7 +191,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
 
 def _judged(rule: Rule, rows: torch.Tensor, first: torch.Tensor, proposals: Proposals | None, prediction: Prediction,
             counted: torch.Tensor, eps: Noise | None) -> Round:
-    """The round with its proposals judged; the first `counted` [b] of a row's proposals count."""
+    """Judges the proposals of a round; only the first `counted` [b] of each row count."""
     if proposals is None:
         none = torch.zeros(len(rows), 0, dtype=torch.bool, device=rows.device)
         return Round(rows, first, None, None, none, none, torch.zeros_like(first))
@@ -202,7 +203,7 @@ def _judged(rule: Rule, rows: torch.Tensor, first: torch.Tensor, proposals: Prop
 
 
 def _own_patch(rule: Rule, judged: Round, prediction: Prediction, noise: Noise | None) -> torch.Tensor:
-    """The target's own patch [b, 1, P, C], behind the accepted proposals."""
+    """The target's own patch [b, 1, P, C], after the accepted proposals."""
     length, here = judged.length, torch.arange(len(judged.rows), device=judged.rows.device)
     eps = None if noise is None else noise.at(judged.rows, judged.first + length, 1).target
     rejected = judged.looked_at.sum(dim=1) > length
@@ -213,7 +214,7 @@ def _own_patch(rule: Rule, judged: Round, prediction: Prediction, noise: Noise |
 
 
 def _patches(rule: Rule, judged: Round, prediction: Prediction, own: torch.Tensor) -> torch.Tensor:
-    """What the round puts into the forecast [b, k + 1, P, C]: past its own patch a row's values mean nothing."""
+    """Patches that the round adds to the forecast [b, k + 1, P, C]; past a row's own patch they are meaningless."""
     accepted = own[:, :0] if judged.proposals is None else rule.accepted_patches(judged.proposals, prediction)
     patches = torch.cat([accepted, own], dim=1)
     patches[torch.arange(len(own), device=own.device), judged.length] = own[:, 0]
@@ -221,30 +222,30 @@ def _patches(rule: Rule, judged: Round, prediction: Prediction, own: torch.Tenso
 
 
 class _Proposer:
-    """Where proposals come from. After a rejection the target's last pass already knows something of later patches.
+    """Source of proposals. After a rejection the target's last pass already has information on later patches.
 
-    repropose 'draft': the draft is asked anew and knows nothing of it. 'target': the target's own means are proposed,
-    at no draft pass. 'corrected': the draft is asked anew and its mean for a patch is shifted by the gap that the
-    target found there last time, q' = q_new + (p_old - q_old): draft and target both moved with the patch in between,
-    their gap moved less. In a sampling rule only the mean shifts, by what was known before the patch was drawn, so a
-    rule that keeps the target's law still does.
+    repropose 'draft': the draft proposes again and ignores it. 'target': the target's own means are proposed, without a
+    draft pass. 'corrected': the draft proposes again, and its mean for a patch is shifted by the gap that the target
+    found there last time, q' = q_new + (p_old - q_old): the patch in between moved both means, but their gap less. With
+    a sampling rule only the mean shifts, by an amount known before the patch is drawn, so a law-preserving rule
+    remains one.
     `passes` counts the draft passes of the round.
     """
 
     def __init__(self, draft: Model, state: State, rule: Rule, repropose: str):
         if repropose not in REPROPOSALS:
-            raise ValueError(f"repropose is one of {', '.join(REPROPOSALS)}, not {repropose!r}")
+            raise ValueError(f"repropose must be one of {', '.join(REPROPOSALS)}, not {repropose!r}")
         if repropose == "target" and rule.random:
             raise ValueError("repropose 'target' has no law to sample from: it needs a deterministic rule")
         self.draft, self.state, self.rule, self.repropose = draft, state, rule, repropose
         self.passes = 0
-        self.left_over: torch.Tensor | None = None  # 'target': means that can be proposed again, `stock` of them
+        self.left_over: torch.Tensor | None = None  # 'target': the target's means to propose next, `stock` of them
         self.stock: torch.Tensor | None = None
         self.means: torch.Tensor | None = None  # 'corrected': the draft's means of this round, before correction
-        self.correction: torch.Tensor | None = None  # and what to add to those of the next
+        self.correction: torch.Tensor | None = None  # and the shift for those of the next
 
     def stock_of(self, done: torch.Tensor) -> torch.Tensor:
-        """How many proposals [b] each row has left over."""
+        """Number of proposals [b] that each row has left over."""
         return torch.zeros_like(done) if self.stock is None else self.stock
 
     def propose(self, k: int, done: torch.Tensor, eps: Noise | None,
@@ -268,7 +269,7 @@ class _Proposer:
         return proposals, available
 
     def _ask_draft(self, k: int, eps: Noise | None) -> Proposals:
-        """As many draft passes as k proposals need, each conditioned on the proposals before."""
+        """Makes k proposals in as many draft passes as needed, each conditioned on the proposals before."""
         parts, means, made = [], [], 0
         while made < k:
             prediction = self.draft.extend(self.state).first(k - made)
@@ -284,7 +285,7 @@ class _Proposer:
         return Proposals.join(parts)
 
     def commit(self, judged: Round, own: torch.Tensor, prediction: Prediction) -> None:
-        """Brings the draft's state up to the target's own patch, and keeps what the next round can use."""
+        """Advances the draft's state to the target's own patch, and keeps what the next round can use."""
         length, k = judged.length, judged.needed.shape[1]
         self.state.rollback(judged.first + length)
         self.state.append(own)

@@ -1,4 +1,4 @@
-"""The law that a sampling rule gives the target: a Gaussian around the mean that the target predicts.
+"""The law of the target under a sampling rule: a Gaussian around the mean that the target predicts.
 
 A draft's proposals have a law of the same kind, around the draft's mean.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-LEAST_SIGMA = 1e-4  # a law without width has no density
+LEAST_SIGMA = 1e-4  # a law with zero variance has no density
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TargetLaw:
         return replace(self, factor=self.factor * by)
 
     def spread(self, z: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
-        """Standard normal z [..., P, C] -> what is added to the mean, data units."""
+        """Standard normal z [..., P, C] -> deviation from the mean, data units."""
         drawn = (z.flatten(-2) @ self._on(z).T).view_as(z) if self.full else z * self._on(z)
         return drawn * unit if self.relative else drawn
 
@@ -62,7 +62,7 @@ class TargetLaw:
         return own + units if self.relative else own + torch.zeros_like(units)
 
     def variance(self, unit: torch.Tensor, patch_len: int) -> torch.Tensor:
-        """Of every element that `spread` draws: unit [..., 1, C] -> [..., P, C], data units squared."""
+        """Variance of each element that `spread` draws: unit [..., 1, C] -> [..., P, C], data units squared."""
         variables, factor = unit.shape[-1], self.factor.to(unit)
         own = factor.square().sum(dim=1).unflatten(0, (patch_len, variables)) if self.full \
             else factor.square().expand(patch_len, variables)

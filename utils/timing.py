@@ -18,7 +18,7 @@ def synchronise(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Seconds of a `with` block, the device synchronised at both ends."""
+    """Times a `with` block in seconds, with the device synchronised at both ends."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds, self.start = device, 0.0, 0.0
@@ -36,7 +36,7 @@ class Stopwatch:
 class TracedModel:
     """A model whose passes are timed; synchronises after every pass, so the total is a little longer.
 
-    Everything else is the model's own.
+    Everything else is delegated to the model.
     """
 
     def __init__(self, model: Model, device: torch.device):
@@ -44,7 +44,7 @@ class TracedModel:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the passes so far."""
+        """Resets the counts."""
         self.seconds, self.passes = 0.0, 0
 
     def __getattr__(self, name: str) -> Any:
@@ -61,7 +61,7 @@ class TracedModel:
 def time_side_by_side(calls: dict[Any, Callable[[Any], Any]], inputs: Sequence[Any], device: torch.device,
                       warm_up: int = 2, bar: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
                       ) -> dict[Any, dict[str, float]]:
-    """Times each call on each input, the calls taking turns so that all see the same machine.
+    """Times each call on each input, interleaved so that all calls run under the same conditions.
 
     calls: name -> function of one input; bar: wraps the inputs in a progress bar.
     Returns name -> {ms_median, ms_p10, ms_p90, repeats} of one call.
@@ -85,7 +85,7 @@ def time_side_by_side(calls: dict[Any, Callable[[Any], Any]], inputs: Sequence[A
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What a figure was measured on."""
+    """The machine and torch version that figures were measured on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 

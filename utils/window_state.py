@@ -1,4 +1,4 @@
-"""The *window* way to roll: every prediction re-encodes a freshly normalised window of the last N patches."""
+"""Rolling by *window*: every prediction re-encodes a freshly normalised window of the last N patches."""
 from __future__ import annotations
 
 from typing import Protocol
@@ -8,23 +8,23 @@ import torch
 from .buffers import repeated, write_after
 from .interface import Prediction
 
-# On a CPU a pass over many windows is cut so that its activations stay in the cache: 512 windows of 49 tokens at
+# On a CPU a pass over many windows is split so that its activations stay in the cache: 512 windows of 49 tokens at
 # d_model 256 take 370 to 480 ms in parts of 64 and 520 ms at once (2 cores). It also bounds the memory of a pass.
 CPU_TOKENS = 3136
 
 
 class WindowModel(Protocol):
-    """What `WindowState` asks of a model."""
+    """Methods that `WindowState` requires of a model."""
 
     def predict_windows(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """windows [b, N, P, C] -> mean and logvar (or None) [b, J, P, C] of the next J patches, stdev [b, 1, C]."""
 
     def unit_of(self, context: torch.Tensor) -> torch.Tensor:
-        """The stdev that the patch after context [B, N, P, C] is normalised by: [B, 1, 1, C]."""
+        """The normalisation stdev of the patch after context [B, N, P, C]: [B, 1, 1, C]."""
 
 
 class WindowState:
-    """Decode state without a cache. Exact for every model: what OpenLTM's rolling forecast computes."""
+    """Decode state without a cache. Exact for every model: computes the same as OpenLTM's rolling forecast."""
 
     def __init__(self, model: WindowModel, context: torch.Tensor, room: int):
         """context [B, N, P, C]"""

@@ -1,1 +1,1 @@
-"""Ways to forecast, and one walk over the test windows that measures them."""
+"""Forecasting methods, and one loop over the test windows that measures them."""

@@ -1,4 +1,4 @@
-"""--compare: every way to forecast in one table, measured in one run."""
+"""--compare: all forecasting methods in one table, measured in one run."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ CSV_COLUMNS = [*COLUMNS, "ms_batch_1_p10", "ms_batch_1_p90", "ms_batch_n_p10", "
 
 
 def compared_methods(target: Model, draft: Model, settings: Settings) -> dict[str, Method]:
-    """Rows of the table, in order; the first is what the others are compared with."""
+    """Rows of the table, in order; the others are compared with the first."""
     horizon, spec, season = settings.data.horizon, settings.spec, settings.report.season
     cached = " (cached)" if getattr(target, "rolling", None) == "cache" else ""
     rows: dict[str, Method] = {
@@ -45,7 +45,7 @@ def compared_methods(target: Model, draft: Model, settings: Settings) -> dict[st
 
 def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, device: torch.device,
             folder: Path) -> list[dict]:
-    """Measures every method on every test window, then their times side by side; writes compare.csv, compare.png."""
+    """Measures every method on every test window, then times them interleaved; writes compare.csv, compare.png."""
     data, quiet, first = settings.data, settings.run.quiet, next(iter(methods))
     measured = evaluate(methods, loader, device, settings.model.config.covariate, quiet, reference=first,
                         what="compare")
@@ -77,7 +77,7 @@ def _times(methods: Mapping[str, Method], dataset, batch_size: int, device: torc
         firsts = torch.linspace(0, len(dataset) - size, repeats).long().tolist()
         inputs = [dataset.__getitems__(list(range(first, first + size)))[0].to(device) for first in firsts]
         for method in methods.values():
-            method.reset()  # K must not depend on what was measured before
+            method.reset()  # K must not depend on earlier measurements
 
         def bar(rounds, size=size):
             return tqdm(rounds, desc=f"times, batch {size}", unit="round", disable=quiet)
@@ -88,7 +88,7 @@ def _times(methods: Mapping[str, Method], dataset, batch_size: int, device: torc
 
 
 def describe(rows: list[dict], tolerance: float = 0.005) -> str:
-    """The table and what it says: which way to forecast pays here, and which does not."""
+    """The table, and a sentence on each method: whether it pays off here."""
     columns = COLUMNS | {"ms_batch_n": f"ms, batch {rows[0]['batch_n']}", "speedup_batch_n": "speed-up"}
     target, draft = rows[0], rows[1]
     lines = [format_table(rows, columns), "", f"Times are medians per forecast of {rows[0]['horizon']} steps on "

@@ -1,4 +1,4 @@
-"""The walk over the test windows: `evaluate` measures every method on every window, whatever it is done for."""
+"""The loop over the test windows: `evaluate` measures every method on every window."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # contexts [B, L, C] and 
 
 
 class Evaluation:
-    """What one method achieved on the windows so far: errors, cost, deviation from a reference.
+    """Results of one method on the windows so far: errors, cost, deviation from a reference.
 
     covariate: only the last variable counts.
     """
@@ -28,7 +28,7 @@ class Evaluation:
         self.seconds, self.windows, self.squares = 0.0, 0, 0.0
 
     def update(self, decoded: Decoded, truth: torch.Tensor, seconds: float, reference: torch.Tensor | None) -> None:
-        """A batch: truth [B, H, C], seconds of decoding, the reference's forecast [B, H, C]."""
+        """Adds a batch: truth [B, H, C], seconds of decoding, the reference's forecast [B, H, C] or None."""
         forecast = scored(decoded.forecast, self.covariate)
         self.point.update(forecast, scored(truth, self.covariate))
         if reference is not None:
@@ -65,7 +65,7 @@ class Evaluation:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in a walk over the test windows; `so_far`: what the finished batches gave, by method."""
+    """Ctrl-C during an evaluation; `so_far`: results of the finished batches, by method."""
 
     def __init__(self, so_far: Mapping[str, Evaluation]):
         super().__init__()
@@ -110,7 +110,7 @@ def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.devi
 
 
 def _windows(batches: Batches) -> int | None:
-    """How many there are, where that can be told beforehand."""
+    """Number of windows, or None if it is not known in advance."""
     sampler = getattr(batches, "sampler", None)  # a DataLoader has one
     if sampler is not None:
         return len(sampler)
@@ -125,7 +125,7 @@ def _show(bar: tqdm, results: Mapping[str, Evaluation], windows: int) -> None:
 
 
 class AcceptanceLog:
-    """Observer: one line for each proposal that was judged, in the first `windows` windows of the walk."""
+    """Observer that records one row per judged proposal, for the first `windows` windows."""
 
     COLUMNS = ["window", "patch", "score", "accepted"]
 

@@ -1,4 +1,4 @@
-"""Ways to forecast. Each maps a context [B, L, C] to a `Decoded`; horizon and settings are its own."""
+"""Forecasting methods. Each maps a context [B, L, C] to a `Decoded` and holds its own horizon and settings."""
 from __future__ import annotations
 
 import copy
@@ -27,12 +27,12 @@ from utils.speculative_decoder import (
 from utils.target_law import TargetLaw
 from utils.timing import TracedModel
 
-DEFAULT_PROPOSALS = 3  # per round, of a rule that draws
+DEFAULT_PROPOSALS = 3  # per round, for random rules
 Observer = Callable[[Round], None]
 
 
 class Method(ABC):
-    """One way to forecast."""
+    """A forecasting method."""
 
     @abstractmethod
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
@@ -52,23 +52,23 @@ class Method(ABC):
         return method, models
 
     def reset(self) -> None:  # noqa: B027 (most methods learn nothing)
-        """Forgets what earlier batches have taught."""
+        """Forgets everything learned from earlier batches."""
 
     def again(self, rule: Rule | None = None, samples: int = 1) -> Method:
-        """The same from the beginning; a speculative one by another rule, with `samples` forecasts per window."""
+        """A fresh copy; a speculative method can get another rule and several forecasts per window."""
         return self
 
     def sampled(self, spec: SpecSettings, law: TargetLaw, seed: int, samples: int) -> Method:
-        """The same way to forecast, drawing `samples` paths per window from the target's law."""
+        """The same method, sampling `samples` paths per window from the target's law."""
         raise NotImplementedError(f"{type(self).__name__} has no law to sample from")
 
     def plan(self, context: torch.Tensor) -> Plan | None:
-        """Decides by measurement on context [B, L, C] what there is to decide; None: nothing."""
+        """Chooses K by measurement on context [B, L, C]; None if there is nothing to choose."""
         return None
 
 
 class AloneMethod(Method):
-    """One model by itself; passes of a draft are counted as draft passes."""
+    """One model alone; passes of a draft are counted as draft passes."""
 
     parts = ("model",)
 
@@ -77,7 +77,7 @@ class AloneMethod(Method):
 
     @property
     def passes(self) -> int:
-        """Each gives one patch, or as many as the model's heads predict."""
+        """Number of passes; each yields one patch, or as many as the model's heads predict."""
         return -(-patches_in(self.horizon, self.model.patch_len) // self.model.patches_ahead)
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
@@ -103,9 +103,8 @@ class SeasonalNaiveMethod(Method):
 class SpeculativeMethod(Method):
     """Draft and target together.
 
-    samples: forecasts per window, as rows one after the other. adaptive: K follows the acceptance seen in earlier
-    batches, one step at a time, between 1 and max_proposals. plans: batch size -> Plan; a batch takes the K of the plan
-    nearest to its size.
+    samples: forecasts per window, in adjacent rows. adaptive: K follows the acceptance of earlier batches, one step at
+    a time, between 1 and max_proposals. plans: batch size -> Plan; a batch uses the K of the plan nearest to its size.
     """
 
     parts = ("target", "draft")
@@ -126,7 +125,7 @@ class SpeculativeMethod(Method):
         self.max_proposals = self.most
 
     def again(self, rule: Rule | None = None, samples: int = 1) -> SpeculativeMethod:
-        """The same pair and plans from the beginning: noise from the seed, nothing learned."""
+        """A fresh copy with the same pair and plans: noise from the seed, nothing learned."""
         method = copy.copy(self)
         method.rule, method.samples = rule or self.rule, samples
         method.generator = torch.Generator().manual_seed(self.seed)
@@ -137,7 +136,7 @@ class SpeculativeMethod(Method):
         return SampledSpeculativeMethod(self.again(make_rule(spec, law, emit="sample"), samples))
 
     def plan(self, context: torch.Tensor) -> Plan:
-        """Decides K for batches of this size by measurement on context [B, L, C]."""
+        """Chooses K for batches of this size by measurement on context [B, L, C]."""
         plan = make_plan(self.target, self.draft, context, self.horizon, self.rule, self.seed, self.repropose)
         self.plans[len(context)] = plan
         return plan
@@ -178,11 +177,11 @@ class SpeculativeMethod(Method):
 
 
 class SampledMethod(Method):
-    """Paths of the target alone, and their mean; those of a window do not depend on the batch that it is in."""
+    """Paths of the target alone, and their mean; the paths of a window do not depend on its batch."""
 
     def __init__(self, model: Model, horizon: int, law: TargetLaw, seed: int, samples: int):
         self.model, self.horizon, self.law, self.samples = model, horizon, law, samples
-        self.generator = np.random.default_rng(seed)  # its numbers come one by one, in the order of the windows
+        self.generator = np.random.default_rng(seed)  # draws one by one, in the order of the windows
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
         P = self.model.patch_len
@@ -207,9 +206,9 @@ class SampledSpeculativeMethod(Method):
 
 def make_rule(spec: SpecSettings, law: TargetLaw | None = None, rule: str | None = None,
               emit: str | None = None) -> Rule:
-    """The rule of the settings, or another one or emission with the same settings.
+    """The rule of the settings; rule, emit: use another rule or emission with the same settings.
 
-    law: the target's, for a rule that keeps one; default: white noise of `sigma` times `temp`.
+    law: the target's law, for a rule that preserves it; default: white noise of `sigma` times `temp`.
     """
     spec, name = spec.filled(), rule or spec.rule
     emit = emit or (spec.emission if name == spec.rule else SpecSettings(rule=name).emission)

@@ -1,4 +1,4 @@
-"""--num_samples: paths of every test window, from the target alone or by a sampling rule, and their scores."""
+"""--num_samples: paths for every test window, from the target alone or with a sampling rule, and their scores."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from exp.settings import Settings
 from utils.scores import PathMetrics, RollingScale
 from utils.speculative_decoder import Decoded
 
-MOST_STEPS = 2**26  # in all paths that are decoded at once: 0.25 GiB, and some buffers of that size
+MOST_STEPS = 2**26  # cap on steps in all paths decoded at once: 0.25 GiB, plus some buffers of that size
 PRIOR = 0.25  # weight of factor 1 in the rolling scale, as a fraction of one context of windows
 
 
 class PathEvaluation(Evaluation):
-    """Scores of sampled paths, as sampled and rescaled by the windows before; add: takes the paths that are kept."""
+    """Scores of sampled paths, as sampled and rescaled by preceding windows; add: callback that stores paths."""
 
     def __init__(self, covariate: bool, patch_len: int, rolling: RollingScale, rows: list[int], add=None):
         super().__init__(covariate)
@@ -43,7 +43,7 @@ class PathEvaluation(Evaluation):
 
 
 def samples_shape(settings: Settings, dataset) -> tuple[int, int, int, int]:
-    """Of samples.npz: windows, paths, steps, variables that count."""
+    """Shape of samples.npz: windows, paths, steps, scored variables."""
     windows = len(spread_windows(dataset, settings.data.test_windows))
     variables = 1 if settings.model.config.covariate else dataset.variables
     return windows, settings.report.num_samples or 0, settings.data.horizon, variables
@@ -65,14 +65,14 @@ def evaluate_paths(method: Method, dataset, loader: Batches, settings: Settings,
         evaluate({"samples": method}, in_parts(loader, at_once), device, covariate, settings.run.quiet,
                  records={"samples": record}, what="samples")
         scores = record.plain.result()
-        refuse_overflow(scores["mse_of_mean"], "the mean of the sampled paths")  # before there is a file
+        refuse_overflow(scores["mse_of_mean"], "the mean of the sampled paths")  # before a file is written
     scores |= {"paths": samples, "seconds": record.seconds,
                "rolling": record.rescaled.result() | {"span": span, "prior": prior}}
     scores |= record.cost() if record.speculation is not None else {}
-    if not settings.report.save_samples:  # those of an older run must not be taken for these
+    if not settings.report.save_samples:  # a file of an older run must not be mistaken for this run's
         (folder / "samples.npz").unlink(missing_ok=True)
-    pit_figure(folder / "pit.png", {"as sampled": scores, "rescaled by the windows before": scores["rolling"]},
-               f"{samples} paths of {len(rows)} windows, horizon {data.horizon}")
+    pit_figure(folder / "pit.png", {"as sampled": scores, "rescaled by preceding windows": scores["rolling"]},
+               f"{samples} paths per window, {len(rows)} windows, horizon {data.horizon}")
     return scores
 
 

@@ -1,4 +1,4 @@
-"""What reports hold beside the metrics: forecasts as pictures, attention, the time breakdown."""
+"""Reports beyond the metrics: forecast pictures, attention, the time breakdown."""
 from __future__ import annotations
 
 from pathlib import Path

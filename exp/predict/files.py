@@ -13,8 +13,8 @@ from exp.predict.forecaster import Forecast, Forecaster
 from exp.report.plots import prediction_figure
 from utils.files import replace_when_done, write_json
 
-NO_LAW = ("the forecast is a mean without quantiles (--num_samples gives them): the draft's sigma is not the "
-          "uncertainty of a forecast")
+NO_LAW = ("the forecast is a mean without quantiles (add --num_samples for them): the draft's sigma is not the "
+          "uncertainty of the forecast")
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ def predict(forecaster: Forecaster, path: Path, folder: Path) -> Forecast:
     log.info("forecast: %s: %d series, %d steps (%s), %s to %s", folder / "forecast.csv", len(forecast.names), horizon,
              forecast.calendar.frequency, future[0], future[-1])
     if forecast.cost and forecast.cost["attempted"]:
-        log.info("accepted %d of %d proposals judged, target passes: %g", forecast.cost["accepted"],
+        log.info("accepted %d of %d judged proposals, target passes: %g", forecast.cost["accepted"],
                  forecast.cost["attempted"], forecast.cost["target_passes"])
     draw(folder, forecast, series, forecaster.model.patch_len, settings.run.quiet)
     log.info("pictures: %s", folder)
@@ -64,7 +64,7 @@ def draw(folder: Path, forecast: Forecast, series: Series, patch_len: int, quiet
 
 
 def _bands(forecast: Forecast, c: int) -> list[tuple]:
-    """(label, low, high) of variable c, the widest first: levels that lie symmetrically around the median."""
+    """(label, low, high) of variable c, widest first, from levels that are symmetric around the median."""
     at = {level: forecast.values[1 + i, :, c] for i, level in enumerate(forecast.levels)}
     pairs = [(low, high) for low in sorted(at) for high in at if low < 0.5 and abs(low + high - 1) < 1e-9]
     return [(f"{100 * (high - low):g} % of the paths", at[low], at[high]) for low, high in pairs]

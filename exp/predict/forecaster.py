@@ -1,4 +1,4 @@
-"""Forecasts beyond the end of a series, in its own units: what --do_predict and a notebook use.
+"""Forecasts beyond the end of a series, in its own units, for --do_predict and notebooks.
 
     from exp.predict import Forecaster
     Forecaster.load("checkpoints/TARGET", draft="checkpoints/DRAFT").predict(df, horizon=96)
@@ -29,8 +29,8 @@ from utils.errors import UserError, shorten
 from utils.scores import QUANTILES, SpeculationMetrics, quantile
 from utils.target_law import TargetLaw
 
-OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp"}  # what says of a law, with or without a draft
-ENOUGH_PATHS = 39  # the outermost two lie at 1/40 and 39/40
+OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp"}  # settings of the law, with or without a draft
+ENOUGH_PATHS = 39  # the outermost two are then at levels 1/40 and 39/40
 # context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
 Sampler = Callable[[torch.Tensor, int], torch.Tensor]
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 class Forecast:
     """H steps of C variables, in the units of the series.
 
-    values [1 + Q, H, C]: the mean, and the quantiles at `levels` where a law was sampled; origin [C, n] (see
-    utils.speculative_decoder) and cost, None without a draft; notes: what a reader of the forecast has to know.
+    values [1 + Q, H, C]: the mean, and the quantiles at `levels` if a law was sampled; origin [C, n] (see
+    utils.speculative_decoder) and cost, None without a draft; notes: caveats for the reader.
     """
 
     names: list[str]
@@ -53,7 +53,7 @@ class Forecast:
     notes: list[str] = field(default_factory=list)
 
     def frame(self) -> pd.DataFrame:
-        """Long format, series by series: unique_id, ds, mean, and q0.025, q0.1, ... where a law was sampled."""
+        """Long format, series by series: unique_id, ds, mean, and q0.025, q0.1, ... if a law was sampled."""
         future, variables = self.calendar.future, len(self.names)
         columns = {"unique_id": np.repeat(np.array(self.names, dtype=object), len(future)),
                    "ds": future.append([future] * (variables - 1))}
@@ -63,13 +63,13 @@ class Forecast:
 
 
 def quantiles_of(paths: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
-    """Sampled paths [B, S, H, C] -> [Q, B, H, C]: of every step for itself."""
+    """Pointwise quantiles: sampled paths [B, S, H, C] -> [Q, B, H, C]."""
     ordered = paths.sort(dim=1).values
     return torch.stack([quantile(ordered, level) for level in levels])
 
 
 def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
-    """What would change nothing, or what a forecast beyond the end cannot follow; as the command line does."""
+    """Refuses settings that have no effect or do not suit a forecast beyond the end, as the command line does."""
     of_rule = spec.set_fields() - (OF_PATHS if has_paths else set())
     if not has_draft and of_rule:
         idle = min(of_rule)
@@ -77,14 +77,15 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
                         "leave it out")
     spec.refuse_contradictions(of_rule)
     if spec.k == "auto":
-        raise UserError("`k` auto measures on validation windows, a forecast beyond the end has none: give a number")
+        raise UserError("`k` auto measures on validation windows, but a forecast beyond the end has none: give a "
+                        "number")
     if spec.adaptive:
-        raise UserError("`adaptive` learns from batch to batch, a forecast beyond the end must not: leave it out")
+        raise UserError("`adaptive` learns from batch to batch, but a forecast beyond the end must not: leave it out")
     if spec.emit == "sample":
-        raise UserError("`emit` sample draws one path, a forecast is a mean: leave it out")
+        raise UserError("`emit` sample draws one path, but a forecast is a mean: leave it out")
     if spec.sigma_mode == "calibrated" and not has_paths:
-        raise UserError("`sigma_mode` calibrated has no effect unless paths are drawn: add `num_samples`, or leave it "
-                        "out")
+        raise UserError("`sigma_mode` calibrated has no effect unless paths are sampled: add `num_samples`, or leave "
+                        "it out")
     if spec.sigma_mode == "calibrated" and "sigma" in spec.set_fields():
         raise UserError(f"`sigma` {spec.sigma} has no effect with `sigma_mode` calibrated, which finds sigma itself: "
                         "leave one of them out")
@@ -98,8 +99,8 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
 class Forecaster:
     """A trained target, alone or with its draft.
 
-    Every variable is standardised by mean and standard deviation of all its rows: nothing after them exists, so
-    nothing leaks. The mean is that of the target, decoded as the settings say (rule, tolerance, K).
+    Every variable is standardised by the mean and standard deviation of all its rows: nothing comes after them, so
+    nothing leaks. The mean is that of the target, decoded according to the settings (rule, tolerance, K).
     """
 
     def __init__(self, settings: Settings, checkpoint: Path, device: torch.device):
@@ -114,12 +115,12 @@ class Forecaster:
     def load(cls, folder: str | Path, draft: str | Path | None = None, *, context: int | None = None,
              spec: SpecSettings | None = None, num_samples: int | None = None, batch_size: int = 32, seed: int = 2021,
              model: ModelSettings | None = None, gpu: int | None = None, quiet: bool = False) -> Forecaster:
-        """The target in `folder` (or a checkpoint file), with the draft in another one if it is given.
+        """Loads the target in `folder` (or a checkpoint file), and the draft in another one if it is given.
 
-        context: steps of history that the model reads; default: those it was trained with. spec: rule and tolerance,
-        and the law of `num_samples` paths, from which quantiles are taken; unless it sets `sigma` or `sigma_mode`, that
+        context: steps of history that the model reads; default: as many as in training. spec: rule and tolerance, and
+        the law of the `num_samples` paths from which quantiles are taken; unless it sets `sigma` or `sigma_mode`, that
         law is calibrated on the newest windows of each series. model: for a checkpoint without args.json.
-        Raises UserError, which names the parameter, for what cannot be used.
+        Raises UserError, which names the parameter, for invalid input.
         """
         checkpoint = checkpoint_in(folder)
         spec = spec or SpecSettings()
@@ -132,8 +133,9 @@ class Forecaster:
                             kind=stored.get("data", DataSettings.kind))
         config = completed(stored | dict(model.asked), model.name, data)
         if length % config.input_token_len:
-            raise UserError(f"`context` {length} is not a multiple of the patch (`input_token_len` "
-                            f"{config.input_token_len})")
+            patch = config.input_token_len
+            raise UserError(f"`context` {length} is not a multiple of the patch (`input_token_len` {patch}): use "
+                            f"{length // patch * patch or patch}")
         settings = Settings(
             RunSettings(is_training=0, do_predict=True, draft_checkpoint=None if draft is None else str(draft),
                         use_speculative=draft is not None, seed=seed, gpu=gpu, quiet=quiet),
@@ -155,9 +157,9 @@ class Forecaster:
 
     def forecast(self, series: Series, horizon: int, where: str, sampler: Sampler | None = None,
                  levels: tuple[float, ...] = QUANTILES) -> Forecast:
-        """`where`: what errors call the series."""
+        """As `predict`, for a Series; where: its name in errors."""
         if horizon < 1:
-            raise UserError(f"a horizon of {horizon} steps: at least 1 is needed")
+            raise UserError(f"`horizon` is {horizon}, but must be at least 1")
         self._refuse_short(len(series.values), where)
         calendar = continued(series, horizon, where)
         scaler = StandardScaler()
@@ -186,11 +188,11 @@ class Forecaster:
             found = law_of_history(self.model, history, self.settings.data, spec, where, self.device,
                                    self.settings.run.quiet)
             law = found.law
-            notes.append(f"quantiles are those of {samples} paths, drawn by the target's errors on "
+            notes.append(f"quantiles come from {samples} paths, with noise fitted to the target's errors on "
                          f"{found.held_out['windows']:.0f} recent windows; {found.describe()}")
         if samples < ENOUGH_PATHS:
-            notes.append(f"{samples} paths cannot tell the outermost quantiles from their lowest and highest: at least "
-                         f"{ENOUGH_PATHS} are needed (num_samples)")
+            notes.append(f"with {samples} paths the outermost quantiles are just the lowest and the highest path: set "
+                         f"num_samples to {ENOUGH_PATHS} or more")
         return law.scaled(spec.temp)
 
     def _sampler(self, law: TargetLaw, horizon: int, samples: int) -> Sampler:
@@ -240,17 +242,18 @@ class Forecaster:
         return by_variable, torch.cat(origins).expand(context.shape[1], -1).numpy(), cost.result()
 
     def _settle_constants(self, forecast: Forecast, series: Series) -> None:
-        """A variable that never moved stays where it is: a model, which divides by its deviation, cannot tell."""
+        """Forecasts a constant variable by its constant: a model, which divides by its deviation, cannot."""
         for c, name in enumerate(series.names):
             value = series.values[0, c]
             if (series.values[:, c] == value).all():
                 forecast.values[:, :, c] = value
                 forecast.notes.append(f"{shorten(name)} is {value:g} in all {len(series.values)} rows: its forecast is "
-                                      "that constant, not a model's")
+                                      "that constant, not the model's")
 
     def _of_covariates(self, forecast: Forecast) -> Forecast:
         forecast.notes.append(f"a model trained with covariates forecasts the last variable only, "
-                              f"{shorten(forecast.names[-1])}; beyond one patch it reads its own guesses of the others")
+                              f"{shorten(forecast.names[-1])}; beyond one patch it uses its own forecasts of the "
+                              "others")
         forecast.names, forecast.values = forecast.names[-1:], forecast.values[:, :, -1:]
         if forecast.origin is not None:
             forecast.origin = forecast.origin[-1:]

@@ -31,7 +31,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int, label: str, target_alone=None,
                     draft_mean=None, draft_sigma=None, origin=None, title: str = "") -> None:
-    """One panel per variable: the end of the history, the truth, the forecast; below it, where each patch came from.
+    """One panel per variable: the end of the history, the truth, the forecast; below it, the origin of each patch.
 
     history [L, C], truth and forecast [H, C], optional target_alone, draft_mean, draft_sigma [H, C], origin [n]:
     numpy arrays in standardised units. The band is the draft's mean +- 2 sigma, where it was consulted.
@@ -44,7 +44,7 @@ def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int,
         if draft_sigma is not None:
             low, high = (draft_mean[:, c] + sign * draft_sigma[:, c] for sign in (-2, 2))
             axis.fill_between(future, low, high, color=SKY, alpha=0.5, lw=0, label="draft, mean ± 2 sigma")
-        if target_alone is not None:  # pale and wide, so that what lies on it is seen
+        if target_alone is not None:  # pale and wide, so that curves on top stay visible
             axis.plot(future, target_alone[:, c], color=ORANGE, lw=2.6, alpha=0.7, label="target alone")
         axis.plot(past, shown[:, c], color=BLACK, lw=0.9, label="history")
         axis.plot(future, truth[:, c], color=BLACK, lw=0.8, ls=(0, (1, 1)), label="truth")
@@ -61,12 +61,12 @@ def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int,
 
 def prediction_figure(path: Path, name: str, past, history, future, mean, bands=(), origin=None, patch_len: int = 1,
                       title: str = "") -> None:
-    """The end of a history and what is forecast after it, in the units of the series.
+    """The end of a history and the forecast after it, in the units of the series.
 
-    past, future: times or whole numbers (pandas); history [L], mean [H]; bands: (label, low [H], high [H]), the widest
-    first; origin [n]: where each patch came from.
+    past, future: times or integers (pandas); history [L], mean [H]; bands: (label, low [H], high [H]), widest first;
+    origin [n] of each patch.
     """
-    if hasattr(past, "tz_localize"):  # wall-clock times, which is what the file shows
+    if hasattr(past, "tz_localize"):  # wall-clock times, as in the file
         past, future = past.tz_localize(None), future.tz_localize(None)
     figure, axis = subplots(figsize=(11, 3.4))
     for shade, (label, low, high) in zip((0.25, 0.45, 0.7), bands):
@@ -94,7 +94,7 @@ def _legend_above(figure, axis, columns: int, title: str) -> None:
 
 
 def _origin_strip(axis, origin, borders) -> None:
-    """A strip below the curves: one box per patch, colour and hatching say where it came from; borders [n + 1] on x."""
+    """A strip below the curves: one box per patch, coloured and hatched by origin; borders [n + 1] on x."""
     low, high = axis.get_ylim()
     axis.set_ylim(low - 0.09 * (high - low), high)
     seen = set()
@@ -153,7 +153,7 @@ def decode_speed_figure(path: Path, rows: list[dict]) -> None:
 
 
 def pit_figure(path: Path, rows: dict[str, dict], title: str) -> None:
-    """Left: the PIT histogram, level for the right law. Right: how many of the truths the bands held, by lead.
+    """Left: PIT histogram, flat for the correct law. Right: coverage of the bands, by lead.
 
     rows: label -> scores of `utils.scores.PathMetrics`; the first is drawn as bars, the others as lines.
     """
@@ -170,7 +170,7 @@ def pit_figure(path: Path, rows: dict[str, dict], title: str) -> None:
             right.plot(np.arange(1, len(held) + 1), held, color=colour, marker=marker, ls=line, lw=1.2, ms=5,
                        label=label if band == 50 else None)
     left.axhline(1, color=BLACK, lw=0.9, ls=":")
-    left.set(xlabel="probability integral transform of the truth", ylabel="density (1: the right law)", xlim=(0, 1))
+    left.set(xlabel="probability integral transform of the truth", ylabel="density (1: correct law)", xlim=(0, 1))
     left.set_ylim(0, 1.3 * max(1.0, *(max(scores["pit"]) for scores in rows.values())))
     for band in BANDS:
         right.axhline(band, color=BLACK, lw=0.9, ls=":")

@@ -18,7 +18,7 @@ INFERENCE_LOG = "result_inference_summary.txt"
 BREAKDOWN_LOG = "result_inference_breakdown.txt"
 PARTIAL = "metrics_partial.json"
 MOST_SAMPLE_BYTES = 8 * 2**30
-TARGET, DRAFT = "target alone", "draft alone"  # the rows of every table that the others are compared with
+TARGET, DRAFT = "target alone", "draft alone"  # reference rows of every table
 POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
 
 
@@ -29,15 +29,15 @@ def write_metrics(folder: Path, metrics: dict) -> None:
 
 
 def write_partial(folder: Path, metrics: dict) -> Path:
-    """What an interrupted run has found so far; a metrics.json of an older run stays."""
+    """Writes the results of an interrupted run; a metrics.json of an older run is kept."""
     write_json(Path(folder) / PARTIAL, metrics)
     return Path(folder) / PARTIAL
 
 
 def refuse_overflow(mse: float, who: str) -> None:
-    """A forecast that is not finite is no result and must not enter a table."""
+    """Raises UserError if a forecast was not finite: it must not enter a table."""
     if not math.isfinite(mse):
-        raise UserError(f"{who}: the mean squared error is {mse}, a forecast overflowed: leave out --amp, or train the "
+        raise UserError(f"{who}: the mean squared error is {mse}: a forecast overflowed; leave out --amp, or train the "
                         "model again")
 
 
@@ -78,28 +78,28 @@ def breakdown_line(breakdown: dict) -> str:
 
 
 def samples_line(scores: dict) -> str:
-    """The terminal's line of metrics['samples']."""
+    """One-line summary of metrics['samples'] for the terminal."""
     def bands(part):
         return "/".join(f"{part[f'coverage_{band}_pct']:.1f}" for band in BANDS)
-    line = (f"samples: {scores['paths']} paths of {scores['windows']} windows, CRPS {scores['crps']:.4f}, energy score "
-            f"{scores['energy_score']:.3f}, coverage of the 50/80/95 % bands {bands(scores)} %")
+    line = (f"samples: {scores['paths']} paths for each of {scores['windows']} windows, CRPS {scores['crps']:.4f}, "
+            f"energy score {scores['energy_score']:.3f}, coverage of the 50/80/95 % bands {bands(scores)} %")
     if "acceptance_pct" in scores:
         line += f", acceptance {scores['acceptance_pct']:.2f} %{possible(scores)}"
     rolling = scores["rolling"]
-    return line + f"; rescaled by the windows before: CRPS {rolling['crps']:.4f}, {bands(rolling)} %"
+    return line + f"; rescaled by preceding windows: CRPS {rolling['crps']:.4f}, {bands(rolling)} %"
 
 
 def refuse_huge_samples(shape: tuple[int, int, int, int]) -> None:
-    """shape: windows, paths, horizon, variables."""
+    """Raises UserError if samples.npz would be too large; shape: windows, paths, horizon, variables."""
     size = 4 * math.prod(shape)
     if size > MOST_SAMPLE_BYTES:
-        raise UserError(f"`save_samples`: {' x '.join(map(str, shape))} (windows, paths, steps, variables) are "
+        raise UserError(f"`save_samples`: {' x '.join(map(str, shape))} (windows, paths, steps, variables) take "
                         f"{size / 2**30:.0f} GiB: lower `num_samples` or give `test_windows`")
 
 
 @contextmanager
 def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: list[int]):
-    """Writes samples.npz while it grows: yields add(paths [b, S, H, C], truth [b, H, C]), to be called in order."""
+    """Writes samples.npz incrementally: yields add(paths [b, S, H, C], truth [b, H, C]), to be called in order."""
     truths = []
     with replace_when_done(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         with archive.open("samples.npy", "w", force_zip64=True) as handle:

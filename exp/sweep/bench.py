@@ -1,4 +1,4 @@
-"""A sweep: cells of a grid of decoding parameters, all measured on the same windows by models that are loaded once."""
+"""A sweep: cells of a grid of decoding parameters, measured on the same windows with models that are loaded once."""
 from __future__ import annotations
 
 import itertools
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cell:
-    """What one row of the table was measured with; None where a parameter has no meaning.
+    """Parameters of one row of the table; None if a parameter does not apply.
 
-    rule: of utils.acceptance, or TARGET / DRAFT for one model by itself.
+    rule: one of utils.acceptance, or TARGET / DRAFT for one model alone.
     """
 
     rule: str
@@ -45,9 +45,9 @@ class Cell:
 def make_cells(spec: SpecSettings, shared: set[str], grid: Mapping[str, list], given: set[str]) -> list[Cell]:
     """The two references, then every distinct combination of the parameters that the rule uses.
 
-    spec: what all cells share (its rule and emission give way to the cell's), shared: the fields of it that the user
-    named; grid: column -> values; given: columns that the user named. Raises UserError where something named has no
-    meaning for any rule swept.
+    spec: settings shared by all cells (rule and emission are replaced by the cell's); shared: its fields that the user
+    set; grid: column -> values; given: columns that the user set. Raises UserError if something that the user set
+    applies to none of the rules.
     """
     cells, used = [Cell(TARGET), Cell(DRAFT)], {"rule"}
     for rule in grid["rule"]:
@@ -62,22 +62,22 @@ def make_cells(spec: SpecSettings, shared: set[str], grid: Mapping[str, list], g
                   for numbers in itertools.product(*(values or [None] for values in axes.values()))]
     for name in sorted(given - used):
         values, rules = (",".join(map(str, grid[column])) for column in (name, "rule"))
-        raise UserError(f"--{name} {values} has no meaning for --rule {rules}: leave it out, or add a rule that it has "
-                        "one for")
+        raise UserError(f"--{name} {values} does not apply to --rule {rules}: leave it out, or add a rule that uses "
+                        "it")
     return cells
 
 
 def _has_meaning(spec: SpecSettings, name: str) -> bool:
-    """Whether another value of this parameter changes anything; a calibrated law finds its own sigma."""
+    """True if the parameter has an effect; a calibrated law estimates its own sigma."""
     if name == "k":
         return True
     return name in parameters_of(spec.rule) and not (name == "sigma" and spec.sigma_mode == "calibrated")
 
 
 class Bench:
-    """Target, draft and test windows in memory; `measure` forecasts the windows as one cell says.
+    """Target, draft and test windows in memory; `measure` forecasts the windows with the parameters of one cell.
 
-    windows: how many of each series, evenly spread over the test part (None: 512, or all where there are fewer).
+    windows: number per series, evenly spaced over the test split (None: 512, or all if there are fewer).
     """
 
     def __init__(self, settings: Settings, windows: int | None):
@@ -90,24 +90,24 @@ class Bench:
         self.available = dataset.windows
         self.windows = windows or min(DEFAULT_WINDOWS, self.available)
         if self.windows > self.available:
-            raise UserError(f"--windows {windows}: the test part of {settings.data.file} has {self.available}, give at "
-                            "most that")
+            raise UserError(f"--windows {windows}: the test part of {settings.data.file} has {self.available}: give at "
+                            "most that many")
         items = torch.as_tensor(spread_windows(dataset, self.windows)).split(settings.data.batch_size)
         pairs = (dataset.__getitems__(batch.tolist()) for batch in items)
         self.batches = [(x.to(self.device).contiguous(), y.to(self.device).contiguous()) for x, y in pairs]
         self.law = None  # white noise of the cell's sigma
         if settings.spec.sigma_mode == "calibrated":
             self.law = target_law(experiment, self.target, self.checkpoint)
-        for cell in (Cell(TARGET), Cell(DRAFT)):  # the first passes of a process are slow, and no cell's fault
+        for cell in (Cell(TARGET), Cell(DRAFT)):  # warm-up: the first passes of a process are slow
             self._method(cell).decode(self.batches[0][0])
 
     def files(self) -> dict[str, str]:
-        """Digests of what was loaded."""
+        """Digests of the files that were loaded."""
         return {"target_sha256": with_settings(self.checkpoint), "draft_sha256": with_settings(self.draft_checkpoint),
                 "data_sha256": digest(self.settings.data.file)}
 
     def describe(self) -> dict[str, Any]:
-        """What results depend on, the cell aside: file contents, windows, lengths and the machine."""
+        """Everything that results depend on besides the cell: file contents, windows, lengths and the machine."""
         data = self.settings.data
         return self.files() | {
             "windows": f"{self.windows} of {self.available}", "horizon": data.horizon, "context": data.test_context,
@@ -115,7 +115,7 @@ class Bench:
         } | hardware(self.device)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """The measured columns of the cell's row. Noise comes from a generator of its own, seeded by --seed."""
+        """The measured columns of the cell's row. Noise comes from a separate generator, seeded with --seed."""
         out = evaluate({"cell": self._method(cell)}, self.batches, self.device, self.settings.model.config.covariate,
                        quiet=True)["cell"]
         result = out.result(self.settings.data.batch_size)

@@ -16,11 +16,11 @@ from utils.errors import UserError
 
 RETRIES = 5
 ROOT = Path(__file__).resolve().parents[2]
-_NO_CLUSTER = ("--ray_address {}: no Ray cluster lets us in there ({}); start one with 'ray start --head', or give its "
+_NO_CLUSTER = ("--ray_address {}: cannot connect to a Ray cluster ({}); start one with 'ray start --head', or give its "
                "token in RAY_AUTH_MODE and RAY_AUTH_TOKEN, or leave the flag out")
 
 
-_loaded: list[Any] = []  # what this worker process has opened, and the Bench
+_loaded: list[Any] = []  # arguments of this worker process, and its Bench
 
 
 def _bench(settings: Settings, windows: int | None, files: dict[str, str], threads: int) -> Bench:
@@ -30,8 +30,8 @@ def _bench(settings: Settings, windows: int | None, files: dict[str, str], threa
         torch.set_num_threads(threads)
         bench = Bench(settings, windows)
         if bench.files() != files:
-            raise UserError("a worker finds other files under the same paths than the machine that started the sweep: "
-                            "give all machines one shared folder")
+            raise UserError("a worker sees different files at the same paths than the machine that started the sweep: "
+                            "use a folder shared by all machines")
         _loaded[:] = [opening, bench]
     return _loaded[1]
 
@@ -42,11 +42,11 @@ def _measure(opening: tuple, cell: Cell) -> dict[str, Any]:
 
 def run_on_ray(settings: Settings, windows: int | None, files: dict[str, str], cells: list[Cell], workers: int,
                threads: int, address: str | None) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Cells with what was measured, in the order they finish; `workers` of them at a time, `threads` cores each.
+    """Yields cells and their results in the order they finish, `workers` at a time, with `threads` cores each.
 
-    files: digests that every worker must find (Bench.files). A task whose worker dies is tried again, RETRIES times.
-    address: of a cluster, whose machines see the project, the checkpoints and the data under the same paths; None: Ray
-    is started on this machine and ends with the sweep.
+    files: digests that every worker must find (Bench.files). A task whose worker dies is retried up to RETRIES times.
+    address: that of a cluster whose machines see project, checkpoints and data at the same paths; None: Ray is started
+    on this machine and ends with the sweep.
     """
     ray = _connect(workers * threads, address)
     try:
@@ -67,7 +67,7 @@ def run_on_ray(settings: Settings, windows: int | None, files: dict[str, str], c
 
 
 def _connect(cores: int, address: str | None):
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep reports to nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
     try:
         import ray
     except ImportError:
@@ -85,7 +85,7 @@ def _connect(cores: int, address: str | None):
 
 
 def _refuse_silence(address: str) -> None:
-    """Ray itself waits for minutes at an address where nobody answers."""
+    """Raises UserError if nothing listens at the address, where Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # 'auto', which Ray looks up
         return
@@ -101,5 +101,5 @@ def _result(ray, finished, cell: Cell) -> dict:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise UserError(f"{cell} was not measured, not in {RETRIES} retries either ({type(error).__name__}): start "
-                        "again, with fewer --workers or a smaller --batch_size; what is done is kept") from None
+        raise UserError(f"{cell} failed, even after {RETRIES} retries ({type(error).__name__}): start again with "
+                        "fewer --workers or a smaller --batch_size; finished cells are kept") from None

@@ -1,4 +1,4 @@
-"""Pictures of a sweep; colours and saving as in exp.report.plots. Every marker differs too, for print in grey."""
+"""Pictures of a sweep; colours and saving as in exp.report.plots. Markers differ too, for greyscale print."""
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ ERROR = "MSE (standardised)"
 
 
 def describe_cell(cell) -> str:
-    """'simplified, mean, sigma 0.25, bias 1, K 3': what has a value; cell: a row of a sweep."""
+    """The parameters of a sweep's row that have a value, as 'simplified, mean, sigma 0.25, bias 1, K 3'."""
     numbers = [f"{'K' if name == 'k' else name} {cell[name]:g}" for name in ("sigma", "bias", "tol", "k")
                if pd.notna(cell[name])]
     return ", ".join([str(cell["rule"]), *([cell["emit"]] if pd.notna(cell["emit"]) else []), *numbers])
@@ -27,7 +27,7 @@ def _families(cells: pd.DataFrame):
 
 
 def acceptance_figure(path: Path, cells: pd.DataFrame, references: pd.DataFrame, title: str) -> None:
-    """Acceptance against error, a marker a family; lines: each model by itself."""
+    """Acceptance against error, one marker per family; lines: each model alone."""
     figure, axis = subplots(figsize=(8, 5))
     for i, (label, rows) in enumerate(_families(cells)):
         colour, marker = STYLES[i % len(STYLES)]
@@ -43,7 +43,7 @@ def acceptance_figure(path: Path, cells: pd.DataFrame, references: pd.DataFrame,
 
 
 def heatmap_figure(path: Path, cells: pd.DataFrame, title: str) -> None:
-    """Sigma x bias, a column of panels for each K; above acceptance, below error. cells: of one rule and emission."""
+    """Sigma x bias, one column of panels per K: acceptance above, error below. cells: of one rule and emission."""
     ks = sorted(cells["k"].unique())
     figure, axes = subplots(2, len(ks), figsize=(1.6 + 2.7 * len(ks), 5.6), squeeze=False, layout="constrained")
     for line, (column, name, places) in enumerate((("acceptance_pct", "accepted (%)", 0), ("mse", ERROR, 4))):

@@ -1,14 +1,14 @@
-"""The table of a sweep: a csv with its settings in comment lines, whole at every moment, one row a cell."""
+"""The table of a sweep: a csv with one row per cell and its settings in comment lines, written atomically."""
 import csv
 from pathlib import Path
 
 from exp.report.results import DRAFT, TARGET, write_csv
 from utils.errors import UserError
 
-PARAMETERS = ("rule", "emit", "sigma", "bias", "tol", "k")  # these tell one cell from another
+PARAMETERS = ("rule", "emit", "sigma", "bias", "tol", "k")  # these identify a cell
 COLUMNS = ["sigma", "bias", "k", "rule", "emit", "tol", "mse", "mae", "acceptance_pct", "accepted", "attempted",
            "target_passes", "draft_passes", "ms_per_forecast", "seed"]
-PLACES = ("target", "draft", "data")  # where a file lies may change between two starts, what it holds may not
+PLACES = ("target", "draft", "data")  # paths may change between two starts, contents may not
 
 
 def _parameter(value) -> str:
@@ -16,12 +16,12 @@ def _parameter(value) -> str:
 
 
 def _measured(value) -> str:
-    """Six digits: what comes after them depends on the number of threads."""
+    """Six significant digits: further ones depend on the number of threads."""
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _order(key: tuple) -> tuple:
-    """The two references first, then by rule, emission and numbers: rows stand the same whoever finished first."""
+    """Sort key, whatever order cells finish in: the two references, then by rule, emission and numbers."""
     rule, emit, *numbers = key
     references = (TARGET, DRAFT)
     return (references.index(rule) if rule in references else len(references), rule, emit,
@@ -43,14 +43,14 @@ def read_table(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
                         "scripts/sweeps/stochastic_draft_param_sweep.sh wrote, or another name to write to")
     rows = list(reader)
     if any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path}: a row has not {len(COLUMNS)} values: restore the file, or delete it")
+        raise UserError(f"{path}: a row does not have {len(COLUMNS)} values: restore the file, or delete it")
     return settings, rows
 
 
 class SweepTable:
-    """Rows by cell, in the file `path` after every `add`. A file of an earlier start with equal settings is continued.
+    """Rows by cell, written to `path` after every `add`. An existing file with equal settings is continued.
 
-    settings: name -> value, all that the rows depend on. Raises UserError where the file is that of other settings.
+    settings: name -> value, everything that rows depend on. Raises UserError if the file has other settings.
     """
 
     def __init__(self, path: Path, settings: dict):
@@ -62,8 +62,8 @@ class SweepTable:
         for name in sorted((earlier.keys() | self.settings.keys()) - set(PLACES)):
             then, now = (values.get(name, "not set") for values in (earlier, self.settings))
             if then != now:
-                raise UserError(f"{self.path} holds a sweep with {name} {then}, this one has {now}: give another "
-                                "--out, or the settings of that one")
+                raise UserError(f"{self.path} holds a sweep with {name} {then}, but this one has {now}: give another "
+                                "--out, or the same settings")
         self.settings |= {name: earlier[name] for name in PLACES if name in earlier}
         self.rows = {tuple(row[name] for name in PARAMETERS): row for row in rows}
 
@@ -75,7 +75,7 @@ class SweepTable:
         return self.key(parameters) in self.rows
 
     def add(self, parameters: dict, measured: dict) -> None:
-        """One more row; the whole file is written beside and renamed, so a kill leaves the old or the new one."""
+        """Adds a row and rewrites the file atomically, so that a kill leaves the old or the new one."""
         key = self.key(parameters)
         row = {name: _measured(measured.get(name)) for name in COLUMNS}
         self.rows[key] = row | dict(zip(PARAMETERS, key))

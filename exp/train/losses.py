@@ -30,7 +30,7 @@ class SupervisedLoss:
         self.last_token, self.valid_last, self.skip = last_token, valid_last, skip
 
     def select(self, series: torch.Tensor, training: bool) -> torch.Tensor:
-        """The part of series [B, L, C] that counts."""
+        """The part of series [B, L, C] that enters the loss."""
         if self.last_token if training else self.valid_last:
             series = series[:, -self.patch_len:]
         else:
@@ -71,7 +71,7 @@ class DistillationLoss:
 
     @torch.no_grad()
     def _teach(self, x: torch.Tensor, training: bool):
-        """What is learned [B, L, C], and the variance of the noise that is not in it."""
+        """Labels [B, L, C], and the variance of the noise that they do not include."""
         with dropout_rate(self.teacher, self.teacher_dropout if training else 0.0):
             mean = self.teacher.to_patches(self.teacher(x))
         unit = self.teacher.stats_of(self.teacher.to_patches(x)).stdev  # each token's own: its past is a context
@@ -88,14 +88,14 @@ class DistillationLoss:
 
 
 class RolloutLoss:
-    """On-policy distillation: the draft learns the target's own forecast, from the places it will propose at.
+    """On-policy distillation: the draft learns the target's own forecast at the positions where it will propose.
 
     y [B, 1 or 2, rollout * P, C]: y[:, 0] is the continuation of x that the draft sees, y[:, 1] the target's mean at
     each of its steps; one copy where they coincide (`exp.train.target_forecasts`). At the end of the context and after
     each patch of y the draft predicts the next ones (as many as its heads cover); Gaussian NLL, or MSE without a
     variance.
-    A draft with window normalisation sees one such place a window, drawn at random; a causal one sees all of them.
-    noise: as in `DistillationLoss`; it is in what the draft learns, not in what it sees.
+    A draft with window normalisation sees one such position per window, drawn at random; a causal one sees all of them.
+    noise: as in `DistillationLoss`; added to the labels, not to the inputs.
     """
 
     def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, rollout: int,
@@ -142,14 +142,14 @@ class RolloutLoss:
 
 
 def as_law(noise: float | TargetLaw) -> TargetLaw | None:
-    """A standard deviation in standardised units as a law; None where there is no noise."""
+    """A standard deviation in standardised units as a law; None if there is no noise."""
     if isinstance(noise, TargetLaw):
         return noise
     return TargetLaw.fixed(noise) if noise > 0 else None
 
 
 def with_noise(mean: torch.Tensor, law: TargetLaw | None, unit: torch.Tensor, training: bool):
-    """(a draw from the law around mean [B, T, P, C], zeros) in training; (the mean, the law's variance) else."""
+    """(a draw from the law around mean [B, T, P, C], zeros) in training; else (the mean, the law's variance)."""
     nothing = mean.new_zeros(1).expand_as(mean)
     if law is None:
         return mean, nothing
@@ -166,7 +166,7 @@ def following(patches: torch.Tensor, count: int) -> torch.Tensor:
 def gaussian_nll(mean, logvar, y, var_reg: float = 0.0, expected_variance: torch.Tensor | float = 0.0) -> torch.Tensor:
     """mean(0.5 * (logvar + (mean - y)^2 / exp(logvar))) + var_reg * mean(relu(-logvar - 5)).
 
-    `expected_variance` is that of noise that y would have in training.
+    expected_variance: variance of the noise that y would have in training.
     """
     squared = (mean - y).square() + expected_variance
     nll = 0.5 * (logvar + squared * torch.exp(-logvar))

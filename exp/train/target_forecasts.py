@@ -1,4 +1,4 @@
-"""A data set whose answers are the target's own forecasts, for on-policy distillation."""
+"""A data set whose labels are the target's own forecasts, for on-policy distillation."""
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -7,18 +7,17 @@ from exp.train.losses import dropout_rate
 from utils.speculative_decoder import decode_alone, patches_in, sample_alone
 from utils.target_law import TargetLaw
 
-AT_ONCE = 256  # windows: always the same parts in the same order, so that a resumed run learns from the same bits
+AT_ONCE = 256  # windows: fixed batches in a fixed order, so that a resumed run gets the same labels, bit by bit
 MOST_KEPT = 2**31  # bytes
 
 
 class TargetForecasts(Dataset):
-    """Items (x [context, C], y [1 or 2, horizon, C]): windows of `dataset`, y what the target forecasts after x.
+    """Items (x [context, C], y [1 or 2, horizon, C]): windows of `dataset`, with the target's forecast y after x.
 
-    Standardised. With a law y holds a path sampled from it, as a sampling rule will put it into the context, and the
-    mean that the target predicts at each step of that path; without, the target's own forecast is both.
-    What the target forecasts of a window stays the same: all is made once, and `kept`. With a dropout rate in the
-    target, or where it takes more memory than MOST_KEPT, it is made at every visit (kept is None), a sampled path
-    anew in every new batch.
+    Standardised. With a law, y holds a path sampled from it, as a sampling rule will put it into the context, and the
+    mean that the target predicts at each step of that path; without a law, one forecast serves as both.
+    Forecasts are computed once and `kept`. With a dropout rate in the target, or if they take more memory than
+    MOST_KEPT, they are computed at every visit (kept is None), and sampled paths differ from batch to batch.
     """
 
     def __init__(self, dataset, target, horizon: int, device: torch.device, dropout: float = 0.0,
@@ -34,7 +33,7 @@ class TargetForecasts(Dataset):
             self.kept = kept
 
     def _forecast(self, x: torch.Tensor, first: int) -> torch.Tensor:
-        """[b, 1 or 2, horizon, C]; `first` numbers the first window, by which its noise is drawn."""
+        """[b, 1 or 2, horizon, C]; first: number of the first window, which seeds the noise."""
         x, P = x.to(self.device), self.target.patch_len
         with dropout_rate(self.target, self.dropout):
             if self.law is None:

@@ -1,4 +1,4 @@
-"""One training run: steps, validation, early stopping, and a state from which a killed run goes on unchanged."""
+"""One training run: steps, validation, early stopping, and a state from which a killed run continues exactly."""
 from __future__ import annotations
 
 import logging
@@ -28,9 +28,9 @@ class Trainer:
     """Trains `model` in place; its best weights on the validation split are in folder/checkpoint.pth.
 
     train_loader must carry an `EpochSampler`; loss_fn(model, x, y) is one of `exp.train.losses`. With val_every = 0 a
-    validation ends every epoch, otherwise every `val_every` steps; `patience` counts validations. With ema > 0 what is
-    validated and saved is the exponential moving average of the weights, not their last value.
-    kept: what args.json will hold, flag -> value.
+    validation ends every epoch, otherwise every `val_every` steps; `patience` counts validations. With ema > 0 the
+    exponential moving average of the weights is validated and saved, not their last value.
+    kept: contents of args.json, flag -> value.
     """
 
     def __init__(self, model: nn.Module, loss_fn, train_loader, val_loader, settings: Settings, folder: Path,
@@ -46,11 +46,11 @@ class Trainer:
                 model, device_ids=[device.index] if device.type == "cuda" else None)
         ema = self.settings.ema
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema > 0 else None
-        self.candidate = model if self.average is None else self.average.module  # what is validated and saved
+        self.candidate = model if self.average is None else self.average.module  # validated and saved
         self.optimizer = torch.optim.Adam(model.parameters(), lr=self.settings.learning_rate,
                                           weight_decay=self.settings.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.run.amp and settings.run.amp_dtype == "fp16")
-        self.epoch = self.batch = self.step = 0  # the next batch to do
+        self.epoch = self.batch = self.step = 0  # position of the next batch
         self.best, self.bad_rounds, self.finished = float("inf"), 0, False
         self.running: float | None = None
         self.writer: Any = None
@@ -60,7 +60,7 @@ class Trainer:
         if self.run_settings.resume:
             self._restore()
         else:
-            # what an older run of the same name left must not be taken for this run's
+            # the state of an older run of the same name must not be mistaken for this run's
             (self.folder / RESUME).unlink(missing_ok=True)
         self.writer = _tensorboard(self.folder) if self.is_main else None  # not before: --resume may be refused
         try:
@@ -69,7 +69,8 @@ class Trainer:
             if self.writer is not None:
                 self.writer.close()
         if self.best == float("inf"):
-            raise UserError(f"no validation was finite: no checkpoint in {self.folder}; lower --learning_rate")
+            raise UserError(f"no validation loss was finite, so there is no checkpoint in {self.folder}: lower "
+                            "--learning_rate")
         return self.best
 
     def _run_epochs(self) -> None:
@@ -114,7 +115,7 @@ class Trainer:
             loss = self.loss_fn(self.wrapped, x, y)
         value = loss.item()
         if value != value or value in (float("inf"), float("-inf")):
-            # an older run of the same name may have left one, which says nothing about this run
+            # a checkpoint in the folder may come from an older run of the same name
             kept = "the last good checkpoint is kept" if self.best < float("inf") else "no checkpoint of this run yet"
             raise UserError(f"the loss became {value} at step {self.step + 1} (epoch {self.epoch + 1}, batch "
                             f"{self.batch + 1}): {kept} in {self.folder}; lower --learning_rate or check the data")
@@ -144,7 +145,7 @@ class Trainer:
     def _validate_and_save(self) -> None:
         loss = self.validate()
         if self.world_size > 1:
-            # every process must take the same decision, to the last bit
+            # every process must make the same decision, to the last bit
             shared = torch.tensor(loss, dtype=torch.float64, device=self.device)
             dist.broadcast(shared, src=0)
             loss = shared.item()
@@ -183,21 +184,21 @@ class Trainer:
             problem = self._difference(state["settings"])
             if problem is None:
                 self._continue_from(state)
-        except Exception as error:  # a damaged state fails in as many ways as it has parts
-            raise UserError(f"{path} is damaged, or of a machine with other GPUs: delete it or drop --resume") \
+        except Exception as error:  # a damaged state can fail anywhere
+            raise UserError(f"{path} is damaged, or from a machine with other GPUs: delete it or drop --resume") \
                 from error
         if problem is not None:
             raise UserError(problem)
         log.info("resuming at step %d (epoch %d, batch %d)", self.step, self.epoch + 1, self.batch + 1)
 
     def _difference(self, settings: dict[str, Any]) -> str | None:
-        """Why a run of these settings cannot be continued with the present ones; None: it can."""
+        """Reason why a run with these settings cannot be continued with the present ones; None if it can."""
         for key in sorted(settings.keys() | self.kept.keys()):
             then, now = settings.get(key), self.kept.get(key)
             free = key in FLAGS and FLAGS[key].declared("free", False)
             if then != now and not free:
-                return (f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one {now}: "
-                        "give the same flags, or drop --resume to start anew")
+                return (f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one has {now}: "
+                        "give the same flags, or drop --resume to start over")
         return None
 
     def _continue_from(self, state: dict[str, Any]) -> None:
@@ -215,7 +216,7 @@ class Trainer:
         within_epoch = 0 <= self.batch < self.train_loader.batch_sampler.batches_per_epoch
         if not (moments_fit and within_epoch and self.epoch >= 0 and self.step >= 0):
             raise ValueError("the state of another run")  # it would fail later, or wait for a batch that never comes
-        # a run that stopped early is over; one that used up its epochs goes on if it is given more of them
+        # a run that stopped early is over; one that used up its epochs continues if given more of them
         if self.finished and self.bad_rounds < self.settings.patience and self.epoch < self.settings.train_epochs:
             self.finished = False
         torch.set_rng_state(state["rng"])

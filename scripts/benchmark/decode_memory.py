@@ -2,7 +2,8 @@
 
     python -m scripts.benchmark.decode_memory [--cells config:context:horizon:batch,...] [--out FILE.csv]
 
-Each figure is what a process of its own needed beyond the loaded models: growth of the peak resident set (Linux, CPU).
+Each figure is the memory that a separate process needed beyond the loaded models: growth of its peak resident set
+(Linux, CPU).
 """
 import argparse
 import re
@@ -25,7 +26,7 @@ COLUMNS = ["config", "context", "horizon", "batch", "mode", "peak_mib"]
 
 
 def peak_mib() -> float:
-    """Of this program: getrusage would begin with the peak of the process that started it."""
+    """Peak resident set of this process; getrusage would start from the peak of its parent."""
     found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024
@@ -65,7 +66,7 @@ def run(args) -> None:
             alone = [sys.executable, "-m", "scripts.benchmark.decode_memory", "--cells", text, "--mode", mode]
             mib = float(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)
             rows.append(dict(zip(COLUMNS, (*cell, mode, round(mib, 1)))))
-        write_csv(Path(args.out), rows, COLUMNS)  # a run that is stopped keeps what it has measured
+        write_csv(Path(args.out), rows, COLUMNS)  # an interrupted run keeps the cells measured so far
     print(format_table(rows, {key: key for key in COLUMNS}))
     print(f"table: {args.out}")
 

@@ -2,13 +2,13 @@
 
     bash scripts/benchmark/decode_speed.sh [--cells config:context:horizon:batch,...] [--out FILE.csv]
 
-Weights are RANDOM and acceptance is set, not earned: a pass takes the same time whatever the weights say. Modes:
+Weights are RANDOM and acceptance is imposed: the time of a pass does not depend on the weights. Modes:
   reencode             target alone as OpenLTM rolls it: a full pass over the last N patches for every patch
   cached               target alone with a key-value cache
   speculative_forced   draft proposes all remaining patches in one pass, every proposal is accepted
   speculative_trained  the same, each proposal accepted with the probability of a trained pair (--acceptance)
-  limit                one bare target pass over context + all proposals: nothing that verifies can be faster
-Beside FILE.csv, FILE_planner.csv holds what `--spec_k auto` decides at that acceptance, beside the best plain decoding.
+  limit                one bare target pass over context + all proposals: a lower bound for anything that verifies
+FILE_planner.csv compares the choice of `--spec_k auto` at that acceptance with the best plain decoding.
 """
 import argparse
 import sys
@@ -46,7 +46,7 @@ PLAN_COLUMNS = ["config", "context", "horizon", "batch", "proposals", "ms_predic
 
 
 class Forced(MeanRule):
-    """Accepts each proposal with a set probability, whatever it is: for timing only."""
+    """Accepts each proposal with a fixed probability, whatever its content: for timing only."""
 
     name, random = "forced", True
 
@@ -69,14 +69,14 @@ def build(name: str, context: int, horizon: int, device):
               timer_xl_draft.Model(ModelConfig(**causal | scales | ahead)))
     for model in models:
         model.to(device).eval()
-    for model in models[1:]:  # the OpenLTM way is timed as OpenLTM computes
+    for model in models[1:]:  # the first is timed as OpenLTM computes
         pack_linears(model)
     return variables, *models
 
 
 @torch.inference_mode()
 def reencode(model, context: torch.Tensor, horizon: int) -> torch.Tensor:
-    """OpenLTM's rolling forecast: every patch costs a full pass over a window, all of whose tokens are answered."""
+    """OpenLTM's rolling forecast: every patch costs a full pass over a window, with outputs for all its tokens."""
     length, series = context.shape[1], context
     for _ in range(patches_in(horizon, PATCH)):
         series = torch.cat([series, model(series[:, -length:])[:, -PATCH:]], dim=1)
@@ -91,7 +91,7 @@ def bare_pass(model, context: torch.Tensor, proposals: torch.Tensor) -> torch.Te
 
 
 def measure(name: str, context_len: int, horizon: int, batch: int, acceptance: float, budget_s: float, device):
-    """Rows of one cell and what the planner did there: all modes take turns, so that all see the same machine."""
+    """Rows of one cell, and the planner's row; all modes are timed interleaved, under the same conditions."""
     variables, window_target, target, draft = build(name, context_len, horizon, device)
     n = patches_in(horizon, PATCH)
     context = torch.randn(batch, context_len, variables, device=device)
@@ -102,7 +102,7 @@ def measure(name: str, context_len: int, horizon: int, batch: int, acceptance: f
     tqdm.write(plan.describe())
 
     def speculate(probability):
-        # other draws every time: the cost of a typical forecast, not of one
+        # new draws every time: the cost of a typical forecast, not of one
         noise.uniform.uniform_()
         return decode_speculative(target, draft, context, horizon, Forced(probability), None, noise)
 
@@ -151,7 +151,7 @@ def parse_cells(text: str | None) -> list[tuple[str, int, int, int]]:
             name, *numbers = cell.split(":")
             context, horizon, batch = (int(number) for number in numbers)
         except ValueError:
-            raise UserError(f"--cells {cell}: write config:context:horizon:batch, as deep:672:720:1") from None
+            raise UserError(f"--cells {cell}: write config:context:horizon:batch, such as deep:672:720:1") from None
         if name not in CONFIGS or context < PATCH or context % PATCH or horizon < 1 or batch < 1:
             raise UserError(f"--cells {cell}: the config must be one of {', '.join(CONFIGS)}, the context a multiple "
                             f"of {PATCH}, horizon and batch at least 1")
@@ -162,9 +162,11 @@ def parse_cells(text: str | None) -> list[tuple[str, int, int, int]]:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=None, help="config:context:horizon:batch[,...] (default: the whole grid)")
-    parser.add_argument("--out", default="benchmark/decode_speed.csv", help="csv; the plot goes beside it as .png")
-    parser.add_argument("--acceptance", type=float, default=0.97, help="of speculative_trained (default: %(default)s)")
-    parser.add_argument("--budget_s", type=float, default=20.0, help="seconds of measuring a cell (at least 3 repeats)")
+    parser.add_argument("--out", default="benchmark/decode_speed.csv", help="csv; the plot goes next to it as .png")
+    parser.add_argument("--acceptance", type=float, default=0.97,
+                        help="acceptance of speculative_trained (default: %(default)s)")
+    parser.add_argument("--budget_s", type=float, default=20.0,
+                        help="seconds of measurement per cell (at least 3 repeats)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     return exit_code(lambda: run(args), "the sizes in --cells", "the tables hold the cells measured so far")
@@ -182,7 +184,7 @@ def run(args) -> None:
         name, context, horizon, batch = cell
         cell_rows, plan = measure(name, context, horizon, batch, args.acceptance, args.budget_s, device)
         rows, plans = rows + cell_rows, [*plans, plan]
-        write_csv(out, rows, COLUMNS)  # a run that is stopped keeps what it has measured
+        write_csv(out, rows, COLUMNS)  # an interrupted run keeps the cells measured so far
         write_csv(out.with_name(f"{out.stem}_planner.csv"), plans, PLAN_COLUMNS)
     print(format_table(rows, {key: key for key in COLUMNS[:-2]}), end="\n\n")
     print(format_table(plans, {key: key for key in PLAN_COLUMNS}))

@@ -1,9 +1,9 @@
-"""What fidelity to the target costs: passes per forecast and RMS deviation from the target alone, by tolerance.
+"""Cost of fidelity to the target: passes per forecast and RMS deviation from the target alone, by tolerance.
 
     python -m scripts.benchmark.fidelity --test_dir TARGET --spec_draft_ckpt DRAFT/checkpoint.pth --test_pred_len 720 \\
         --tolerances 0.02,0.05,0.1 --out fidelity.csv
 
-All other flags are those of run.py. Every test window is forecast, or --test_windows of them, evenly spread; deviations
+All other flags are those of run.py. Every test window is forecast, or --test_windows of them, evenly spaced; deviations
 are in data units (standardised).
 """
 import argparse
@@ -28,7 +28,7 @@ COLUMNS = ["repropose", "tolerance", "mse", "rms_from_target", "acceptance_pct",
 
 
 def measure(methods: Mapping[str, tuple[dict, Method]], experiment: Exp_Basic) -> list[dict[str, Any]]:
-    """methods: name -> what its row begins with, and the method; the first is the reference."""
+    """Rows of the table; methods: name -> (first columns of its row, method), the first being the reference."""
     settings, (_, loader) = experiment.settings, experiment.test_part()
     results = evaluate({name: method for name, (_, method) in methods.items()}, loader, experiment.device,
                        settings.model.config.covariate, settings.run.quiet, reference=next(iter(methods)),
@@ -38,7 +38,7 @@ def measure(methods: Mapping[str, tuple[dict, Method]], experiment: Exp_Basic) -
 
 
 def settings_of(flags: list[str]) -> Settings:
-    """The run that the flags describe; refuses those that have no effect here."""
+    """Settings from the flags; refuses flags that have no effect here."""
     given = given_flags(flags)
     idle = sorted(name for name in set(given) - {"spec_draft_ckpt", "spec_draft_model"}
                   if name.startswith(("spec_", "amp", "num_samples", "compare", "do_predict"))
@@ -61,7 +61,7 @@ def run(own, flags: list[str]) -> None:
     try:
         tolerances = [float(value) for value in own.tolerances.split(",")]
     except ValueError:
-        raise UserError(f"--tolerances {own.tolerances}: write numbers with commas between, as 0.05,0.1") from None
+        raise UserError(f"--tolerances {own.tolerances}: give numbers separated by commas, such as 0.05,0.1") from None
     reproposals = own.repropose.split(",")
     if not all(tol >= 0 for tol in tolerances) or not set(reproposals) <= set(REPROPOSALS):
         raise UserError(f"--tolerances {own.tolerances} --repropose {own.repropose}: tolerances are at least 0, "

@@ -1,5 +1,5 @@
-# The causal preset, every series for itself: a target's law is then judged series by series (96 elements, not 672). The
-# draft learns along paths sampled from the calibrated target, which is what the rules that keep a law will show it.
+# The causal preset, each series separately: proposals are then judged series by series (96 elements, not 672). The
+# draft learns along paths sampled from the calibrated target, as it will see them under the law-preserving rules.
 . scripts/settings/etth1_causal.sh
 dataset_class=UnivariateDatasetBenchmark
 target_training+=(--batch_size 448)

@@ -1,8 +1,8 @@
-"""What a sweep found: tables on the terminal, pictures as PNG.
+"""Analyses a sweep: tables on the terminal, pictures as PNG.
 
     python scripts/sweeps/analyze_sweep_results.py test_results/sweep_etth1.csv
 
-The functions serve analyze_sweep_results.ipynb too.
+analyze_sweep_results.ipynb uses the same functions.
 """
 import argparse
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also when started by its path, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # works when started by its path, from anywhere
 
 from exp.flags import Parser, reader  # noqa: E402
 from exp.program import exit_code  # noqa: E402
@@ -39,17 +39,17 @@ def load_sweep(path: Path) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame]:
         raise UserError(f"{path}: {error}: a number was expected; restore the file, or sweep again") from None
     reference = table["rule"].isin((TARGET, DRAFT))
     if reference.all():
-        raise UserError(f"{path} holds no cell yet: let the sweep go on for a while")
+        raise UserError(f"{path} holds no cell yet: let the sweep run longer")
     return settings, table[~reference].reset_index(drop=True), table[reference].reset_index(drop=True)
 
 
 def top_by_acceptance(cells: pd.DataFrame, n: int = 5) -> pd.DataFrame:
-    """Most proposals accepted; among equals the lower error, then the shorter time."""
+    """Highest acceptance; ties are broken by lower error, then by shorter time."""
     return cells.sort_values(["acceptance_pct", "mse", "ms_per_forecast"], ascending=[False, True, True]).head(n)
 
 
 def top_by_mse(cells: pd.DataFrame, n: int = 5) -> pd.DataFrame:
-    """Lowest error; among equals the shorter time."""
+    """Lowest error; ties are broken by shorter time."""
     return cells.sort_values(["mse", "ms_per_forecast"]).head(n)
 
 
@@ -59,17 +59,17 @@ def balanced(cells: pd.DataFrame, at_least: float = 70.0, n: int = 5) -> pd.Data
 
 
 def pareto_front(rows: pd.DataFrame, time: str = "ms_per_forecast", error: str = "mse") -> pd.DataFrame:
-    """The rows that no other beats in time and error, fastest first."""
+    """The rows that no other row beats in both time and error, fastest first."""
     ordered = rows.sort_values([time, error])
     best_before = ordered[error].cummin().shift(fill_value=np.inf)
     return ordered[ordered[error] < best_before]
 
 
 def sensitivity(cells: pd.DataFrame) -> pd.DataFrame:
-    """How much each parameter moves acceptance, error and time, a row for each parameter of each rule and emission.
+    """Effect of each parameter on acceptance, error and time: one row per rule, emission and parameter.
 
-    The mean over all cells of one value of the parameter, the largest of these means less the smallest. Sound where
-    the grid is complete; of a sweep that was stopped half way, the cells of one value differ in other parameters too.
+    Effect: the mean over all cells with one value of the parameter, the largest of these means minus the smallest.
+    Valid for a complete grid; after an interrupted sweep, cells with one value differ in other parameters too.
     """
     measures, rows = ["acceptance_pct", "mse", "ms_per_forecast"], []
     for (rule, emit), family in cells.groupby(["rule", "emit"]):
@@ -83,7 +83,7 @@ def sensitivity(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(cells: pd.DataFrame, references: pd.DataFrame) -> list[str]:
-    """Sentences: how many cells beat the target alone, and whether the draft alone beats them all."""
+    """Sentences on how many cells beat the target alone, and whether the draft alone beats them all."""
     lines = []
     for reference in references.to_dict("records"):
         faster = cells["ms_per_forecast"] < reference["ms_per_forecast"]
@@ -109,7 +109,7 @@ def report(settings: dict, cells: pd.DataFrame, references: pd.DataFrame, top: i
              "Pareto front of the cells, time and MSE": pareto_front(cells)}
     lines = [title_of(settings), *verdict(cells, references)]
     lines += [f"\n{name}\n{_text(rows, SHOWN) if len(rows) else 'no such cell'}" for name, rows in parts.items()]
-    lines.append("\nSensitivity: largest less smallest mean over the values of one parameter")
+    lines.append("\nSensitivity: largest minus smallest mean over the values of one parameter")
     lines.append(_text(sensitivity(cells), SENSITIVITY))
     return "\n".join(lines)
 
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="csv of a sweep")
     parser.add_argument("--out", type=Path, default=None, help="folder of the pictures (default: TABLE without .csv)")
-    parser.add_argument("--top", type=reader(COUNT), default=5, help="rows of each list (default: %(default)s)")
+    parser.add_argument("--top", type=reader(COUNT), default=5, help="rows per list (default: %(default)s)")
 
     def work():
         own = parser.parse_args(argv)

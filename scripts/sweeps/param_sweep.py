@@ -2,9 +2,9 @@
 
     bash scripts/sweeps/stochastic_draft_param_sweep.sh --sigma 0.25,0.5 --bias 1,2 --k 1,3
 
-Every list may be given; a cell is every combination that differs in something that has a meaning for its rule. Killed
-and started again with the same settings, the sweep does the missing cells only. Further flags are those of run.py
-that concern decoding, such as --root_path, --data_path, --batch_size, --seed, --rolling, --spec_repropose, --quiet.
+Cells are all distinct combinations of the values that apply to their rule. A sweep that is killed and started again
+with the same settings measures the missing cells only. It also takes the flags of run.py that concern decoding, such as
+--root_path, --data_path, --batch_size, --seed, --rolling, --spec_repropose, --quiet.
 """
 import argparse
 import sys
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from exp.program import exit_code
 
-if TYPE_CHECKING:  # importing torch takes seconds, in which Ctrl-C must end like later
+if TYPE_CHECKING:  # importing torch takes seconds, during which Ctrl-C must work too
     from exp.settings import Settings
 
 # flags of run.py that a sweep passes on, besides those of an architecture (for checkpoints without args.json); all
@@ -58,17 +58,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--draft", required=True, help="checkpoint.pth of the draft")
     add("--horizon", type=count, default=336, help="steps of a forecast (default: %(default)s)")
     add("--windows", type=count, default=None,
-        help="how many test windows, evenly spread (default: 512, or all where there are fewer)")
+        help="number of test windows per series, evenly spaced (default: 512, or all if there are fewer)")
     add("--out", type=Path, default=Path("test_results/sweep.csv"), help="the table (default: %(default)s)")
-    add("--workers", type=count, default=1, help="cells measured at a time; more than 1 needs Ray (default: 1)")
-    add("--ray_address", default=None, help="of a Ray cluster, or 'auto' (default: this machine)")
-    add("--threads", type=count, default=None, help="of each worker (default: the cores of this machine divided among "
-        "the workers; on a cluster 1)")
+    add("--workers", type=count, default=1, help="cells measured in parallel; more than 1 needs Ray (default: 1)")
+    add("--ray_address", default=None, help="address of a Ray cluster, or 'auto' (default: this machine)")
+    add("--threads", type=count, default=None, help="threads per worker (default: the cores of this machine divided "
+        "among the workers; on a cluster 1)")
     return parser
 
 
 def shared_settings(own, given: dict[str, Any]) -> "Settings":
-    """What all cells share, with absolute paths; given: further flags of run.py, refused where a sweep has no use."""
+    """Settings shared by all cells, with absolute paths; given: flags of run.py, refused if a sweep has no use."""
     from data_provider.data_factory import data_file
     from exp.options import settled
     from exp.settings import DataSettings, fields_of
@@ -79,10 +79,10 @@ def shared_settings(own, given: dict[str, Any]) -> "Settings":
     target, draft = (Path(path).resolve() for path in (own.target, own.draft))
     for flag, path in (("--target", own.target), ("--draft", own.draft)):
         if not Path(path).is_file():
-            raise UserError(f"{flag} {path} does not exist: make it with bash scripts/quickstart.sh, or give another "
-                            "checkpoint.pth")
+            raise UserError(f"{flag} {path} does not exist: train it (bash scripts/quickstart.sh SETTINGS trains both, "
+                            "for etth1 by default), or give another checkpoint.pth")
     file = data_file(given.get("root_path"), given.get("data_path", DataSettings.data_path))
-    # a flag may have a meaning for the rules swept only, so one of them is named; the rule of a cell replaces it
+    # some flags apply to the swept rules only, so one of these is set; the rule of each cell replaces it
     return settled({"batch_size": 64} | given | {
         "is_training": 0, "use_speculative": True, "spec_accept_rule": own.rule[0], "spec_draft_ckpt": str(draft),
         "test_pred_len": own.horizon, "checkpoints": str(target.parent.parent), "test_dir": target.parent.name,
@@ -90,7 +90,7 @@ def shared_settings(own, given: dict[str, Any]) -> "Settings":
 
 
 def settings_of(bench, own, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the table keeps: all that its rows depend on, and where the files were."""
+    """Settings stored in the table: everything that its rows depend on, and the paths of the files."""
     from exp.flags import flat
     used = flat(bench.settings)
     places = {"target": own.target, "draft": own.draft, "data": used["data_path"]}
@@ -131,7 +131,7 @@ def sweep(own, rest: list[str]) -> None:
               f"above {patches - 1} is the same as {patches - 1}")
     table = SweepTable(own.out, settings_of(bench, own, given))
     missing = [cell for cell in cells if asdict(cell) not in table]
-    print(f"{len(cells)} rows, {len(cells) - len(missing)} of them in {own.out} already", flush=True)
+    print(f"{len(cells)} rows, {len(cells) - len(missing)} of them already in {own.out}", flush=True)
     if with_ray and missing:
         done = run_on_ray(settings, own.windows, bench.files(), missing, own.workers, threads, own.ray_address)
     else:
@@ -148,7 +148,7 @@ def sweep(own, rest: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
     return exit_code(lambda: sweep(*build_parser().parse_known_args(argv)), "--batch_size, --horizon or --workers",
-                     "the rows so far are kept; the same command goes on")
+                     "the rows so far are kept; the same command continues")
 
 
 if __name__ == "__main__":

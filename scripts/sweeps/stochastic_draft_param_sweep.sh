@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sweeps the parameters of speculative decoding over the pair that the quickstart trains: one csv, one row per cell.
+# Sweeps decoding parameters over the pair that quickstart.sh trains with the same SETTINGS: one csv, one row per cell.
 #   bash scripts/sweeps/stochastic_draft_param_sweep.sh [SETTINGS] [FLAGS]
 # FLAGS, all optional (--help explains): --sigma 0.25,0.5 --bias 1,2 --k 1,3 --tol 0.1,0.3 --rule simplified,tolerance
 # --emit mean,sample --windows 512 --horizon 336 --out FILE.csv --target FILE --draft FILE --workers N --ray_address A

@@ -33,7 +33,7 @@ CASES = [
     Case("adaptive sigma without a draft", f"{TEST} --num_samples 9 --spec_sigma_mode adaptive",
          ["adaptive", "fixed or calibrated"]),
     Case("calibrated sigma of the published rule", f"{SPECULATIVE} --spec_sigma_mode calibrated",
-         ["calibrated", "simplified", "one number"]),
+         ["calibrated", "simplified", "a single one"]),
     Case("calibrated sigma of compare", f"{TEST} --compare --spec_draft_ckpt {DRAFT} --spec_sigma_mode calibrated",
          ["calibrated", "simplified"]),
     Case("too few windows to calibrate on", f"{TEST} --num_samples 9 --spec_sigma_mode calibrated "

@@ -54,7 +54,7 @@ def test_every_rule_of_the_program_can_be_swept():
     ({"rule": ["tolerance"]}, {"sigma"}, "--sigma"), ({"rule": ["tolerance"]}, {"bias", "tol"}, "--bias"),
     ({"rule": ["tolerance"], "emit": ["sample"]}, {"emit"}, "--emit"), ({}, {"tol"}, "--tol")])
 def test_a_list_that_no_rule_has_a_use_for_is_refused(grid, given, word):
-    with pytest.raises(UserError, match=f"{word} .* has no meaning for --rule"):
+    with pytest.raises(UserError, match=f"{word} .* does not apply to --rule"):
         cells(grid, given)
 
 
@@ -132,7 +132,7 @@ def test_an_interrupted_sweep_keeps_its_rows_and_exits_130(place, monkeypatch, c
         return measure(bench, cell)
     monkeypatch.setattr(Bench, "measure", until_the_third)
     assert sweep(f"{place} --out a.csv") == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     assert [row["rule"] for row in rows_of("a.csv")] == [TARGET, DRAFT]
 
 
@@ -149,7 +149,7 @@ def another_draft():
     ("--spec_temp 2", ["further_flags none", "--spec_temp 2.0", "--out"], None),
     ("", ["draft_sha256"], another_draft),
     ("", ["not the table of a sweep"], lambda: Path("a.csv").write_text("a,b\n1,2\n")),
-    ("", ["a row has not 15 values"], lambda: Path("a.csv").write_text(Path("a.csv").read_text() + "1,2\n")),
+    ("", ["a row does not have 15 values"], lambda: Path("a.csv").write_text(Path("a.csv").read_text() + "1,2\n")),
 ])
 def test_a_table_of_another_sweep_is_refused_and_left_as_it_is(place, capsys, flags, words, prepare):
     assert sweep(f"{place} --out a.csv --sigma 0.2 --k 1") == 0
@@ -180,7 +180,7 @@ def test_a_table_of_another_sweep_is_refused_and_left_as_it_is(place, capsys, fl
     ("--rule simplified,tolerance --spec_temp 2", ["--spec_temp", "tolerance"]),
     ("--spec_sigma_mode calibrated", ["--spec_sigma_mode calibrated", "simplified"]),
     ("--data_path nowhere.csv", ["nowhere.csv does not exist"]),
-    ("--rule tolerance --bias 1 --sigma 1", ["has no meaning for --rule tolerance"]),
+    ("--rule tolerance --bias 1 --sigma 1", ["does not apply to --rule tolerance"]),
 ])
 def test_bad_input_is_one_line_and_nothing_written(place, capsys, flags, words):
     before = sorted(Path().rglob("*"))

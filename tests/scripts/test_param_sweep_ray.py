@@ -49,7 +49,7 @@ def test_two_workers_one_of_them_killed_give_the_serial_table(place):
 def test_no_cluster_at_the_address_is_one_line(place, capsys):
     assert sweep(f"{place} --ray_address 127.0.0.1:1") == 2
     error = capsys.readouterr().err
-    assert "--ray_address 127.0.0.1:1: no Ray cluster lets us in" in error and error.count("\n") == 1
+    assert "--ray_address 127.0.0.1:1: cannot connect to a Ray cluster" in error and error.count("\n") == 1
 
 
 def test_without_ray_the_error_says_how_to_get_it(place, capsys, monkeypatch):

@@ -500,5 +500,5 @@ def test_a_patch_without_steps_is_refused():
 
 
 def test_more_predictions_than_a_row_has_patches_are_refused():
-    with pytest.raises(ValueError, match="4 predictions of a row that has 3 patches"):
+    with pytest.raises(ValueError, match="4 predictions for a row with 3 patches"):
         without_select(Attention()).start(contexts(), 1).predict(4)

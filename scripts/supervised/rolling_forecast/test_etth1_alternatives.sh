@@ -5,7 +5,7 @@ default_settings=etth1_window
 . "$(dirname "$0")/../../common.sh"
 half=(--draft_scale_d_model 0.5 --draft_scale_n_heads 0.5 --draft_scale_d_ff 0.5 --draft_scale_e_layers 0.5)
 distil half "${half[@]}"
-# a deterministic draft has no log-variance head, hence neither noise nor variance regularisation
+# a deterministic draft has no log-variance head: neither noise nor variance regularisation
 draft=("${draft[@]/--draft_stochastic/}")
 draft=(${draft[@]})
 distil deterministic --draft_teacher_noise 0 --draft_nll_var_reg 0

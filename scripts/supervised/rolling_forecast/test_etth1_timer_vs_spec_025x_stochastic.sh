@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Target alone, draft alone and the two together at H = 336, at the published settings (simplified, sigma 0.25, bias 1,
-# K 3, sampled and mean) and by tolerance: one table, then each speculative run with its full report.
+# Target alone, draft alone and both together at H = 336, with the published settings (simplified, sigma 0.25, bias 1,
+# K 3, sampled and mean) and with tolerance: one table, then each speculative run with its full report.
 default_settings=etth1_window
 . "$(dirname "$0")/../../common.sh"
 with_draft "$draft_name" --compare --test_pred_len 336

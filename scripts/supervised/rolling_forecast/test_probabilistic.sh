@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sampled paths and their scores: the target alone by three laws at every horizon, then the rules that keep a law at H = 336.
-#   bash scripts/supervised/rolling_forecast/test_probabilistic.sh [SETTINGS] [FLAGS]    fewer: --test_windows 50
+# Sampled paths and their scores: the target alone with three laws at every horizon, then the law-preserving rules at
+# H = 336.
+#   bash scripts/supervised/rolling_forecast/test_probabilistic.sh [SETTINGS] [FLAGS]    faster: --test_windows 50
 . "$(dirname "$0")/../../common.sh"
 paths=(--num_samples 40 --test_windows 100)
 declare -A laws=([fixed]="--spec_sigma 0.25" [diag]="--spec_sigma_mode calibrated"

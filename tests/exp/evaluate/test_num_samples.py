@@ -68,7 +68,7 @@ def test_paths_truth_and_scores_belong_together(capsys):
     assert samples[:, :, :12].std(axis=1).mean() == pytest.approx(0.5, rel=0.05)
     assert_picture(results() / "pit.png")
     said = capsys.readouterr().out
-    assert f"40 paths of 9 windows, CRPS {scores['crps']:.4f}" in said
+    assert f"40 paths for each of 9 windows, CRPS {scores['crps']:.4f}" in said
 
 
 def test_point_metrics_are_those_of_mean_emission():

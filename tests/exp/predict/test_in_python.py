@@ -48,7 +48,7 @@ def place(tmp_path, monkeypatch):
     ({"num_samples": 9, "spec": {"sigma_mode": "adaptive"}}, ["`sigma_mode` adaptive", "`num_samples`"]),
     ({"num_samples": 9, "spec": {"sigma_mode": "calibrated", "sigma": 1.0}}, ["`sigma` 1", "`sigma_mode` calibrated"]),
     ({"num_samples": 1}, ["`num_samples` is 1", "from 2 to"]),
-    ({"context": 50}, ["`context` 50", "`input_token_len` 8"]),
+    ({"context": 50}, ["`context` 50", "`input_token_len` 8", "use 48"]),
     ({"context": 0}, ["`context` is 0", "from 1 to"]),
     ({"batch_size": 0}, ["`batch_size` is 0"]),
     ({"seed": -1}, ["`seed` is -1"]),

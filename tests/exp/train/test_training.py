@@ -257,5 +257,5 @@ def test_an_older_runs_checkpoint_is_not_taken_for_this_ones(monkeypatch, capsys
 def test_validations_that_are_all_nan_are_no_success(monkeypatch, capsys):
     monkeypatch.setattr(Trainer, "validate", lambda self: float("nan"))
     assert train("--train_epochs", 1) == 2
-    assert "no validation was finite" in capsys.readouterr().err
+    assert "no validation loss was finite" in capsys.readouterr().err
     assert not (Path("checkpoints") / SETTING / "checkpoint.pth").exists()
