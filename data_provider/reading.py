@@ -17,7 +17,7 @@ FRAME = "the DataFrame"
 
 @dataclass
 class Series:
-    """values [T, C] float64 in data units; names of the C variables; dates as text, or None without a date column."""
+    """values [T, C] float64 in data units; names of the C variables; dates: time stamps, periods, text or None."""
 
     values: np.ndarray
     names: list[str]
@@ -71,7 +71,7 @@ def _of_columns(frame: pd.DataFrame, where: str, cell: Callable[[int], str]) -> 
         raise UserError(f"{where}: no rows below the header: at least one window of data is needed")
     dates, first = None, frame.iloc[:, 0]
     if str(frame.columns[0]).lower() in DATE_NAMES or _looks_like_dates(first):
-        dates, frame = first.astype(str), frame.iloc[:, 1:]
+        dates, frame = first if _holds_times(first) else first.astype(str), frame.iloc[:, 1:]
     if frame.shape[1] == 0:
         raise UserError(f"{where}: unknown column layout: a date column and no numeric column; "
                         "expected 'date' followed by one numeric column per variable")
@@ -136,7 +136,14 @@ def _refuse_missing_header(path: Path, header: list[str], names: list[str]) -> N
                         "add a header line such as date,HUFL,OT")
 
 
+def _holds_times(column: pd.Series) -> bool:
+    """Whether the cells are time stamps or periods already: made text, they would lose zone or length."""
+    return pd.api.types.is_datetime64_any_dtype(column) or isinstance(column.dtype, pd.PeriodDtype)
+
+
 def _looks_like_dates(column: pd.Series) -> bool:
+    if _holds_times(column):
+        return True
     if pd.api.types.is_numeric_dtype(column):
         return False
     with warnings.catch_warnings():

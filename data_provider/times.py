@@ -32,10 +32,15 @@ def continued(series: Series, steps: int, where: str) -> Calendar:
     rows = len(series.values)
     if series.dates is None:
         return _counted(0, 1, rows, steps)
-    counted = _whole_numbers(series.dates, steps, where)
-    if counted is not None:
-        return counted
-    times = _parsed(series.dates, where)
+    if isinstance(series.dates.dtype, pd.PeriodDtype):
+        return _periods(pd.PeriodIndex(series.dates), steps, where)
+    if pd.api.types.is_datetime64_any_dtype(series.dates):
+        times = _complete(pd.DatetimeIndex(series.dates), series.dates, where)
+    else:
+        counted = _whole_numbers(series.dates, steps, where)
+        if counted is not None:
+            return counted
+        times = _parsed(series.dates, where)
     frequency = frequency_of(times)
     if frequency is None:
         raise UserError(f"{where}: {_first_irregularity(times)}; {_regular_part(times)}")
@@ -66,6 +71,27 @@ def _counted(first: int, step: int, rows: int, steps: int) -> Calendar:
     return Calendar(pd.RangeIndex(first, end, step), pd.RangeIndex(end, end + steps * step, step), f"steps of {step}")
 
 
+def _periods(times: pd.PeriodIndex, steps: int, where: str) -> Calendar:
+    """Continues periods, which know their own length."""
+    _complete(times, pd.Series(times), where)
+    gaps = times.asi8[1:] - times.asi8[:-1]
+    odd = (gaps != 1).nonzero()[0]
+    if len(odd):
+        raise UserError(f"{where}: {_pair(times, int(odd[0]) + 1)}, which is not the next period of {times.freqstr}; "
+                        "nothing is filled in, dropped or sorted here")
+    return Calendar(times, pd.period_range(times[-1] + 1, periods=steps, freq=times.freq), times.freqstr)
+
+
+def _complete(times, cells: pd.Series, where: str):
+    """`times`, refused where a cell could not be read as one."""
+    unreadable = times.isna().nonzero()[0]
+    if len(unreadable):
+        row = int(unreadable[0])
+        raise UserError(f"{where}, data row {row + 1}: {shorten(cells.iloc[row])} is not a time "
+                        f"({len(unreadable)} such cells): write all of them like 2020-12-31 23:00:00")
+    return times
+
+
 def _whole_numbers(dates: pd.Series, steps: int, where: str) -> Calendar | None:
     """Continues a time column of integers (0, 1, 2 or epoch seconds); None for others (20200131 is a date)."""
     if not dates.str.fullmatch(r"-?\d{1,18}").all() or dates.str.fullmatch(r"\d{8}").all():
@@ -81,8 +107,8 @@ def _whole_numbers(dates: pd.Series, steps: int, where: str) -> Calendar | None:
 
 
 def _parsed(dates: pd.Series, where: str) -> pd.DatetimeIndex:
-    """Parses text as times, day first if only that makes the times regular."""
-    if re.match(r"\d{1,2}:\d", dates.iloc[0]):
+    """Parses text as times, day first if only that makes the times regular; in UTC where the offsets from it differ."""
+    if re.match(r"\d{1,2}:\d", str(dates.iloc[0])):
         raise UserError(f"{where}, data row 1: {shorten(dates.iloc[0])} has no date: write date and time of day")
     readings = []
     for how in READINGS:
@@ -90,19 +116,15 @@ def _parsed(dates: pd.Series, where: str) -> pd.DatetimeIndex:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 readings.append(pd.DatetimeIndex(pd.to_datetime(dates, errors="coerce", **how)))
-        except (ValueError, TypeError):  # pandas refuses several offsets from UTC
-            raise UserError(f"{where}: the times have several UTC offsets: convert all of them to UTC") from None
+        except (ValueError, TypeError):  # pandas refuses several offsets from UTC, as a change of clocks makes them
+            instants = pd.DatetimeIndex(pd.to_datetime(dates, errors="coerce", utc=True, format="ISO8601"))
+            return _complete(instants, dates, where)
     regular = [times for times in readings if frequency_of(times) is not None]
     if any((times != regular[0]).any() for times in regular):
         raise UserError(f"{where}: {shorten(dates.iloc[0])} may be day first or month first: write dates like "
                         "2020-12-31")
     times = regular[0] if regular else min(readings, key=lambda times: times.isna().sum())
-    unreadable = times.isna().nonzero()[0]
-    if len(unreadable):
-        row = int(unreadable[0])
-        raise UserError(f"{where}, data row {row + 1}: {shorten(dates.iloc[row])} is not a time "
-                        f"({len(unreadable)} such cells): write all of them like 2020-12-31 23:00:00")
-    return times
+    return _complete(times, dates, where)
 
 
 def _pair(times, row: int) -> str:

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_provider.reading import Series
+from data_provider.reading import Series, from_frame
 from data_provider.times import continued
 from utils.errors import UserError
 
@@ -75,7 +75,6 @@ def test_a_gap_is_named_by_row_and_times_with_the_regular_rest():
     (["2020-01-01", "2020-01-02", "soon", "2020-01-04"], ["data row 3", "'soon'", "not a time"]),
     (["2020-01-01", "2020-01-02", "nan", "2020-01-04"], ["data row 3", "'nan'", "not a time"]),
     (["10:00:00", "11:00:00", "12:00:00"], ["data row 1", "'10:00:00'", "no date"]),
-    (["2020-03-29 01:00+01:00", "2020-03-29 03:00+02:00", "2020-03-29 04:00+02:00"], ["UTC offsets"]),
     (["01/02/2020", "01/03/2020", "01/04/2020"], ["'01/02/2020'", "day first or month first"]),
     (["0", "1", "3", "4"], ["data row 3 (3)", "row 2 (1)", "equal steps"]),
     (["5", "5", "5"], ["data row 2 (5)", "equal steps"]),
@@ -94,3 +93,46 @@ def test_a_holiday_is_a_gap_in_business_days():
 def test_a_day_of_eight_hours_is_not_business_hours_of_pandas():
     hours = pd.date_range("2020-01-06", periods=500, freq="h")
     assert "data row" in refusal(hours[(hours.hour >= 8) & (hours.hour < 16) & (hours.day_of_week < 5)])
+
+
+# --- time stamps and periods that are already such, and offsets that change
+
+def frame_calendar(times):
+    return continued(from_frame(pd.DataFrame({"ds": times, "y": np.arange(float(len(times)))})), STEPS, "mine")
+
+
+@pytest.mark.parametrize("frequency", ["h", "D", "15min"])
+@pytest.mark.parametrize("start", ["2024-03-20", "2024-10-20"])
+def test_a_zone_is_kept_across_a_change_of_clocks(frequency, start):
+    longer = pd.date_range(start, periods=400, freq=frequency, tz="Europe/Berlin")
+    found = frame_calendar(longer[:-STEPS])
+    assert found.future.equals(longer[-STEPS:]) and found.history.equals(longer[:-STEPS])
+    assert str(found.future.tz) == "Europe/Berlin"
+
+
+@pytest.mark.parametrize("frequency", ["M", "W", "Q", "h"])
+def test_periods_are_continued_as_periods(frequency):
+    longer = pd.period_range("2020-01-06", periods=40, freq=frequency)
+    found = frame_calendar(longer[:-STEPS])
+    assert isinstance(found.future, pd.PeriodIndex) and found.future.equals(longer[-STEPS:])
+
+
+def test_a_period_that_is_missing_is_named():
+    periods = pd.period_range("2020-01", periods=9, freq="M").delete(4)
+    with pytest.raises(UserError, match="data row 5 .2020-06. comes after row 4 .2020-04."):
+        frame_calendar(periods)
+
+
+def test_text_with_changing_offsets_is_read_as_instants():
+    longer = pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin")
+    found = calendar([time.isoformat(sep=" ") for time in longer[:-STEPS]])
+    assert found.frequency == "h" and (found.future == longer[-STEPS:]).all() and str(found.future.tz) == "UTC"
+
+
+@pytest.mark.parametrize("empty", [pd.NaT, None])
+def test_an_empty_first_time_is_named(empty):
+    times = [empty, *pd.date_range("2020-01-01", periods=8, freq="h")]
+    with pytest.raises(UserError, match="data row 1"):
+        frame_calendar(pd.Series(times))
+    with pytest.raises(UserError, match="data row 1"):
+        continued(Series(np.zeros((9, 1)), ["a"], pd.Series([None, *map(str, times[1:])])), STEPS, "mine")
