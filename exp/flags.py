@@ -19,6 +19,13 @@ from utils.limits import OneOf, OrNone, Switch
 
 TITLES = {"run": "run", "model": "model and architecture (read from the checkpoint's args.json if there is one)",
           "data": "data", "train": "training and distillation", "spec": "speculation", "report": "reports"}
+DESCRIPTION = "Speculative decoding of autoregressive time-series transformers"
+EXAMPLES = """examples:
+  train    run.py --model_id mine --data_path mine.csv --root_path ./data --use_norm --norm_mode causal
+  test     run.py --is_training 0 --test_dir TARGET --test_pred_len 336
+  compare  run.py --is_training 0 --compare --test_dir TARGET --spec_draft_ckpt checkpoints/DRAFT --test_pred_len 336
+  predict  run.py --do_predict --test_dir TARGET --root_path ./data --data_path mine.csv --test_pred_len 336
+TARGET and DRAFT are folders under --checkpoints. README.md and docs/ explain the rest."""
 NOT_FLAGS = ("asked", "config")  # fields of ModelSettings that follow from the flags of ModelConfig
 
 
@@ -65,8 +72,8 @@ def reader(limit):
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="run.py", description="Speculative decoding of autoregressive time-series transformers",
-                    argument_default=argparse.SUPPRESS)
+    parser = Parser(prog="run.py", usage="run.py [FLAGS]", description=DESCRIPTION, epilog=EXAMPLES,
+                    formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS)
     groups = {section: parser.add_argument_group(title) for section, title in TITLES.items()}
     for flag in FLAGS.values():
         _add(groups["model" if flag.section == "config" else flag.section], flag)

@@ -116,6 +116,8 @@ def _refuse_idle(values: Values) -> None:
     for name in sorted(values.given):
         wanted = NEEDS[name]
         if wanted and not any(_is_set(values, condition) for condition in wanted):
+            if values["do_predict"] and "use_speculative" in wanted:
+                wanted = tuple({"spec_draft_ckpt": None, **dict.fromkeys(set(wanted) & {"num_samples"})})
             words = [f"--{condition.replace('=', ' ')}" for condition in wanted]
             ways = " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
             raise UserError(f"--{name} has no effect without {ways}: add that flag, or leave this one out")

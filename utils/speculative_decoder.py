@@ -139,9 +139,11 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     proposals. repropose: source of proposals after a rejection, see `_Proposer`.
     samples: forecasts per window. The result (and noise) has B * samples rows, those of a window adjacent; with a cache
     the context is encoded once per window, in a pass that is not counted.
+    Raises TypeError for what is not a model or not a rule.
     Raises ValueError if draft and target differ in patch length, for an unknown `repropose`, for max_proposals below 0
     and for samples below 1.
     """
+    _refuse_strangers(target, draft, rule)
     if draft.patch_len != target.patch_len:
         raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}: they must "
                          "be equal")
@@ -187,6 +189,16 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
         state.append(own)
         proposer.commit(judged, own, prediction)
         done = done + judged.length + 1
+
+
+def _refuse_strangers(target: object, draft: object, rule: object) -> None:
+    """Raises TypeError for what is no model or no rule, with the way to make one."""
+    for model in (target, draft):
+        if not hasattr(model, "patch_len"):
+            raise TypeError(f"{type(model).__name__} is not a model: wrap a function by FromForward(function, "
+                            "patch_len), a model with a cache by FromCache")
+    if isinstance(rule, type) or not hasattr(rule, "judge"):
+        raise TypeError(f"{rule!r} is not a rule: give an instance, such as Tolerance(0.15)")
 
 
 def _judged(rule: Rule, rows: torch.Tensor, first: torch.Tensor, proposals: Proposals | None, prediction: Prediction,

@@ -13,6 +13,7 @@ from exp.report.plots import compare_figure
 from exp.report.results import DRAFT, TARGET, format_table, refuse_overflow, write_csv
 from exp.settings import Settings
 from utils.interface import Model
+from utils.planner import PAYS_FROM
 from utils.timing import hardware, time_side_by_side
 
 BATCH_1_REPEATS, BATCH_N_REPEATS = 40, 7
@@ -88,19 +89,29 @@ def _times(methods: Mapping[str, Method], dataset, batch_size: int, device: torc
 
 
 def describe(rows: list[dict], tolerance: float = 0.005) -> str:
-    """The table, and a sentence on each method: whether it pays off here."""
+    """The table, and a sentence on each method: whether it pays off here.
+
+    tolerance: relative difference in MSE that counts as none. Faster means by more than the clock can be trusted.
+    """
     columns = COLUMNS | {"ms_batch_n": f"ms, batch {rows[0]['batch_n']}", "speedup_batch_n": "speed-up"}
-    target, draft = rows[0], rows[1]
+    target, draft, naive = rows[0], rows[1], rows[2]
     lines = [format_table(rows, columns), "", f"Times are medians per forecast of {rows[0]['horizon']} steps on "
              f"{target['device']}, {target['threads']} threads; speed-ups are over '{target['method']}' in this run."]
     if draft["mse"] <= target["mse"] * (1 + tolerance):
         lines.append(f"Draft alone: MSE {draft['mse']:.4f} against the target's {target['mse']:.4f}, "
                      f"{draft['speedup_batch_1']:.1f}x its speed: on this data the draft by itself is enough; "
                      "speculation pays only where the target's own forecast is wanted.")
+    if naive["mse"] < target["mse"]:
+        lines.append(f"{naive['method']}: MSE {naive['mse']:.4f}, better than the target's {target['mse']:.4f}: on "
+                     "this data the target is of no use, and neither is speculation.")
     for row in rows[3:]:
+        if not row.get("proposed"):
+            lines.append(f"{row['method']}: nothing was proposed, so this is the target alone (a horizon of one patch, "
+                         "or K = 0).")
+            continue
         worse = row["mse"] > target["mse"] * (1 + tolerance)
         faster = [f"batch {b}" for b, key in ((1, "speedup_batch_1"), (target["batch_n"], "speedup_batch_n"))
-                  if row[key] > 1]
+                  if row[key] > 1 / PAYS_FROM]
         gain = f"faster at {' and '.join(faster)}" if faster else "not faster than the target alone, it does not pay"
         lines.append(f"{row['method']}: {gain}; MSE {'WORSE than' if worse else 'no worse than'} the target's"
                      f" ({100 * (row['mse'] / target['mse'] - 1):+.1f} %).")

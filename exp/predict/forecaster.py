@@ -76,6 +76,9 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
         raise UserError(f"`{idle}` has no effect without a draft{' or `num_samples`' if idle in OF_PATHS else ''}: "
                         "leave it out")
     spec.refuse_contradictions(of_rule)
+    if has_paths and has_draft and spec.rule == "simplified":
+        raise UserError("`rule` simplified preserves no law, so there are no quantiles: use exact, coupling or "
+                        "tolerance, or leave out `num_samples`")
     if spec.k == "auto":
         raise UserError("`k` auto measures on validation windows, but a forecast beyond the end has none: give a "
                         "number")
@@ -170,6 +173,8 @@ class Forecaster:
         if samples is not None:
             law = self._law(history, where, samples, notes)
             sampler = sampler or self._sampler(law, horizon, samples)
+        if not all(0 < level < 1 for level in levels):
+            raise UserError(f"`levels` {shorten(levels)}: a level lies between 0 and 1")
         levels = levels if sampler else ()
         with autocast(self.settings.run, self.device):
             values, origin, cost = self._decode(context.to(self.device), horizon, sampler, levels, law)

@@ -12,7 +12,7 @@ CASES = [
          ["--spec_emit sample", "mean"]),
     Case("a prediction by a draft that is not there", f"{PREDICT} --spec_draft_ckpt {DRAFT}",
          [DRAFT, "does not exist"], just_target),
-    Case("K of a prediction without a draft", f"{PREDICT} --spec_k 2", ["--spec_k", "--use_speculative"]),
+    Case("K of a prediction without a draft", f"{PREDICT} --spec_k 2", ["--spec_k", "--spec_draft_ckpt"]),
     # flags without what they need, or without effect
     Case("spec_k without speculation", f"{TEST} --spec_k 2", ["--spec_k", "no effect", "--use_speculative"],
          just_target),

@@ -20,6 +20,15 @@ def test_a_horizon_below_one_step_is_refused(horizon):
             call()
 
 
+def test_what_is_no_model_or_no_rule_is_told_how_to_be_one():
+    target = tiny_target()
+    for arguments, words in (((torch.sin, target, Tolerance(1.0)), "FromForward"),
+                             ((target, torch.sin, Tolerance(1.0)), "FromForward"),
+                             ((target, target, "tolerance"), "Tolerance"), ((target, target, Tolerance), "instance")):
+        with pytest.raises(TypeError, match=words):
+            decode_speculative(*arguments[:2], CONTEXT, PATCH, arguments[2])
+
+
 def test_noise_of_too_few_patches_is_refused():
     with pytest.raises(ValueError, match="z has 1 patches, but 2 are needed"):
         sample_alone(tiny_target(), CONTEXT, PATCH + 1, TargetLaw.fixed(1.0), torch.zeros(2, 4, 1, PATCH, 3))

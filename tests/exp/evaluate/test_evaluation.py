@@ -206,10 +206,23 @@ def test_the_clock_tells_a_slow_call_from_a_fast_one():
 
 
 def test_the_table_says_which_forecast_is_worse():
-    shared = {"horizon": 8, "device": "cpu", "threads": 1, "batch_n": 4, "speedup_batch_1": 2.0, "speedup_batch_n": 0.5}
+    shared = {"horizon": 8, "device": "cpu", "threads": 1, "batch_n": 4, "speedup_batch_1": 2.0, "speedup_batch_n": 0.5,
+              "proposed": 5}
     rows = [{"method": name, "mse": mse} | shared for name, mse in
             (("target", 1.0), ("draft", 1.2), ("naive", 2.0), ("sampled", 1.1), ("mean", 1.004))]
     text = describe(rows)
     assert "sampled: faster at batch 1; MSE WORSE than the target's (+10.0 %)" in text
     assert "mean: faster at batch 1; MSE no worse than the target's (+0.4 %)" in text
-    assert "the draft by itself is enough" not in text
+    assert "the draft by itself is enough" not in text and "of no use" not in text
+
+
+def test_the_table_says_what_pays_and_what_was_not_tried():
+    shared = {"horizon": 8, "device": "cpu", "threads": 1, "batch_n": 4, "speedup_batch_1": 1.02,
+              "speedup_batch_n": 1.1}
+    rows = [{"method": name, "mse": mse, "proposed": proposed} | shared for name, mse, proposed in
+            (("target", 1.0, None), ("draft", 1.2, None), ("naive", 0.9, None), ("one patch", 1.0, 0),
+             ("tried", 1.0, 5))]
+    text = describe(rows)
+    assert "naive: MSE 0.9000, better than the target's 1.0000" in text and "of no use" in text
+    assert "one patch: nothing was proposed" in text and "one patch: faster" not in text
+    assert "tried: faster at batch 4;" in text  # 2 % at batch 1 are less than the clock can tell

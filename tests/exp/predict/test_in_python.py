@@ -140,3 +140,13 @@ def test_forecasting_prints_nothing_but_warnings(place):
     done = in_a_process(FORECASTING)
     assert done.stdout == ""
     assert [line[:5] for line in done.stderr.splitlines()] == ["note:"] * 2
+
+
+def test_quantiles_of_a_rule_without_a_law_are_refused(place):
+    with pytest.raises(UserError, match="simplified preserves no law"):
+        Forecaster.load("target", **DRAFT, num_samples=9, spec=SpecSettings(rule="simplified"))
+
+
+def test_levels_outside_of_0_and_1_are_refused(place):
+    with pytest.raises(UserError, match="`levels`"):
+        Forecaster.load("target").predict(frame(), HORIZON, levels=(10, 90))
