@@ -170,12 +170,14 @@ class Exp_Forecast(Exp_Basic):
         run, spec, samples = self.settings.run, self.settings.spec, self.settings.report.num_samples
         if run.do_predict:
             return f"_predict_{Path(self.settings.data.data_path).stem}"
-        split = "_val" if self.settings.data.test_flag == "V" else ""
+        file = Path(self.settings.data.data_path)
+        other = self.settings.model.trained_on not in (None, file.name)
+        windows = (f"_{file.stem}" if other else "") + ("_val" if self.settings.data.test_flag == "V" else "")
         if run.compare:
-            return f"{split}_compare"
+            return f"{windows}_compare"
         if run.use_speculative:
-            return f"{split}_spec_{spec.rule}_{spec.emission if samples is None else 'samples'}"
-        return split if samples is None else f"{split}_samples"
+            return f"{windows}_spec_{spec.rule}_{spec.emission if samples is None else 'samples'}"
+        return windows if samples is None else f"{windows}_samples"
 
     def _results_folder(self, setting: str) -> Path:
         run = self.settings.run

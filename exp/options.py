@@ -51,7 +51,8 @@ def settled(given: Mapping[str, Any]) -> Settings:
     data = _data(values, stored)
     config = _config(values, stored, asked, data)
     _refuse_odd_lengths(values, data, config.input_token_len)
-    model = ModelSettings(**values.section("model") | {"asked": asked, "config": config})
+    trained_on = None if run.is_training else Path(stored.get("data_path", "")).name or None
+    model = ModelSettings(**values.section("model") | {"asked": asked, "config": config, "trained_on": trained_on})
     train = _train(values)
     return Settings(run, model, data, train, _spec(values), ReportSettings(**values.section("report")))
 

@@ -148,7 +148,8 @@ class ModelSettings(Section):
     """The model and its architecture.
 
     asked: settings of `ModelConfig` that were given; the others come from the checkpoint. config: the resulting
-    architecture of the model to train or test.
+    architecture of the model to train or test. trained_on: name of the file that a tested checkpoint was trained on, if
+    its args.json tells.
     """
 
     name: str = limited("timer_xl", OneOf(MODELS), "model to train or test", flag="model")
@@ -157,6 +158,7 @@ class ModelSettings(Section):
     output_token_len: int | None = limited(None, OrNone(STEPS), "must equal --input_token_len")
     asked: Mapping[str, Any] = field(default_factory=dict)
     config: ModelConfig = field(default_factory=ModelConfig)
+    trained_on: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from exp_helpers import (
+    BASE,
     CONTEXT,
     DRAFT,
     PATCH,
@@ -21,6 +22,7 @@ from exp_helpers import (
     speculate,
 )
 
+import run
 from models import timer_xl_draft
 from models.checkpoint import read_settings
 
@@ -136,3 +138,12 @@ def test_output_attention_writes_the_weights_and_a_picture(lab, place):
     time = np.arange(tokens) % (CONTEXT // PATCH)
     assert (weights[:, time[:, None] < time[None, :]] == 0).all()  # nobody looks into the future
     assert (weights[:, time[:, None] >= time[None, :]] > 0).all()
+
+
+def test_each_file_has_a_folder_of_results(lab, place):
+    (place / "other.csv").write_text((lab / "tiny.csv").read_text())
+    assert command(lab, "--test_pred_len 12") == 0
+    first = metrics(f"{TARGET}_pl12")
+    assert run.main(f"{BASE} --is_training 0 --root_path . --data_path other.csv --checkpoints {lab}/checkpoints "
+                    f"--test_dir {TARGET} --test_pred_len 12".replace("--data_path tiny.csv ", "").split()) == 0
+    assert metrics(f"{TARGET}_pl12") == first and metrics(f"{TARGET}_pl12_other")["data_path"] == "other.csv"
