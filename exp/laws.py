@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from exp.exp_basic import Exp_Basic
 from exp.settings import DataSettings, SpecSettings
-from models.checkpoint import save_tensors
+from models.checkpoint import read_tensors, save_tensors
 from models.timer_xl import TimerBackbone
 from utils.calibration import LEAST_PATCHES, MOST_ELEMENTS, Calibration, fit_law, next_patch_residuals
 from utils.errors import UserError, shorten
@@ -117,9 +116,7 @@ def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibrat
     """The calibration in `path`. Raises UserError if it is damaged, or was made for anything but `made_for`."""
     again = "delete it to fit it again"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about foreign pickles; the error below suffices
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
         found, held_out, factor = content["identity"], content["held_out"], content["factor"]
         differing = [name for name in made_for if found.get(name) != made_for[name]]
         numbers = {name: float(held_out[name]) for name in held_out}

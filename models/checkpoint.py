@@ -1,12 +1,18 @@
-"""Checkpoints: checkpoint.pth (a bare state dict) and args.json; written atomically, loaded with weights_only."""
+"""Checkpoints: checkpoint.pth (a bare state dict) and args.json; written atomically, loaded with weights_only.
+
+A file of tensors carries the digest of its content, and a checkpoint its settings, as further entries of torch's
+archive. Other programs ignore them.
+"""
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -17,37 +23,78 @@ from utils.limits import check
 
 CHECKPOINT = "checkpoint.pth"
 ARGS = "args.json"
+DIGEST = "sha256"  # name of the entry with the digest of all others
 
 
-def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """torch.save, atomically."""
+def save_tensors(path: Path, content: Mapping[str, Any], entries: Mapping[str, str] | None = None) -> None:
+    """torch.save, atomically and with a digest. entries: name -> text, kept in the same archive."""
     with replace_when_done(path) as beside:
         torch.save(content, beside)
+        with zipfile.ZipFile(beside, "a") as archive:
+            top = Path(archive.namelist()[0]).parts[0]
+            for name, text in (entries or {}).items():
+                archive.writestr(f"{top}/{name}", text)
+            archive.writestr(f"{top}/{DIGEST}", _digest(archive)[0])
 
 
 def save_checkpoint(folder: Path, state: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
     """Writes args.json first: a checkpoint never exists without the settings that it was trained with."""
     write_json(Path(folder) / ARGS, settings)
-    save_tensors(Path(folder) / CHECKPOINT, state)
+    save_tensors(Path(folder) / CHECKPOINT, state, {ARGS: json.dumps(settings)})
+
+
+def _digest(archive: zipfile.ZipFile) -> tuple[str, str | None]:
+    """sha256 of the entries by name and content, and what the entry DIGEST says it is.
+
+    Raises BadZipFile where the archive's own checksum of an entry does not match, which also protects foreign files.
+    """
+    sha, said = hashlib.sha256(), None
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED:  # torch writes none; it could be small here and huge in memory
+            raise ValueError("a compressed entry")
+        content = archive.read(entry)
+        if Path(entry.filename).name == DIGEST:
+            said = content.decode()
+        else:
+            sha.update(f"{entry.filename} {len(content)} ".encode() + content)
+    return sha.hexdigest(), said
+
+
+def _verify(file: IO[bytes]) -> None:
+    """Raises ValueError or BadZipFile if the content of a file of tensors is not what was written."""
+    if file.read(2) != b"PK":
+        return  # the format of torch before 1.6, which has no checksums
+    with zipfile.ZipFile(file) as archive:
+        found, said = _digest(archive)
+    if said not in (None, found):
+        raise ValueError(f"the digest {said} does not match {found}")
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
-    """torch.load with weights_only: a file that holds anything but tensors and plain values is refused."""
+    """torch.load with weights_only: a file that holds anything but tensors and plain values is refused, and one that
+    is not what was written."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about foreign pickles; the error below suffices
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # truncated, not a checkpoint, or holding code: torch raises many kinds
-        reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) \
-            or "Unsupported" in str(error) else "it is damaged, truncated or not a checkpoint"
-        raise UserError(f"checkpoint {path} was not loaded: {reason}; copy or train it again") from error
+    with open(path, "rb") as file:
+        content = _loaded(file, path)
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict: give the "
                         "checkpoint.pth of a trained model")
     return content
+
+
+def _loaded(file: IO[bytes], path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about foreign pickles; the error below suffices
+            _verify(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated, not a checkpoint, or holding code: torch raises many kinds
+        reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) \
+            or "Unsupported" in str(error) else "it is damaged, truncated or not a checkpoint"
+        raise UserError(f"checkpoint {path} was not loaded: {reason}; copy or train it again") from error
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
@@ -80,9 +127,25 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
     if not isinstance(settings, dict):
         raise UserError(f"{beside} does not hold settings (a JSON object): restore it, or delete it and give the "
                         "settings")
-    check({field.name: field for field in fields(ModelConfig)}, settings, beside)
+    of_model = {field.name: field for field in fields(ModelConfig)}
+    check(of_model, settings, beside)
+    trained = _settings_inside(Path(path))
+    for name in trained.keys() & settings.keys() & of_model.keys():
+        if trained[name] != settings[name]:
+            raise UserError(f"{beside} says {name} is {settings[name]}, but {path} was trained with {trained[name]}: "
+                            "restore the file")
     # a file that does not mention normalisation has always meant a model that has it
     return {"use_norm": True} | settings
+
+
+def _settings_inside(path: Path) -> dict[str, Any]:
+    """The settings that a checkpoint carries; empty for one of another program."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if Path(name).name == ARGS)
+            return json.loads(archive.read(name))
+    except (OSError, ValueError, zipfile.BadZipFile):  # none, or damaged, which loading it will report
+        return {}
 
 
 def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
