@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
 from exp.exp_basic import Exp_Basic, autocast, load_model, seed_everything
 from exp.flags import flat
 from exp.laws import calibrated, calibration_part, forget, target_law
+from exp.ownership import SOURCES, of_results, results_folder, sources, training_folder
 from exp.predict.files import predict
 from exp.predict.forecaster import Forecaster
 from exp.report.results import (
@@ -59,11 +61,11 @@ class Exp_Forecast(Exp_Basic):
         seed_everything(run.seed)
         setting, checkpoint = run.test_dir or self.setting(), self.tested_checkpoint()
         self._refuse_unwritable(setting)
-        if run.do_predict:
-            forecaster = Forecaster(self.settings, checkpoint, self.device)
-            predict(forecaster, self.settings.data.file, self._results_folder(setting))
-        else:
-            self._compare_or_test(setting, checkpoint)
+        with self._results_folder(setting, checkpoint) as folder:
+            if run.do_predict:
+                predict(Forecaster(self.settings, checkpoint, self.device), self.settings.data.file, folder)
+            else:
+                self._compare_or_test(setting, checkpoint, folder)
 
     def _train_and_test(self) -> None:
         first = self.settings
@@ -71,14 +73,28 @@ class Exp_Forecast(Exp_Basic):
         for iteration in range(first.run.itr):
             self.settings = first.with_("run", seed=first.run.seed + iteration)
             seed_everything(self.settings.run.seed)
-            setting = self.setting(iteration)
-            folder = self.train(setting)
+            self._train_and_test_once(self.setting(iteration))
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+    def _train_and_test_once(self, setting: str) -> None:
+        folder, kept = self.checkpoint_folder(setting), self._kept()
+        with ExitStack() as held:
+            if self.is_main:  # both folders from the start: hours later they might be another's
+                held.enter_context(training_folder(folder, kept))
+                results = held.enter_context(self._results_folder(setting, folder / CHECKPOINT))
+            self.train(setting, kept)
             if self.world_size > 1:
                 dist.barrier()
             if self.is_main:
-                self._compare_or_test(setting, folder / CHECKPOINT)
-        if self.world_size > 1:
-            dist.destroy_process_group()
+                self._compare_or_test(setting, folder / CHECKPOINT, results)
+
+    def _kept(self) -> dict[str, Any]:
+        """The contents of args.json."""
+        train = self.settings.train
+        files = sources(data_path=self.settings.data.file, distill_target_ckpt=train.target_checkpoint,
+                        pretrain_model_path=train.pretrain_model_path)
+        return flat(self.settings) | {SOURCES: files, "processes": self.world_size}
 
     def _check_what_follows_training(self) -> None:
         """Raises now, not after hours of training, what would stop the test."""
@@ -92,15 +108,15 @@ class Exp_Forecast(Exp_Basic):
             load_model(settings, str(run.draft_checkpoint), run.draft_model, self.device)
 
     def _refuse_unwritable(self, setting: str) -> None:
-        refuse_unwritable(self._results_folder(setting), "--model_id/--des/--test_dir")
+        refuse_unwritable(self._results_base(setting), "--model_id/--des/--test_dir")
 
     def _check_test_part(self, dataset) -> None:
         spread_windows(dataset, self.settings.data.test_windows)
         if self.settings.report.save_samples:
             refuse_huge_samples(samples_shape(self.settings, dataset))
 
-    def train(self, setting: str) -> Path:
-        """Trains one model; returns the folder that holds its best checkpoint."""
+    def train(self, setting: str, kept: dict[str, Any]) -> None:
+        """Trains one model; its best checkpoint is in the folder of `setting`. kept: contents of args.json."""
         settings, data = self.settings, self.settings.data
         seed, folder = settings.run.seed, self.checkpoint_folder(setting)
         model = self._initial_model()
@@ -114,12 +130,11 @@ class Exp_Forecast(Exp_Basic):
         trainer = Trainer(model, loss, train_loader(train, data.batch_size, seed, self.rank, self.world_size,
                                                     data.num_workers),
                           ordered_loader(val, data.batch_size, None, data.num_workers), settings, folder,
-                          flat(settings) | {"parameters": parameters}, self.device, self.rank, self.world_size)
+                          kept | {"parameters": parameters}, self.device, self.rank, self.world_size)
         best = trainer.run()
         if self.is_main:
             forget(folder / CHECKPOINT)
         log.info("best validation loss %.5f: %s", best, folder / CHECKPOINT)
-        return folder
 
     def _initial_model(self) -> torch.nn.Module:
         settings = self.settings
@@ -161,9 +176,12 @@ class Exp_Forecast(Exp_Basic):
             return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate)
         return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))
 
-    def _compare_or_test(self, setting: str, checkpoint: Path) -> None:
+    def _compare_or_test(self, setting: str, checkpoint: Path, folder: Path) -> None:
         with autocast(self.settings.run, self.device):
-            (self.compare if self.settings.run.compare else self.test)(setting, checkpoint)
+            if self.settings.run.compare:
+                self.compare(checkpoint, folder)
+            else:
+                self.test(setting, checkpoint, folder)
 
     def _suffix(self) -> str:
         """Of the folder of results: what was done."""
@@ -179,16 +197,23 @@ class Exp_Forecast(Exp_Basic):
             return f"{windows}_spec_{spec.rule}_{spec.emission if samples is None else 'samples'}"
         return windows if samples is None else f"{windows}_samples"
 
-    def _results_folder(self, setting: str) -> Path:
+    def _results_folder(self, setting: str, checkpoint: Path) -> AbstractContextManager[Path]:
+        """The folder for the results of this run with `checkpoint`, held until they are there."""
+        files = sources(data_path=self.settings.data.file, checkpoint=checkpoint,
+                        spec_draft_ckpt=self.settings.run.draft_checkpoint)
+        used = of_results(flat(self.settings)) | {SOURCES: files}
+        return results_folder(self._results_base(setting), used)
+
+    def _results_base(self, setting: str) -> Path:
         run = self.settings.run
         mode = self._suffix() + (f"_{run.des}" if run.test_dir and run.des != type(run).des else "")
         folder = inside(RESULTS, f"{setting}_pl{self.settings.data.horizon}{mode}", "--model_id/--des/--test_dir")
         inside(folder, self.settings.report.judgements_file, "--spec_debug_out")
         return folder
 
-    def test(self, setting: str, checkpoint: Path) -> dict:
+    def test(self, setting: str, checkpoint: Path, folder: Path) -> dict:
         """Rolling forecast of every test window; writes metrics.json and the requested reports."""
-        settings, report, folder = self.settings, self.settings.report, self._results_folder(setting)
+        settings, report = self.settings, self.settings.report
         model = self.load_tested(checkpoint)
         draft = self.load_draft() if settings.run.use_speculative else None
         dataset, loader = self.test_part()
@@ -289,9 +314,9 @@ class Exp_Forecast(Exp_Basic):
         if report.output_attention:
             draw_attention(folder, model, dataset, self.device)
 
-    def compare(self, setting: str, checkpoint: Path) -> list[dict]:
+    def compare(self, checkpoint: Path, folder: Path) -> list[dict]:
         """The table of --compare, on the terminal, as csv and as a picture."""
-        settings, folder = self.settings, self._results_folder(setting)
+        settings = self.settings
         target, draft = self.load_tested(checkpoint), self.load_draft()
         dataset, loader = self.test_part()
         methods = compared_methods(target, draft, settings)

@@ -51,10 +51,8 @@ def speculate(lab, flags="", horizon=60, pair=(TARGET, DRAFT)):
 
 
 def results():
-    """The one folder of results in the current directory."""
-    folders = list(Path("test_results").iterdir())
-    assert len(folders) == 1
-    return folders[0]
+    """The folder of results in the current directory that was written last."""
+    return max(Path("test_results").iterdir(), key=lambda folder: (folder / "settings.json").stat().st_mtime_ns)
 
 
 def metrics(folder=None):

@@ -42,7 +42,7 @@ def refuse_overflow(mse: float, who: str) -> None:
 
 
 def log_forecast(setting: str, metrics: dict) -> None:
-    values = ", ".join(f"{name}:{metrics[name]}" for name in POINT_METRICS)
+    values = ", ".join(f"{name}:{metrics[name]}" for name in (*POINT_METRICS, "data_path"))
     append_text(FORECAST_LOG, f"{setting}  \n{values}\n\n")
 
 

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from exp.exp_basic import autocast
-from exp.flags import FLAGS
+from exp.ownership import differing, of_training, told
 from exp.schedules import learning_rate
 from exp.settings import Settings
 from models.checkpoint import read_tensors, save_checkpoint, save_tensors
@@ -39,7 +39,7 @@ class Trainer:
         self.train_loader, self.val_loader = train_loader, val_loader
         self.run_settings, self.settings = settings.run, settings.train
         self.folder, self.kept, self.device = Path(folder), kept, device
-        self.is_main, self.world_size = rank == 0, world_size
+        self.is_main, self.rank, self.world_size = rank == 0, rank, world_size
         self.wrapped = model
         if world_size > 1:
             self.wrapped = torch.nn.parallel.DistributedDataParallel(
@@ -166,13 +166,23 @@ class Trainer:
         self._save_resume()
 
     def _save_resume(self) -> None:
+        generators = self._generators_of_all()
         if not self.is_main:
             return
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "average": None if self.average is None else self.average.state_dict(),
-                 "scaler": self.scaler.state_dict(), "settings": self.kept, "rng": torch.get_rng_state(),
-                 "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}
+                 "scaler": self.scaler.state_dict(), "settings": self.kept, "generators": generators}
         save_tensors(self.folder / RESUME, state | {name: getattr(self, name) for name in COUNTERS})
+
+    def _generators_of_all(self) -> list[dict[str, torch.Tensor | None]]:
+        """States of the random generators, process by process: each has dropout and noise of its own."""
+        own = {"cpu": torch.get_rng_state(),
+               "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None}
+        if self.world_size == 1:
+            return [own]
+        everybody: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everybody, own)
+        return everybody
 
     def _restore(self) -> None:
         path = self.folder / RESUME
@@ -193,13 +203,11 @@ class Trainer:
 
     def _difference(self, settings: dict[str, Any]) -> str | None:
         """Reason why a run with these settings cannot be continued with the present ones; None if it can."""
-        for key in sorted(settings.keys() | self.kept.keys()):
-            then, now = settings.get(key), self.kept.get(key)
-            free = key in FLAGS and FLAGS[key].declared("free", False)
-            if then != now and not free:
-                return (f"--resume: the interrupted run in {self.folder} had --{key} {then}, this one has {now}: "
-                        "give the same flags, or drop --resume to start over")
-        return None
+        found = differing(settings, of_training(self.kept), exactly=True)
+        if not found:
+            return None
+        return (f"--resume: the interrupted run in {self.folder} had {told(found)}: give it the same settings and "
+                "files, or name this run with --des to start over")
 
     def _continue_from(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -219,9 +227,10 @@ class Trainer:
         # a run that stopped early is over; one that used up its epochs continues if given more of them
         if self.finished and self.bad_rounds < self.settings.patience and self.epoch < self.settings.train_epochs:
             self.finished = False
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        own = state["generators"][self.rank]
+        torch.set_rng_state(own["cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.device)
 
 
 def _tensorboard(folder: Path):

@@ -105,6 +105,7 @@ def sweep(own, rest: list[str]) -> None:
     from tqdm import tqdm
 
     from exp.flags import given_flags, sections
+    from exp.ownership import locked_file
     from exp.sweep.bench import Bench, make_cells, run_serially
     from exp.sweep.on_ray import run_on_ray
     from exp.sweep.table import SweepTable
@@ -129,19 +130,20 @@ def sweep(own, rest: list[str]) -> None:
     if max(own.k) >= patches:
         print(f"note: a forecast of {own.horizon} steps has {patches} patches, the last of them the target's own: K "
               f"above {patches - 1} is the same as {patches - 1}")
-    table = SweepTable(own.out, settings_of(bench, own, given))
-    missing = [cell for cell in cells if asdict(cell) not in table]
-    print(f"{len(cells)} rows, {len(cells) - len(missing)} of them already in {own.out}", flush=True)
-    if with_ray and missing:
-        done = run_on_ray(settings, own.windows, bench.files(), missing, own.workers, threads, own.ray_address)
-    else:
-        done = run_serially(bench, missing)
-    with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="sweep", unit="cell",
-              disable=settings.run.quiet) as bar:
-        for cell, measured in done:
-            table.add(asdict(cell), measured)
-            bar.set_postfix(mse=f"{measured['mse']:.4f}", refresh=False)
-            bar.update()
+    with locked_file(own.out, "wait for it, or give another --out"):
+        table = SweepTable(own.out, settings_of(bench, own, given))
+        missing = [cell for cell in cells if asdict(cell) not in table]
+        print(f"{len(cells)} rows, {len(cells) - len(missing)} of them already in {own.out}", flush=True)
+        if with_ray and missing:
+            done = run_on_ray(settings, own.windows, bench.files(), missing, own.workers, threads, own.ray_address)
+        else:
+            done = run_serially(bench, missing)
+        with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="sweep", unit="cell",
+                  disable=settings.run.quiet) as bar:
+            for cell, measured in done:
+                table.add(asdict(cell), measured)
+                bar.set_postfix(mse=f"{measured['mse']:.4f}", refresh=False)
+                bar.update()
     print(f"table: {own.out}")
 
 

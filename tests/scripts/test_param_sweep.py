@@ -71,7 +71,7 @@ def test_the_table_reads_as_published_and_says_what_run_py_says(place):
     assert sweep(f"{place} --out b.csv --sigma 0.4 --k 3 --emit sample --windows 89") == 0
     (row,) = pd.read_csv("b.csv", comment="#").iloc[2:].to_dict("records")
     experiment = Exp_Forecast(read_command_line(flags.split()))
-    expected = experiment.test("timer_xl", experiment.tested_checkpoint())
+    expected = experiment.test("timer_xl", experiment.tested_checkpoint(), Path("results"))
     assert expected["windows"] == 89 and 0 < row["accepted"] < row["attempted"]
     for name in ("mse", "mae", "acceptance_pct", "accepted", "attempted", "target_passes", "draft_passes", "seed"):
         assert row[name] == pytest.approx(expected[name], rel=1e-5), name

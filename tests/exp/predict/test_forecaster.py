@@ -194,7 +194,7 @@ def test_a_picture_a_variable_and_how_the_forecast_was_made(place):
     assert predict("--spec_draft_ckpt checkpoints/plain_draft/checkpoint.pth", pictures=True) == 0
     names = sorted(path.name for path in results().iterdir())
     assert names == ["forecast.csv", "forecast.json", "forecast_000_a.png", "forecast_001_b_2.png",
-                     "forecast_002_c.png", "forecast_003_d.png"]
+                     "forecast_002_c.png", "forecast_003_d.png", "settings.json"]
     assert_picture(results() / "forecast_003_d.png")
     record = json.loads((results() / "forecast.json").read_text())
     assert record["frequency"] == "D" and record["rows"] == ROWS and record["context"] == CONTEXT

@@ -41,7 +41,7 @@ def test_a_run_that_was_killed_and_resumed_ends_like_a_whole_one(flags, setting,
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=100,
                           env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == -9, done.stderr
-    assert not Path("test_results").exists()
+    assert not list(Path().rglob("metrics*.json"))
     capsys.readouterr()
     assert train(*flags, "--checkpoints", "killed", "--resume") == 0
     # in the middle of the second epoch: not at an epoch's end, where everything is easier
@@ -49,6 +49,31 @@ def test_a_run_that_was_killed_and_resumed_ends_like_a_whole_one(flags, setting,
     assert train(*flags, "--checkpoints", "whole") == 0
     for name in ("checkpoint.pth", "resume.pth"):
         assert same(weights("killed", setting, name), weights("whole", setting, name)), name
+
+
+def torchrun(processes, *flags, code=None):
+    program = [str(ROOT / "run.py")] if code is None else [code]
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+                           str(processes), *program, *TRAIN, "--ddp", *flags], capture_output=True, text=True,
+                          timeout=200, check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+def test_several_processes_with_dropout_go_on_as_they_would_have(capsys):
+    """Every process draws masks of its own, so that the generator of one does not do for the others."""
+    Path("killed.py").write_text(KILLED.replace("17", "9"))
+    flags = ["--dropout", "0.3", "--train_epochs", "3", "--val_every", "4", "--batch_size", "16"]
+    done = torchrun(2, *flags, "--checkpoints", "killed", code="killed.py")
+    assert done.returncode != 0 and not list(Path().rglob("metrics*.json"))
+    done = torchrun(3, *flags, "--checkpoints", "killed", "--resume")
+    assert done.returncode != 0 and "processes 2 (here 3)" in done.stderr
+    done = torchrun(2, *flags, "--checkpoints", "killed", "--resume")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resuming at step 8 " in done.stdout
+    done = torchrun(2, *flags, "--checkpoints", "whole")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("checkpoint.pth", "resume.pth"):
+        assert same(weights("killed", SETTING, name), weights("whole", SETTING, name)), name
 
 
 def test_a_finished_run_goes_on_if_it_is_given_more_epochs():
@@ -72,9 +97,24 @@ def test_resuming_after_an_early_stop_does_not_train_on(monkeypatch):
     assert train("--train_epochs", 5, "--val_every", 3, "--patience", 1, "--resume") == 0
 
 
+@pytest.mark.parametrize("name, words", [("resume.pth", "is damaged"), ("checkpoint.pth", "was not loaded")])
+def test_a_flipped_bit_is_noticed(name, words, capsys):
+    assert train("--train_epochs", 1) == 0
+    path = Path("checkpoints") / SETTING / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    capsys.readouterr()
+    flags = ["--train_epochs", 2, "--resume"] if name == "resume.pth" else ["--is_training", 0]
+    assert train(*flags, base=[part for part in TRAIN if name == "resume.pth" or part not in (
+        "--learning_rate", "0.003")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words in said and str(path) in said
+
+
 @pytest.mark.parametrize("damage", [
     lambda state: state.update(step="many"), lambda state: state.update(batch=10**6),
-    lambda state: state.update(settings=[1]), lambda state: state.update(rng=None), lambda state: state.clear(),
+    lambda state: state.update(settings=[1]), lambda state: state.update(generators=None), lambda state: state.clear(),
     lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
     lambda state: state["model"].update({"head.bias": torch.zeros(3)}),
 ], ids=["counter", "batch that never comes", "settings", "random state", "empty", "moments", "weights"])
@@ -84,12 +124,12 @@ def test_a_damaged_state_is_refused_and_nothing_is_written(damage, capsys):
     state = torch.load(path, weights_only=True)
     damage(state)
     torch.save(state, path)
-    before = {p: p.stat().st_mtime_ns for p in Path().rglob("*")}
+    before = {p: p.stat().st_mtime_ns for p in Path().rglob("*") if p.is_file()}
     capsys.readouterr()
     assert train("--train_epochs", 2, "--resume") == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{path} is damaged" in said and "drop --resume" in said
-    assert {p: p.stat().st_mtime_ns for p in Path().rglob("*")} == before  # no file of events either
+    assert {p: p.stat().st_mtime_ns for p in Path().rglob("*") if p.is_file()} == before  # no file of events either
 
 
 def test_resume_with_another_rate_is_refused_with_both_values(capsys):

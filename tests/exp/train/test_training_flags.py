@@ -32,7 +32,7 @@ def loss_of(monkeypatch):
     monkeypatch.setattr("exp.exp_forecast.Trainer", Given)
 
     def loss(*flags):
-        Exp_Forecast(read_command_line([*TRAIN, *map(str, flags)])).train("nothing")
+        Exp_Forecast(read_command_line([*TRAIN, *map(str, flags)])).train("nothing", {})
         return given.pop()
     return loss
 
