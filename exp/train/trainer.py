@@ -195,8 +195,8 @@ class Trainer:
             if problem is None:
                 self._continue_from(state)
         except Exception as error:  # a damaged state can fail anywhere
-            raise UserError(f"{path} is damaged, or from a machine with other GPUs: delete it or drop --resume") \
-                from error
+            raise UserError(f"{path} is damaged, of another version, or from a machine with other GPUs: delete it or "
+                            "drop --resume") from error
         if problem is not None:
             raise UserError(problem)
         log.info("resuming at step %d (epoch %d, batch %d)", self.step, self.epoch + 1, self.batch + 1)
