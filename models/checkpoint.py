@@ -143,9 +143,10 @@ def _settings_inside(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if Path(name).name == ARGS)
-            return json.loads(archive.read(name))
-    except (OSError, ValueError, zipfile.BadZipFile):  # none, or damaged, which loading it will report
+            inside = json.loads(archive.read(name))
+    except Exception:  # none, or damaged in one of many ways, which loading it will report
         return {}
+    return inside if isinstance(inside, dict) else {}
 
 
 def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
