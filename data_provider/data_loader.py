@@ -57,7 +57,7 @@ class MultivariateDatasetBenchmark(Dataset):
         self.split, self.context, self.patch_len, self.horizon = split, context, patch_len, horizon
         self.rolled = rolled or split == "test"
         series = read_series(path)
-        self.names, rows = series.names, len(series.values)
+        self.names, self.notes, rows = series.names, series.notes, len(series.values)
         starts, ends = split_borders(Path(path).name, rows)
         index = SPLITS.index(split)
         ahead = horizon if self.rolled else patch_len

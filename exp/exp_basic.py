@@ -92,6 +92,7 @@ class Exp_Basic:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        self._said: set[str] = set()
         self.rank, self.world_size = 0, 1
         self.device = self._set_up_distributed() if settings.run.ddp else choose_device(settings.run)
         self.is_main = self.rank == 0
@@ -149,8 +150,13 @@ class Exp_Basic:
     def dataset(self, split: str, context: int | None = None, rolled: bool = False):
         """One split of the series; context: default, that of training; rolled: windows with a whole horizon after."""
         data = self.settings.data
-        return DATASETS[data.kind](data.file, split, context or data.context, self.patch_len, horizon=data.horizon,
-                                   subset_ratio=data.subset_ratio, rolled=rolled)
+        dataset = DATASETS[data.kind](data.file, split, context or data.context, self.patch_len, horizon=data.horizon,
+                                      subset_ratio=data.subset_ratio, rolled=rolled)
+        for note in dataset.notes:
+            if note not in self._said:  # once, although each split reads the file
+                log.info("note: %s: %s", data.file, note)
+        self._said.update(dataset.notes)
+        return dataset
 
     def tested_split(self):
         """The windows to forecast: the test split, or the validation split for choosing settings."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_provider.reading import Series, read_series
+from data_provider.reading import read_series
+from data_provider.series import Series
 from exp.flags import flat
 from exp.predict.forecaster import Forecast, Forecaster
 from exp.report.plots import prediction_figure

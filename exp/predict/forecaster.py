@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from data_provider.data_loader import standardised
-from data_provider.reading import FRAME, Series, from_frame
+from data_provider.frames import FRAME, from_frame
+from data_provider.series import Series
 from data_provider.times import Calendar, continued
 from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
 from exp.exp_basic import autocast, choose_device, load_model
@@ -30,6 +32,7 @@ from utils.scores import QUANTILES, SpeculationMetrics, quantile
 from utils.target_law import TargetLaw
 
 OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp"}  # settings of the law, with or without a draft
+MOST_VALUES = 10**8  # of a forecast, steps times variables: some 3 GB as a table
 ENOUGH_PATHS = 39  # the outermost two are then at levels 1/40 and 39/40
 # context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
 Sampler = Callable[[torch.Tensor, int], torch.Tensor]
@@ -66,6 +69,37 @@ def quantiles_of(paths: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor
     """Pointwise quantiles: sampled paths [B, S, H, C] -> [Q, B, H, C]."""
     ordered = paths.sort(dim=1).values
     return torch.stack([quantile(ordered, level) for level in levels])
+
+
+def _whole_horizon(horizon: object, variables: int) -> int:
+    """12, 12.0 and numpy's 12 are 12; anything else is refused."""
+    if isinstance(horizon, (float, np.floating)) and float(horizon).is_integer():
+        horizon = int(horizon)
+    try:
+        steps = index(horizon)  # type: ignore[arg-type]
+    except TypeError:
+        steps = 0
+    if steps < 1 or isinstance(horizon, (bool, np.bool_)):
+        raise UserError(f"`horizon` is {shorten(horizon)}, but must be a whole number, at least 1")
+    if steps * variables > MOST_VALUES:
+        raise UserError(f"`horizon` is {shorten(steps)}: for {variables} variable(s) it can be at most "
+                        f"{MOST_VALUES // variables}, as the forecast must fit into memory")
+    return steps
+
+
+def _distinct_levels(levels: Sequence[float] | None) -> tuple[float, ...]:
+    if levels is None:
+        return QUANTILES
+    try:
+        found = tuple(float(level) for level in levels if not isinstance(level, (str, bytes, bool)))
+        usable = len(found) == len(levels) > 0 and all(0 < level < 1 for level in found)
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise UserError(f"`levels` is {shorten(levels)}, but must be a list of numbers, each between 0 and 1")
+    if len({f"{level:g}" for level in found}) < len(found):  # as they name the columns of the forecast
+        raise UserError(f"`levels` is {shorten(levels)}: leave out the level that is there twice")
+    return found
 
 
 def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
@@ -146,12 +180,13 @@ class Forecaster:
             data, spec=spec, report=ReportSettings(num_samples=num_samples))
         return cls(settings, checkpoint, choose_device(settings.run))
 
-    def predict(self, df: pd.DataFrame, horizon: int, sampler: Sampler | None = None,
-                levels: tuple[float, ...] = QUANTILES) -> pd.DataFrame:
+    def predict(self, df: object, horizon: int, sampler: Sampler | None = None,
+                levels: Sequence[float] | None = None) -> pd.DataFrame:
         """df: long (unique_id, ds, y) or wide (one numeric column per variable; times in a column or as index).
 
-        Returns the long format: unique_id, ds, mean and one column per level, with a sampler or where `num_samples` was
-        given to `load`. Raises UserError for missing values, irregular times and too few rows.
+        A Series, a dict of columns or an array [T] or [T, C] is wide. levels: of quantiles, which need a sampler or
+        `num_samples` given to `load`; default: QUANTILES. Returns the long format: unique_id, ds, mean and one column
+        per level. Raises UserError for missing values, irregular times and too few rows.
         """
         forecast = self.forecast(from_frame(df), horizon, FRAME, sampler, levels)
         for note in forecast.notes:
@@ -159,29 +194,30 @@ class Forecaster:
         return forecast.frame()
 
     def forecast(self, series: Series, horizon: int, where: str, sampler: Sampler | None = None,
-                 levels: tuple[float, ...] = QUANTILES) -> Forecast:
+                 levels: Sequence[float] | None = None) -> Forecast:
         """As `predict`, for a Series; where: its name in errors."""
-        if horizon < 1:
-            raise UserError(f"`horizon` is {horizon}, but must be at least 1")
+        horizon = _whole_horizon(horizon, len(series.names))
+        wanted = _distinct_levels(levels)
+        if levels is not None and sampler is None and self.settings.report.num_samples is None:
+            raise UserError("`levels` has no effect without paths to take quantiles of: give `num_samples` to `load`, "
+                            "or leave it out")
         self._refuse_short(len(series.values), where)
         calendar = continued(series, horizon, where)
         scaler = StandardScaler()
         history = standardised(where, scaler, series.values, series.values)
         context = history[-self.settings.data.test_context:]
-        notes: list[str] = []
+        notes = list(series.notes)
         samples, law = self.settings.report.num_samples, None
         if samples is not None:
             law = self._law(history, where, samples, notes)
             sampler = sampler or self._sampler(law, horizon, samples)
-        if not all(0 < level < 1 for level in levels):
-            raise UserError(f"`levels` {shorten(levels)}: a level lies between 0 and 1")
-        levels = levels if sampler else ()
+        found = wanted if sampler else ()
         with autocast(self.settings.run, self.device):
-            values, origin, cost = self._decode(context.to(self.device), horizon, sampler, levels, law)
+            values, origin, cost = self._decode(context.to(self.device), horizon, sampler, found, law)
         if not np.isfinite(values).all():
             raise UserError(f"{where}: the forecast overflowed: leave out `amp`, or train the model again")
         in_units = np.stack([scaler.inverse_transform(part) for part in values])
-        forecast = Forecast(series.names, calendar, in_units, levels, origin, cost, notes)
+        forecast = Forecast(series.names, calendar, in_units, found, origin, cost, notes)
         self._settle_constants(forecast, series)
         return self._of_covariates(forecast) if self.model.config.covariate else forecast
 

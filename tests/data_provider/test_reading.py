@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_provider.frames import from_frame
 from data_provider.reading import read_series
 from utils.errors import UserError
 
@@ -183,3 +184,69 @@ def test_an_array_without_real_numbers_is_refused(tmp_path, array, word):
 def test_an_npz_without_the_array_data_tells_what_it_found(tmp_path):
     np.savez(tmp_path / "other.npz", values=VALUES)
     assert "values" in message(tmp_path / "other.npz")
+
+
+# --- long tables, and what a file shares with a frame
+
+HOURS = pd.date_range("2020-01-01", periods=20, freq="h")
+
+
+def long(lengths):
+    return pd.concat([pd.DataFrame({"unique_id": name, "ds": HOURS[:length], "y": np.arange(length) + 100.0 * i})
+                      for i, (name, length) in enumerate(lengths.items())])
+
+
+def test_a_long_table_is_one_series_a_name(tmp_path):
+    long({"b": 20, "a": 20}).assign(price=1).to_csv(tmp_path / "long.csv", index=False)
+    got = read_series(tmp_path / "long.csv")
+    np.testing.assert_array_equal(got.values, np.arange(20)[:, None] + [0, 100])
+    assert got.names == ["b", "a"] and got.notes == ["left out: 'price' (of a long table only unique_id, ds and y are "
+                                                     "used)"]
+    assert list(got.dates) == list(map(str, HOURS))
+
+
+def test_a_ragged_long_table_names_the_short_series(tmp_path):
+    long({"a": 20, "b": 15}).to_csv(tmp_path / "long.csv", index=False)
+    assert "'b' has 15 of 20 times" in message(tmp_path / "long.csv")
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda frame: frame.assign(y=frame.y.where(frame.y != 103)), ["data row 24 (line 25), column 'y'", "missing"]),
+    (lambda frame: frame.assign(y=frame.y.astype(object).where(frame.y != 103, "x")), ["data row 24 (line 25)", "'x'"]),
+    (lambda frame: frame.drop(columns="ds"), ["'unique_id', but no 'ds'"]),
+])
+def test_rows_of_a_long_table_are_those_of_the_file(tmp_path, spoil, words):
+    spoil(long({"a": 20, "b": 20})).to_csv(tmp_path / "long.csv", index=False)
+    said = message(tmp_path / "long.csv")
+    assert not [word for word in words if word not in said], said
+
+
+def test_rows_are_counted_alike_in_every_kind_of_file_and_in_a_frame(tmp_path):
+    values = np.where(np.arange(9) == 4, np.nan, np.arange(9.0))
+    frame = pd.DataFrame({"y": values})
+    frame.to_csv(tmp_path / "a.csv", index=False, na_rep="nan")
+    np.save(tmp_path / "a.npy", values)
+    np.savetxt(tmp_path / "a.txt", values)
+    for path in ("a.csv", "a.npy", "a.txt"):
+        assert "data row 5" in message(tmp_path / path)
+    with pytest.raises(UserError, match="data row 5"):
+        from_frame(frame)
+    frame.astype(object).where(frame.notna(), "x").to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "a.txt").write_text("1\n\n2\n3\n4\nx\n")
+    assert "data row 5 (line 6)" in message(tmp_path / "a.csv") and "data row 5 (line 6)" in message(tmp_path / "a.txt")
+
+
+def test_equal_names_are_refused_before_pandas_spends_minutes_on_them(tmp_path):
+    (tmp_path / "equal.csv").write_text(",".join(["a"] * 10**5) + "\n" + ",".join(["1"] * 10**5) + "\n")
+    assert "two columns are named 'a'" in message(tmp_path / "equal.csv")
+
+
+def test_a_file_of_dates_last_is_read_as_a_frame_is(tmp_path):
+    pd.DataFrame({"y": np.arange(20), "when": HOURS}).to_csv(tmp_path / "last.csv", index=False)
+    assert read_series(tmp_path / "last.csv").names == ["y"]
+
+
+def test_memory_lies_as_it_always_did(tmp_path):
+    """Sums, and with them the scale of a training, depend on it to the last bit."""
+    in_every_format(tmp_path)
+    assert all(read_series(path).values.flags.c_contiguous for path in tmp_path.glob("*.csv"))

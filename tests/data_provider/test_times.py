@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_provider.reading import Series, from_frame
+from data_provider.frames import from_frame
+from data_provider.series import Series
 from data_provider.times import continued
 from utils.errors import UserError
 
@@ -136,3 +137,20 @@ def test_an_empty_first_time_is_named(empty):
         frame_calendar(pd.Series(times))
     with pytest.raises(UserError, match="data row 1"):
         continued(Series(np.zeros((9, 1)), ["a"], pd.Series([None, *map(str, times[1:])])), STEPS, "mine")
+
+
+def test_a_date_that_begins_with_the_year_has_one_meaning():
+    """Days 1 to 8 could be months to pandas, which then reads 2020-01-02 as the first of February."""
+    assert str(calendar(pd.date_range("2020-01-01", periods=8).strftime("%Y-%m-%d")).future[0]) == "2020-01-09 00:00:00"
+
+
+def test_months_without_a_separator_are_months_once_they_cannot_count():
+    months = pd.date_range("2018-01-01", periods=30 + STEPS, freq="MS")
+    assert list(calendar(months[:30].strftime("%Y%m")).future) == list(months[30:])
+    assert calendar(range(200001, 200013)).future[0] == 200013
+
+
+def test_a_cell_without_the_offset_that_others_have_is_named():
+    times = [time.isoformat() for time in pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin")]
+    times[50] = times[50][:19]
+    assert "data row 51: '2024-04-01T03:00:00' has no offset" in refusal(times)

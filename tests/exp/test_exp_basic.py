@@ -1,6 +1,8 @@
 """The data of a run: which split has which context, and which windows are walked over."""
+import logging
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from helpers import PATCH, TINY, tiny_series, write_series
@@ -63,3 +65,22 @@ def test_few_shot_training_leaves_the_other_splits_whole(experiment):
     assert len(few.dataset("train")) == -(-len(all_of_it.dataset("train")) // 4)
     for split in ("val", "test"):
         assert len(few.dataset(split)) == len(all_of_it.dataset(split))
+
+
+def test_what_is_left_out_of_the_data_is_said_once_for_all_splits(experiment):
+    frame = pd.read_csv("tiny.csv")
+    plain = experiment().dataset("train")
+    frame.assign(No=range(1, len(frame) + 1)).to_csv("tiny.csv")
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("exp.exp_basic")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    counted = experiment()
+    datasets = [counted.dataset(split) for split in ("train", "val", "test")]
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    assert datasets[0].names == plain.names and torch.equal(datasets[0].values, plain.values)
+    assert said == ["note: tiny.csv: left out as counters of rows: 'Unnamed: 0', 'No' (rename a column to forecast it)"]

@@ -208,6 +208,28 @@ def test_a_model_with_covariates_forecasts_its_last_variable(place, notes):
     assert count(notes, "last variable only") == 1
 
 
+def test_columns_that_are_no_variables_are_noted(place, notes, capsys):
+    frame = daily().drop(columns="day").assign(No=range(1, ROWS + 1))
+    frame.to_csv("mine.csv")
+    assert predict("") == 0
+    note = "left out as counters of rows: 'Unnamed: 0', 'No' (rename a column to forecast it)"
+    assert capsys.readouterr().out.count(f"note: {note}") == 1
+    assert note in json.loads((results() / "forecast.json").read_text())["notes"]
+    assert set(pd.read_csv(results() / "forecast.csv").unique_id) == {"a", "b/2", "c $", "d"}
+    Forecaster.load("checkpoints/plain").predict(frame, HORIZON)
+    assert count(notes, "left out as counters of rows: 'No' (") == 1
+
+
+def test_a_long_file_is_forecast_as_a_wide_one(place):
+    frame = daily()
+    tables = []
+    for table in (frame, frame.melt("day", var_name="unique_id", value_name="y").rename(columns={"day": "ds"})):
+        table.to_csv("mine.csv", index=False)
+        assert predict("") == 0
+        tables.append((results() / "forecast.csv").read_text())
+    assert tables[0] == tables[1]
+
+
 # --- a law, where something samples it
 
 def paths(context, horizon, count=4000):

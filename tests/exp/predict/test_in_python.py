@@ -3,8 +3,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from exp_helpers import save
 from helpers import ROOT, tiny_draft, tiny_series, tiny_target
 
@@ -147,6 +149,68 @@ def test_quantiles_of_a_rule_without_a_law_are_refused(place):
         Forecaster.load("target", **DRAFT, num_samples=9, spec=SpecSettings(rule="simplified"))
 
 
-def test_levels_outside_of_0_and_1_are_refused(place):
-    with pytest.raises(UserError, match="`levels`"):
-        Forecaster.load("target").predict(frame(), HORIZON, levels=(10, 90))
+@pytest.mark.parametrize("horizon", [12, 12.0, np.int64(12), np.float32(12), np.uint8(12), torch.tensor(12)])
+def test_a_horizon_is_a_whole_number_of_any_type(place, horizon):
+    assert len(Forecaster.load("target").predict(frame(), horizon)) == 3 * 12
+
+
+@pytest.mark.parametrize("horizon", ["12", True, np.True_, None, 0, -3, 12.5, float("nan"), float("inf"), 10**9, 10**30,
+                                     [12], (), np.array([1, 2]), 1j, pd.NA, pd.NaT, pd.Timedelta("12h"), b"12"])
+def test_another_horizon_is_refused(place, horizon):
+    with pytest.raises(UserError, match="^`horizon` is") as caught:
+        Forecaster.load("target").predict(frame(), horizon)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("levels", [[0.1, 0.9], (0.5,), np.array([0.25, 0.75]), [np.float32(0.5)]])
+def test_levels_are_numbers_in_any_sequence(place, levels):
+    forecaster = Forecaster.load("target", num_samples=40, spec=SpecSettings(sigma=0.5))
+    got = forecaster.predict(frame(), HORIZON, levels=levels)
+    assert list(got.columns[3:]) == [f"q{level:g}" for level in levels]
+
+
+@pytest.mark.parametrize("levels", [(), [], 0.5, "0.5", ["0.5"], [None], [True], [0, 0.5], [0.5, 1], (10, 90),
+                                    [0.5, 0.5], [float("nan")], [0.1, 0.1 + 1e-9], {"a": 1}, 3, [[0.5]], [1j]])
+@pytest.mark.parametrize("samples", [None, 9])
+def test_other_levels_are_refused(place, levels, samples):
+    spec = SpecSettings(sigma=0.5) if samples else None
+    with pytest.raises(UserError, match="^`levels` is") as caught:
+        Forecaster.load("target", num_samples=samples, spec=spec).predict(frame(), HORIZON, levels=levels)
+    assert "\n" not in str(caught.value)
+
+
+def test_levels_without_paths_are_refused(place):
+    with pytest.raises(UserError, match="`levels` has no effect without paths"):
+        Forecaster.load("target").predict(frame(), HORIZON, levels=(0.1, 0.9))
+
+
+def test_an_array_a_series_and_a_dict_are_forecast_as_their_frame_is(place):
+    forecaster, whole = Forecaster.load("target"), frame()
+    first = forecaster.predict(whole, 8)
+    assert (forecaster.predict(whole.to_numpy(), 8)["mean"] == first["mean"]).all()
+    assert forecaster.predict(whole.to_dict("list"), 8).equals(first)
+    assert forecaster.predict(whole["a"], 8).equals(forecaster.predict(whole[["a"]], 8))
+
+
+def test_a_panel_in_the_index_is_as_many_series(place):
+    """It was forecast as one of twice the length, without times."""
+    times = pd.date_range("2024-01-01", periods=400, freq="h", name="ds")
+    wide = frame().set_index(times)
+    panel = wide.rename_axis(columns="unique_id").unstack().rename("y").to_frame()
+    assert panel.index.names == ["unique_id", "ds"]
+    forecaster = Forecaster.load("target")
+    assert forecaster.predict(panel, 8).equals(forecaster.predict(wide, 8))
+
+
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_a_forecast_across_a_change_of_clocks_keeps_the_type_of_its_times(place, unit):
+    times = pd.date_range("2024-03-14", periods=420, freq="h", tz="Europe/Berlin", unit=unit)  # clocks change at 410
+    got = Forecaster.load("target").predict(frame().set_index(times[:400]), 20)
+    assert got["ds"].dtype == times.dtype and list(got["ds"][:20]) == list(times[400:])
+
+
+@pytest.mark.parametrize("df", [None, [1.0, 2.0], "mine.csv", 3, np.ones((400, 2, 2)), pd.DataFrame()])
+def test_what_is_no_frame_is_refused(place, df):
+    with pytest.raises(UserError) as caught:
+        Forecaster.load("target").predict(df, 8)
+    assert "\n" not in str(caught.value) and "--" not in str(caught.value)
