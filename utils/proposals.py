@@ -13,11 +13,11 @@ from .interface import Prediction
 class Noise:
     """All randomness of a batch of forecasts, fixed before decoding: it belongs to a position, not to a round.
 
-    So a row's forecast does not depend on the other rows. A position that is proposed again after an earlier rejection
-    reuses its noise. Its law is still correct: every decision up to then used the noise of EARLIER positions only. The
-    old proposal at this position was drawn but not judged; it enters neither the target's prediction for the rejected
-    position nor, with repropose 'corrected', the correction at this position, which is a gap found after earlier
-    patches. It may enter the correction of later positions: for them it is past.
+    So a row's forecast depends neither on the other rows nor on the size of the batch. A position that is proposed
+    again after an earlier rejection reuses its noise. Its law is still correct: every decision up to then used the
+    noise of EARLIER positions only. The old proposal at this position was drawn but not judged; it enters neither the
+    target's prediction for the rejected position nor, with repropose 'corrected', the correction at this position,
+    which is a gap found after earlier patches. It may enter the correction of later positions: for them it is past.
     `target` is used at most once per position, where the target's own patch ends a round; a rule that needs more draws
     there seeds them with it (`utils.counter_random`).
     proposal, target [B, n, P, C] standard normal; uniform [B, n] in [0, 1).
@@ -30,13 +30,22 @@ class Noise:
     @classmethod
     def draw(cls, context: torch.Tensor, patches: int, patch_len: int,
              generator: torch.Generator | None = None) -> Noise:
-        """For context [B, L, C], B rows of `patches` patches; generator: on the CPU, None: torch's global one."""
-        shape = (context.shape[0], patches, patch_len, context.shape[2])
+        """For context [B, L, C], B rows of `patches` patches; generator: on the CPU, None: torch's global one.
 
-        def normal() -> torch.Tensor:
-            return torch.randn(shape, generator=generator).to(context.device, non_blocking=True)
-        uniform = torch.rand(shape[:2], generator=generator).to(context.device, non_blocking=True)
-        return cls(normal(), normal(), uniform)
+        Row after row: the numbers of a row are adjacent in the generator's stream, so n rows drawn at once have the
+        noise of n rows drawn one by one. `torch.randn` lacks this property, so pairs of uniform numbers are turned into
+        pairs of normal ones by the transformation of Box and Muller (1958).
+        """
+        rows, C = context.shape[0], context.shape[2]
+        elements = patches * patch_len * C
+        numbers = torch.rand(rows, patches + 2 * elements, generator=generator)
+        uniform, first, second = (part.contiguous() for part in numbers.split([patches, elements, elements], dim=1))
+        radius, angle = (-2 * torch.log1p(-first)).sqrt(), 2 * torch.pi * second
+
+        def normal(side: torch.Tensor) -> torch.Tensor:
+            values = (radius * side).view(rows, patches, patch_len, C)
+            return values.to(context.device, non_blocking=True)
+        return cls(normal(angle.cos()), normal(angle.sin()), uniform.to(context.device, non_blocking=True))
 
     def at(self, rows: torch.Tensor, first: torch.Tensor, length: int) -> Noise:
         """The noise of positions first .. first + length - 1 of some rows; positions past the end repeat the last."""
@@ -95,8 +104,8 @@ class Proposals:
 class Judgement:
     """accepted [b, k] bool; score [b, k]: the rule's own measure, which it compares with its threshold.
 
-    most [b, k]: the acceptance probability of an optimal law-preserving rule for these means, if the rule knows it
-    (draft and target share a covariance), else None.
+    most [b, k]: the acceptance probability of an optimal law-preserving rule for these means and this patch alone, if
+    the rule knows it (draft and target share a covariance), else None.
     """
 
     accepted: torch.Tensor

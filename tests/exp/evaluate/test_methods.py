@@ -141,6 +141,24 @@ def test_paths_of_a_window_do_not_depend_on_its_batch(series):
 
 
 @pytest.mark.parametrize("rule", ["simplified", "exact", "coupling"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_what_a_rule_samples_for_a_window_does_not_depend_on_its_batch(series, rule, samples):
+    target, x = tiny_target(), series()
+    draft = tiny_draft(target)
+
+    def decoded(size):
+        method = make_speculative(target, draft, SpecSettings(rule=rule, sigma=0.5), HORIZON, seed=5).again(
+            samples=samples)
+        return [method.decode(part) for part in x.split(size)]
+    whole, = decoded(6)
+    assert 0 < int(whole.accepted.sum()) < int(whole.judged.sum())  # both sides of a judgement are compared
+    for size in (1, 4):
+        parts = decoded(size)
+        assert torch.equal(torch.cat([part.accepted for part in parts]), whole.accepted)
+        torch.testing.assert_close(torch.cat([part.forecast for part in parts]), whole.forecast, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["simplified", "exact", "coupling"])
 def test_sampling_by_a_rule_gives_paths_their_mean_and_cost(series, rule):
     target = tiny_target()
     spec = SpecSettings(rule=rule, sigma=0.5, emit="mean")
