@@ -79,9 +79,10 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     if model.patch_len != settings.model.config.input_token_len:
         raise UserError(f"checkpoint {path} has a patch of {model.patch_len} steps, but this run has `input_token_len` "
                         f"{settings.model.config.input_token_len}: they must be equal, for target and draft alike")
-    if registry.is_approximate(model):
-        log.warning("note: rolling by cache is an APPROXIMATION for %s: it normalises whole windows, so the statistics "
-                    "of the context are frozen (exact: rolling by window, or training with causal normalisation)", path)
+    change = registry.other_rolling(model)
+    if change is not None:
+        log.warning("note: rolling by %s changes the forecast of %s from the second patch on: %s", model.rolling, path,
+                    change)
     if run.compile:
         model.blocks.compile(mode="reduce-overhead" if device.type == "cuda" else None)
     return model

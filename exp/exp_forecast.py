@@ -30,6 +30,7 @@ from exp.report.results import (
     log_inference,
     refuse_huge_samples,
     refuse_overflow,
+    rejection_note,
     samples_line,
     write_csv,
     write_metrics,
@@ -42,6 +43,7 @@ from models.checkpoint import CHECKPOINT, load_into, read_state
 from models.registry import DRAFTS, MODELS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside, refuse_unwritable
+from utils.speculative_decoder import patches_in
 from utils.target_law import TargetLaw
 from utils.timing import hardware
 
@@ -233,6 +235,9 @@ class Exp_Forecast(Exp_Basic):
         log.info("%s%s, horizon %d: mse:%.4f, mae:%.4f", setting, self._suffix(), settings.data.horizon, metrics["mse"],
                  metrics["mae"])
         log.info(inference_line(metrics))
+        little = rejection_note(metrics, patches_in(settings.data.horizon, model.patch_len))
+        if little is not None:
+            log.info("note: %s", little)
         if traced:
             metrics["breakdown"] = breakdown(out.seconds, *traced)
         if report.num_samples is not None and law is not None:

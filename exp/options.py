@@ -11,6 +11,7 @@ from typing import Any
 
 from exp.flags import DEFAULTS, FLAGS, NEEDS, given_flags, sections
 from exp.settings import (
+    LOSSLESS,
     MOST_SEED,
     DataSettings,
     ModelSettings,
@@ -222,6 +223,9 @@ def _spec(values: Values) -> SpecSettings:
     spec = SpecSettings(**values.section("spec"))
     if values["use_speculative"]:  # --compare runs all rules
         spec.refuse_contradictions(set(sections(dict.fromkeys(concerning)).get("spec", {})))
+        if spec.rule in LOSSLESS and spec.emission == "mean" and not values["do_predict"]:
+            log.info("note: --spec_emit mean preserves no law: where --spec_accept_rule %s accepts a proposal, the "
+                     "draft's mean stays in the context", spec.rule)
     _refuse_wrong_law(values, spec)
     return spec
 

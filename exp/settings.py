@@ -153,8 +153,10 @@ class ModelSettings(Section):
     """
 
     name: str = limited("timer_xl", OneOf(MODELS), "model to train or test", flag="model")
-    rolling: str | None = limited(None, OrNone(OneOf(ROLLING)), "re-encode windows, or cache keys and values (default: "
-                                  "cache for --norm_mode causal, where it is exact, else window)")
+    rolling: str | None = limited(None, OrNone(OneOf(ROLLING)), "window: re-encode the last patches for every "
+                                  "prediction; cache: keep keys and values of a growing series (default: the model's "
+                                  "own way, cache for --norm_mode causal, else window; the other gives another "
+                                  "forecast from the second patch on)")
     output_token_len: int | None = limited(None, OrNone(STEPS), "must equal --input_token_len")
     asked: Mapping[str, Any] = field(default_factory=dict)
     config: ModelConfig = field(default_factory=ModelConfig)
@@ -271,7 +273,8 @@ class SpecSettings(Section):
     tol: float = limited(0.15, NON_NEGATIVE, "tolerance: maximum RMS gap, in window standard deviations",
                          flag="spec_tol", needs=SPECULATION, free=True)
     emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "emit samples or means (default: mean for tolerance, "
-                               "else sample)", flag="spec_emit", needs=SPECULATION, free=True, not_with=ONE_WAY)
+                               "else sample); means of exact and coupling preserve no law", flag="spec_emit",
+                               needs=SPECULATION, free=True, not_with=ONE_WAY)
     sigma: float | None = limited(None, OrNone(POSITIVE), "simplified, exact, coupling: the target's sigma, "
                                   f"standardised units (default: {DEFAULT_SIGMA})", flag="spec_sigma", needs=LAW,
                                   free=True)
@@ -361,6 +364,9 @@ class ReportSettings(Section):
                                       "band coverage (the 95 % band needs at least 39), PIT; with --do_predict: "
                                       "quantiles",
                                       free=True, not_with=ONE_WAY)
+    clip_min: float | None = limited(None, OrNone(Number(-1e300, 1e300)), "lower limit of a forecast and its "
+                                     "quantiles, in the units of the file: 0 for counts", needs=("do_predict",),
+                                     free=True)
     save_samples: bool = limited(False, Switch(), "write the paths to samples.npz in the results folder",
                                  needs=("num_samples",), free=True, not_with=TEST_WINDOWS)
     log_judgements: bool = limited(False, Switch(), "write every judgement to a csv", flag="spec_debug_accept",

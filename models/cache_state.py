@@ -1,7 +1,8 @@
 """Rolling by *cache*: keys and values are kept, and k new patches cost k tokens per variable.
 
-Exact if a token does not depend on later ones: with `norm_mode causal`, or without normalisation. For a model that
-normalises whole windows it freezes the statistics of the context: an approximation, used only on request.
+Equal to a pass over the whole series since the beginning of the context if a token does not depend on later ones: with
+`norm_mode causal`, whose forecast this is, and without normalisation. For a model that normalises whole windows it
+freezes the statistics of the context: an approximation. Both are used only on request.
 """
 import torch
 

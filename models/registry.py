@@ -86,6 +86,18 @@ def checked_rolling(config: ModelConfig, rolling: str, path: Path) -> str:
     return rolling
 
 
-def is_approximate(model: TimerBackbone) -> bool:
-    """True if rolling freezes statistics that training recomputed for every window."""
-    return model.rolling == "cache" and model.config.use_norm and not model.config.causal
+def other_rolling(model: TimerBackbone) -> str | None:
+    """What changes from the second patch on because the model rolls in another way than its own; None if it does not.
+
+    The first patch is the same in either way.
+    """
+    if model.rolling == model.own_rolling:
+        return None
+    if model.rolling == "window":
+        return ("every patch is predicted from the last patches alone, as if the series began there; the model's own "
+                "forecast, by cache, is that of one series that grows from the beginning of the context")
+    if model.config.use_norm:
+        return ("an APPROXIMATION: the model normalises whole windows, but the statistics of the context are frozen; "
+                "its own forecast, by window, normalises every window anew")
+    return ("the context grows with every patch, beyond its length in training; the model's own forecast, by window, "
+            "is from the last patches alone")

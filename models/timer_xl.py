@@ -17,16 +17,16 @@ ROLLING = ("window", "cache")
 class TimerBackbone(Decodable, nn.Module):
     """Everything below the heads: normalisation, patch embedding, transformer; and rolling.
 
-    rolling: 'window' re-encodes windows (exact for every checkpoint), 'cache' keeps keys and values (exact for causal
-    normalisation). A subclass defines `predict`: its heads.
+    rolling: 'window' re-encodes the last N patches for every prediction, 'cache' keeps the keys and values of a growing
+    series. `own_rolling` is the one that defines the model's forecast; see `other_rolling` in the registry for what
+    the other one changes. A subclass defines `predict`: its heads.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.patch_len, self.patches_ahead = config.input_token_len, config.draft_patches
-        # with covariates the last variable looks ahead in the others, so its past changes with every patch
-        self.rolling = "cache" if config.causal and not config.covariate else "window"
+        self.rolling = self.own_rolling
         inputs = self.patch_len + (MOVE_FEATURES if config.causal else 0)
         self.embedding = nn.Linear(inputs, config.d_model)
         self.blocks = TimerBlock(config.e_layers, config.d_model, config.n_heads, config.d_ff, config.dropout,
@@ -41,6 +41,16 @@ class TimerBackbone(Decodable, nn.Module):
         hidden, stats, _ = self.encode(windows, newest=1)
         mean, logvar = self.predict(hidden, stats)
         return mean[:, 0], None if logvar is None else logvar[:, 0], stats.stdev[:, 0]
+
+    @property
+    def own_rolling(self) -> str:
+        """The rolling that defines the model's forecast.
+
+        A causal model's is a pass over the whole series since the beginning of the context, which the cache reproduces;
+        that of every other checkpoint is OpenLTM's, a new window of N patches for every prediction. With covariates the
+        last variable looks ahead in the others, so its past changes with every patch and nothing can be kept.
+        """
+        return "cache" if self.config.causal and not self.config.covariate else "window"
 
     @property
     def head_dim(self) -> int:

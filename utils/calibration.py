@@ -30,7 +30,8 @@ class Calibration:
 
     def describe(self) -> str:
         bands = ", ".join(f"{self.held_out[f'coverage_{band}_pct']:.1f} %" for band in BANDS)
-        return f"on held-out windows, the 50, 80 and 95 % bands cover {bands} of the next patch"
+        return (f"on held-out windows, the 50, 80 and 95 % bands cover {bands} of the next patch; later patches are "
+                "not measured here, and usually covered less")
 
 
 @torch.inference_mode()

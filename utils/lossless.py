@@ -1,4 +1,4 @@
-"""The two law-preserving rules: their output has the law of the target alone, N(mu_p, law), patch by patch.
+"""The two law-preserving rules: their samples have the law of the target alone, N(mu_p, law), patch by patch.
 
 x: proposal; q: the law it was drawn from; p: the target's. Log densities are compared in double precision: a patch has
 up to thousands of elements, and near-equal models differ by less than float32 can resolve in such a sum.

@@ -58,6 +58,7 @@ class SpeculationMetrics:
     acceptance_pct: share of judged proposals that were accepted (a round is judged up to its first rejection);
     used_pct: share of all proposals within the horizon that were accepted, discarded ones included;
     most_pct: expected acceptance of an optimal law-preserving rule on the judged proposals (if known).
+    The shares are None where there was nothing to share: no proposal was made or judged.
     """
 
     COUNTS = ("accepted", "judged", "proposed", "target_passes", "draft_passes")
@@ -84,14 +85,18 @@ class SpeculationMetrics:
     def result(self) -> dict[str, Any]:
         totals, rounds = self.totals, max(1, sum(self.lengths))
         return {
-            "acceptance_pct": 100 * totals["accepted"] / max(1, totals["judged"]),
-            "used_pct": 100 * totals["accepted"] / max(1, totals["proposed"]),
+            "acceptance_pct": _per_cent(totals["accepted"], totals["judged"]),
+            "used_pct": _per_cent(totals["accepted"], totals["proposed"]),
             "accepted": totals["accepted"], "attempted": totals["judged"], "proposed": totals["proposed"],
             "mean_accepted_length": totals["accepted"] / rounds,
             "accepted_length_histogram": self.lengths,
             "target_passes": totals["target_passes"] / max(1, self.windows),
             "draft_passes": totals["draft_passes"] / max(1, self.windows),
-        } | ({} if self.most is None else {"most_pct": 100 * self.most / max(1, totals["judged"])})
+        } | ({} if self.most is None else {"most_pct": _per_cent(self.most, totals["judged"])})
+
+
+def _per_cent(part: float, whole: int) -> float | None:
+    return 100 * part / whole if whole else None
 
 
 def quantile(ordered: torch.Tensor, level: float) -> torch.Tensor:

@@ -38,7 +38,8 @@ class Decoded:
     accepted, judged [B]: proposals accepted, and judged (up to and including the first rejection of a round).
     proposed [B]: proposals within the horizon; those after a rejection are discarded unjudged.
     lengths [K + 1]: number of rounds that accepted 0, 1, ..., K proposals.
-    most [B], or None: the expected number of acceptances of an optimal law-preserving rule on the proposals judged.
+    most [B], or None: the expected number of acceptances of a law-preserving rule that is optimal for each of the
+    proposals judged, taken by itself.
     paths [B, S, H, C]: sampled paths, if any; `forecast` is then their mean.
     """
 

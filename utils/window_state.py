@@ -24,7 +24,10 @@ class WindowModel(Protocol):
 
 
 class WindowState:
-    """Decode state without a cache. Exact for every model: computes the same as OpenLTM's rolling forecast."""
+    """Decode state without a cache. For any model it computes the same as OpenLTM's rolling forecast.
+
+    That is not a causal model's own forecast: see `own_rolling` in models/timer_xl.py.
+    """
 
     def __init__(self, model: WindowModel, context: torch.Tensor, room: int):
         """context [B, N, P, C]"""

@@ -3,20 +3,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from exp.evaluate.evaluation import evaluate
-from exp.evaluate.methods import AloneMethod, Method, SeasonalNaiveMethod, make_rule, make_speculative
+from exp.evaluate.evaluation import Evaluation, evaluate
+from exp.evaluate.methods import (
+    AloneMethod,
+    Method,
+    SeasonalNaiveMethod,
+    SpeculativeMethod,
+    make_rule,
+    make_speculative,
+)
 from exp.report.plots import compare_figure
 from exp.report.results import DRAFT, TARGET, format_table, refuse_overflow, write_csv
 from exp.settings import Settings
+from utils.acceptance import Tolerance
 from utils.interface import Model
 from utils.planner import PAYS_FROM
+from utils.speculative_decoder import Round
 from utils.timing import hardware, time_side_by_side
 
 BATCH_1_REPEATS, BATCH_N_REPEATS = 40, 7
+OFTEN_ACCEPTED = 50  # per cent; below it most rounds end with their first proposal, and the draft is the reason
 COLUMNS = {
     "method": "method", "mse": "MSE", "mae": "MAE", "acceptance_pct": "accepted %", "used_pct": "of proposed %",
     "target_passes": "target passes", "draft_passes": "draft passes", "ms_batch_1": "ms, batch 1",
@@ -57,7 +68,8 @@ def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, 
     rows = []
     for name, out in measured.items():
         own = times[name]
-        rows.append({"method": name} | out.result(data.batch_size) | own | machine | {
+        details = _details(methods[name], out, dataset, batch, device)
+        rows.append({"method": name} | out.result(data.batch_size) | own | machine | details | {
             "rms_from_target": out.rms_from_reference(), "batch_n": batch, "horizon": data.horizon,
             "context": data.test_context, "speedup_batch_1": target["ms_batch_1"] / own["ms_batch_1"],
             "speedup_batch_n": target["ms_batch_n"] / own["ms_batch_n"]})
@@ -88,8 +100,39 @@ def _times(methods: Mapping[str, Method], dataset, batch_size: int, device: torc
     return result, batch
 
 
+def _details(method: Method, out: Evaluation, dataset, batch: int, device: torch.device) -> dict[str, Any]:
+    """What `describe` says of a speculative method beyond its figures; empty for another.
+
+    plans: batch size -> the K that was chosen for it; sampled: whether it emits samples; and, where a tolerance rejects
+    often, `_median_gap`.
+    """
+    if not isinstance(method, SpeculativeMethod):
+        return {}
+    details: dict[str, Any] = {"plans": {size: plan.proposals for size, plan in method.plans.items()},
+                               "sampled": getattr(method.rule, "emit", "mean") == "sample"}
+    accepted = out.acceptance_pct()
+    if isinstance(method.rule, Tolerance) and accepted is not None and accepted < OFTEN_ACCEPTED:
+        details |= {"tol": method.rule.tol, "median_gap": _median_gap(method, dataset, batch, device)}
+    return details
+
+
+def _median_gap(method: SpeculativeMethod, dataset, windows: int, device: torch.device) -> float | None:
+    """The median gap between draft and target that a tolerance judged, on `windows` windows spread over the split.
+
+    The gap is the RMS in standard deviations of the window. None where nothing is proposed.
+    """
+    gaps: list[torch.Tensor] = []
+
+    def note(judged: Round) -> None:
+        assert judged.judgement is not None
+        gaps.append(judged.judgement.score[judged.looked_at])
+    spread = torch.linspace(0, len(dataset) - 1, windows).long().tolist()
+    method.again().decode(dataset.__getitems__(spread)[0].to(device), note)
+    return float(torch.cat(gaps).median()) if gaps else None
+
+
 def describe(rows: list[dict], tolerance: float = 0.005) -> str:
-    """The table, and a sentence on each method: whether it pays off here.
+    """The table, and a sentence on each method: whether it pays off here, and what to do if it does not.
 
     tolerance: relative difference in MSE that counts as none. Faster means by more than the clock can be trusted.
     """
@@ -97,22 +140,54 @@ def describe(rows: list[dict], tolerance: float = 0.005) -> str:
     target, draft, naive = rows[0], rows[1], rows[2]
     lines = [format_table(rows, columns), "", f"Times are medians per forecast of {rows[0]['horizon']} steps on "
              f"{target['device']}, {target['threads']} threads; speed-ups are over '{target['method']}' in this run."]
-    if draft["mse"] <= target["mse"] * (1 + tolerance):
+    useless = naive["mse"] < target["mse"]
+    if draft["mse"] <= target["mse"] * (1 + tolerance) and not (useless and naive["mse"] < draft["mse"]):
         lines.append(f"Draft alone: MSE {draft['mse']:.4f} against the target's {target['mse']:.4f}, "
                      f"{draft['speedup_batch_1']:.1f}x its speed: on this data the draft by itself is enough; "
                      "speculation pays only where the target's own forecast is wanted.")
-    if naive["mse"] < target["mse"]:
+    if useless:
         lines.append(f"{naive['method']}: MSE {naive['mse']:.4f}, better than the target's {target['mse']:.4f}: on "
                      "this data the target is of no use, and neither is speculation.")
     for row in rows[3:]:
-        if not row.get("proposed"):
-            lines.append(f"{row['method']}: nothing was proposed, so this is the target alone (a horizon of one patch, "
-                         "or K = 0).")
-            continue
-        worse = row["mse"] > target["mse"] * (1 + tolerance)
-        faster = [f"batch {b}" for b, key in ((1, "speedup_batch_1"), (target["batch_n"], "speedup_batch_n"))
-                  if row[key] > 1 / PAYS_FROM]
-        gain = f"faster at {' and '.join(faster)}" if faster else "not faster than the target alone, it does not pay"
-        lines.append(f"{row['method']}: {gain}; MSE {'WORSE than' if worse else 'no worse than'} the target's"
-                     f" ({100 * (row['mse'] / target['mse'] - 1):+.1f} %).")
+        lines += _verdict(row, target, tolerance)
     return "\n".join(lines)
+
+
+def _verdict(row: dict, target: dict, tolerance: float) -> list[str]:
+    """One to three sentences on a speculative row."""
+    name, sizes = row["method"], {1: "speedup_batch_1", target["batch_n"]: "speedup_batch_n"}
+    plans: dict[int, int] = row.get("plans") or {}
+    lines = []
+    if len(set(plans.values())) > 1:
+        chosen = " and ".join(f"K = {k} at batch {size}" + ("" if k else " (nothing is proposed)")
+                              for size, k in plans.items())
+        lines.append(f"{name}: --spec_k auto chose {chosen}. Each time is that of its own K; errors, acceptance and "
+                     f"passes are those of batches of {target['batch_n']} (a smaller last batch takes the K of the "
+                     "nearer size).")
+    if not row.get("proposed") and not any(plans.values()):
+        what = "these are samples around the target's means" if row.get("sampled") else "this is the target alone"
+        why = "--spec_k auto chose K = 0" if plans and row["target_passes"] > 1 else "the horizon is a single patch"
+        return [f"{name}: nothing was proposed, so {what} ({why})."]
+    worse = row["mse"] > target["mse"] * (1 + tolerance)
+    faster = [f"batch {size}" for size, key in sizes.items() if row[key] > 1 / PAYS_FROM]
+    speeds = " and ".join(f"{row[key]:.2f}x at batch {size}" for size, key in sizes.items())
+    gain = f"faster at {' and '.join(faster)}" if faster else \
+        f"not faster than the target alone ({speeds}), it does not pay"
+    lines.append(f"{name}: {gain}; MSE {'WORSE than' if worse else 'no worse than'} the target's"
+                 f" ({100 * (row['mse'] / target['mse'] - 1):+.1f} %).")
+    return lines if faster else [*lines, _advice(row)]
+
+
+def _advice(row: dict) -> str:
+    """What to do about a method that does not pay."""
+    accepted = row.get("acceptance_pct")
+    if accepted is None or accepted >= OFTEN_ACCEPTED:
+        return ("  Its proposals are accepted often enough; making and verifying them takes as long as the passes that "
+                "they save. Use the target alone at these batch sizes, or a smaller draft.")
+    advice = (f"  {accepted:.1f} % of the judged proposals were accepted: use the target alone, or train the draft "
+              "longer, so that it comes nearer to the target.")
+    if row.get("median_gap") is not None:
+        advice += (f" Half of them are {row['median_gap']:.2g} or more from the target (RMS, in standard deviations of "
+                   f"the window), and --spec_tol is {row['tol']:g}: a larger one accepts more, and takes the forecast "
+                   "further from the target's.")
+    return advice

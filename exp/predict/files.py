@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from data_provider.reading import read_series
 from data_provider.series import Series
-from exp.flags import flat
+from exp.flags import flat, in_flags
 from exp.predict.forecaster import Forecast, Forecaster
 from exp.report.plots import prediction_figure
 from utils.files import replace_when_done, write_json
@@ -27,6 +27,7 @@ def predict(forecaster: Forecaster, path: Path, folder: Path) -> Forecast:
     forecast = forecaster.forecast(series, horizon, str(path))
     if not forecast.levels:
         forecast.notes.append(NO_LAW)
+    forecast.notes = [in_flags(note) for note in forecast.notes]
     for note in forecast.notes:
         log.info("note: %s", note)
     with replace_when_done(folder / "forecast.csv") as beside:
@@ -36,7 +37,7 @@ def predict(forecaster: Forecaster, path: Path, folder: Path) -> Forecast:
         "data_path": str(path), "rows": len(series.values), "frequency": forecast.calendar.frequency,
         "horizon": horizon, "context": settings.data.test_context, "checkpoint": str(forecaster.checkpoint),
         "draft": settings.run.draft_checkpoint, "cost": forecast.cost, "notes": forecast.notes,
-        "seed": settings.run.seed, "num_samples": samples,
+        "seed": settings.run.seed, "num_samples": samples, "clip_min": settings.report.clip_min,
         "settings": {name: value for name, value in used.items() if name.startswith("spec_")
                      and (settings.run.use_speculative or samples is not None)}})
     future = forecast.calendar.future

@@ -24,6 +24,7 @@ from data_provider.times import Calendar, continued
 from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
 from exp.exp_basic import autocast, choose_device, load_model
 from exp.laws import law_of_history
+from exp.predict.notes import add_caveats, refuse_clip
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, SpecSettings
 from exp.stored import completed, stored_settings
 from models.registry import checkpoint_in
@@ -151,12 +152,15 @@ class Forecaster:
     @classmethod
     def load(cls, folder: str | Path, draft: str | Path | None = None, *, context: int | None = None,
              spec: SpecSettings | None = None, num_samples: int | None = None, batch_size: int = 32, seed: int = 2021,
-             model: ModelSettings | None = None, gpu: int | None = None, quiet: bool = False) -> Forecaster:
+             model: ModelSettings | None = None, gpu: int | None = None, quiet: bool = False, kind: str | None = None,
+             clip_min: float | None = None) -> Forecaster:
         """Loads the target in `folder` (or a checkpoint file), and the draft in another one if it is given.
 
         context: steps of history that the model reads; default: as many as in training. spec: rule and tolerance, and
         the law of the `num_samples` paths from which quantiles are taken; unless it sets `sigma` or `sigma_mode`, that
         law is calibrated on the newest windows of each series. model: for a checkpoint without args.json.
+        kind: MultivariateDatasetBenchmark, all series together, or UnivariateDatasetBenchmark, each by itself; default:
+        as in training. clip_min: a lower limit of the forecast and its quantiles, in the units of the series.
         Raises UserError, which names the parameter, for invalid input.
         """
         checkpoint = checkpoint_in(folder)
@@ -167,7 +171,7 @@ class Forecaster:
         stored, model = stored_settings(checkpoint), model or ModelSettings()
         length = stored.get("seq_len", DataSettings.context) if context is None else context
         data = DataSettings(context=length, test_context=length, batch_size=batch_size,
-                            kind=stored.get("data", DataSettings.kind))
+                            kind=kind or stored.get("data", DataSettings.kind))
         config = completed(stored | dict(model.asked), model.name, data)
         if length % config.input_token_len:
             patch = config.input_token_len
@@ -177,7 +181,7 @@ class Forecaster:
             RunSettings(is_training=0, do_predict=True, draft_checkpoint=None if draft is None else str(draft),
                         use_speculative=draft is not None, seed=seed, gpu=gpu, quiet=quiet),
             ModelSettings(stored.get("model", model.name), model.rolling, asked=model.asked, config=config),
-            data, spec=spec, report=ReportSettings(num_samples=num_samples))
+            data, spec=spec, report=ReportSettings(num_samples=num_samples, clip_min=clip_min))
         return cls(settings, checkpoint, choose_device(settings.run))
 
     def predict(self, df: object, horizon: int, sampler: Sampler | None = None,
@@ -202,6 +206,7 @@ class Forecaster:
             raise UserError("`levels` has no effect without paths to take quantiles of: give `num_samples` to `load`, "
                             "or leave it out")
         self._refuse_short(len(series.values), where)
+        refuse_clip(series, self.settings.report.clip_min, where)
         calendar = continued(series, horizon, where)
         scaler = StandardScaler()
         history = standardised(where, scaler, series.values, series.values)
@@ -219,7 +224,9 @@ class Forecaster:
         in_units = np.stack([scaler.inverse_transform(part) for part in values])
         forecast = Forecast(series.names, calendar, in_units, found, origin, cost, notes)
         self._settle_constants(forecast, series)
-        return self._of_covariates(forecast) if self.model.config.covariate else forecast
+        forecast = self._of_covariates(forecast) if self.model.config.covariate else forecast
+        add_caveats(forecast, series, self.settings)
+        return forecast
 
     def _law(self, history: torch.Tensor, where: str, samples: int, notes: list[str]) -> TargetLaw:
         """That of the target's errors on this history, or of `sigma`."""

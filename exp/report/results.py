@@ -19,6 +19,7 @@ BREAKDOWN_LOG = "result_inference_breakdown.txt"
 PARTIAL = "metrics_partial.json"
 MOST_SAMPLE_BYTES = 8 * 2**30
 TARGET, DRAFT = "target alone", "draft alone"  # reference rows of every table
+HARDLY_ACCEPTED = 10  # per cent; fewer accepted proposals leave nearly every target pass to be done
 POINT_METRICS = ("mse", "mae", "rmse", "mape", "mspe", "smape")
 
 
@@ -58,9 +59,9 @@ def inference_line(metrics: dict) -> str:
     parts = [f"windows: {metrics['windows']}", f"batch_size: {metrics['batch_size']}",
              f"ms_per_forecast: {metrics['ms_per_forecast']:.3f}"]
     if "acceptance_pct" in metrics:
-        parts += [f"acceptance: {metrics['acceptance_pct']:.2f} % ({metrics['accepted']}/{metrics['attempted']})"
+        parts += [f"acceptance: {_share(metrics['acceptance_pct'])} ({metrics['accepted']}/{metrics['attempted']})"
                   + possible(metrics),
-                  f"of all proposed: {metrics['used_pct']:.2f} %",
+                  f"of all proposed: {_share(metrics['used_pct'])}",
                   f"mean accepted length: {metrics['mean_accepted_length']:.3f}",
                   f"histogram: {metrics['accepted_length_histogram']}",
                   f"target passes: {metrics['target_passes']:.3f}", f"draft passes: {metrics['draft_passes']:.3f}"]
@@ -68,7 +69,23 @@ def inference_line(metrics: dict) -> str:
 
 
 def possible(metrics: dict) -> str:
-    return f" of at most {metrics['most_pct']:.2f} % for these means" if "most_pct" in metrics else ""
+    """What the best law-preserving rule could accept; it bounds single patches, not a round of several."""
+    most = metrics.get("most_pct")
+    return "" if most is None else f" of at most {most:.2f} %, patch by patch, for these means"
+
+
+def _share(per_cent: float | None) -> str:
+    """'-' where nothing was measured."""
+    return "-" if per_cent is None else f"{per_cent:.2f} %"
+
+
+def rejection_note(metrics: dict, patches: int) -> str | None:
+    """Warns of a speculative test that was nearly plain decoding: it then says nothing in favour of its rule."""
+    accepted, passes = metrics.get("acceptance_pct"), metrics.get("target_passes")
+    if accepted is None or accepted >= HARDLY_ACCEPTED:
+        return None
+    return (f"only {accepted:.1f} % of the proposals were accepted, which leaves {passes:.2f} of {patches} target "
+            "passes: this is nearly plain decoding, plus the cost of the draft")
 
 
 def breakdown_line(breakdown: dict) -> str:
@@ -83,8 +100,11 @@ def samples_line(scores: dict) -> str:
         return "/".join(f"{part[f'coverage_{band}_pct']:.1f}" for band in BANDS)
     line = (f"samples: {scores['paths']} paths for each of {scores['windows']} windows, CRPS {scores['crps']:.4f}, "
             f"energy score {scores['energy_score']:.3f}, coverage of the 50/80/95 % bands {bands(scores)} %")
+    by_patch = scores["by_patch"]["coverage_95_pct"]
+    if len(by_patch) > 1:
+        line += f" (of the 95 % band {by_patch[0]:.1f} % in the first patch, {by_patch[-1]:.1f} % in the last)"
     if "acceptance_pct" in scores:
-        line += f", acceptance {scores['acceptance_pct']:.2f} %{possible(scores)}"
+        line += f", acceptance {_share(scores['acceptance_pct'])}{possible(scores)}"
     rolling = scores["rolling"]
     return line + f"; rescaled by preceding windows: CRPS {rolling['crps']:.4f}, {bands(rolling)} %"
 

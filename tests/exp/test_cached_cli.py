@@ -7,13 +7,18 @@ import torch
 from exp_helpers import command, load, metrics, rolling_errors, speculate
 
 
-def test_a_causal_target_with_its_cache_equals_growing_passes(lab, causal, place):
+def test_a_causal_target_with_its_cache_equals_growing_passes(lab, causal, place, capsys):
     assert command(lab, "--test_pred_len 60", causal[0]) == 0
+    assert "note: rolling" not in capsys.readouterr().out
     model = load(lab, causal[0])
     assert metrics()["mse"] == pytest.approx(np.mean(rolling_errors(model, 60, growing=True) ** 2), rel=1e-4)
     shutil.rmtree("test_results")
     assert command(lab, "--test_pred_len 60 --rolling window", causal[0]) == 0
-    assert metrics()["mse"] == pytest.approx(np.mean(rolling_errors(model, 60) ** 2), rel=1e-4)
+    said = capsys.readouterr().out
+    assert said.count("note: rolling by window changes the forecast of") == 1
+    assert "as if the series began there" in said
+    windows, growing = (np.mean(rolling_errors(model, 60, growing=grows) ** 2) for grows in (False, True))
+    assert metrics()["mse"] == pytest.approx(windows, rel=1e-4) and windows != pytest.approx(growing, rel=1e-4)
 
 
 def test_mixed_precision_and_a_compiled_model_use_the_cache_too(lab, causal, place, monkeypatch):

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from exp_helpers import DRAFT, TARGET, TOLERANCE, assert_picture, command, load, results, rolling_errors, standardised
 
+from exp.evaluate.methods import SpeculativeMethod
+from utils.planner import Plan
+
 METHODS = ["target alone", "draft alone", "seasonal-naive (24)", "speculative simplified, sampled",
            "speculative simplified, mean", "speculative tolerance 0.5"]
 
 
-def compared(lab, folder, tolerance):
+def compared(lab, folder, tolerance, horizon=60, more=""):
     """Folder and rows of --compare."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        flags = f"--test_pred_len 60 --compare --spec_tol {tolerance} --batch_size 16"
+        flags = f"--test_pred_len {horizon} --compare --spec_tol {tolerance} --batch_size 16 {more}"
         assert command(lab, f"{flags} --spec_draft_ckpt {lab}/checkpoints/{DRAFT}/checkpoint.pth") == 0
         saved = results().resolve()
     with open(saved / "compare.csv", newline="") as handle:
@@ -67,6 +70,33 @@ def test_tolerance_zero_stands_in_the_table_as_the_target_itself(lab, table, pla
     assert float(rows[5]["mse"]) == pytest.approx(float(rows[0]["mse"]), rel=1e-6)
     _, wider = table
     assert float(wider[5]["rms_from_target"]) > 1e-4  # the column can tell
+
+
+def test_a_horizon_of_one_patch_has_no_acceptance_and_another_season_another_row(lab, place, capsys):
+    folder, rows = compared(lab, place, TOLERANCE, 12, "--season 10 --test_windows 20")
+    for row in rows[3:]:
+        assert row["acceptance_pct"] == row["used_pct"] == "" and row["target_passes"] == "1.0"
+    saved = json.loads((folder / "metrics.json").read_text())["rows"]
+    assert [row.get("acceptance_pct", "none") for row in saved] == ["none"] * 3 + [None] * 3
+    said = capsys.readouterr().out
+    assert said.count("nothing was proposed, so this is the target alone (the horizon is a single patch)") == 2
+    assert said.count("nothing was proposed, so these are samples around the target's means") == 1
+    assert rows[2]["method"] == "seasonal-naive (10)"
+    values, starts = standardised(), [480 + i * 108 // 19 for i in range(20)]
+    errors = [np.concatenate([values[t - 10:t]] * 2)[:12] - values[t:t + 12] for t in starts]
+    assert float(rows[2]["mse"]) == pytest.approx(np.mean(np.square(errors)), rel=1e-4)
+
+
+def test_what_the_planner_chose_is_told_for_each_batch_size(lab, place, capsys, monkeypatch):
+    def plan(self, context):
+        chosen = Plan(2 if len(context) == 1 else 1, len(context), 1.0, {0: 1.0})
+        self.plans[len(context)] = chosen
+        return chosen
+    monkeypatch.setattr(SpeculativeMethod, "plan", plan)
+    _, rows = compared(lab, place, TOLERANCE, more="--spec_k auto --test_windows 20")
+    said = capsys.readouterr().out
+    assert said.count("--spec_k auto chose K = 2 at batch 1 and K = 1 at batch 16. Each time is that of its own") == 3
+    assert float(rows[5]["draft_passes"]) > 0
 
 
 def test_sampled_emission_is_worse_than_mean_emission(table):

@@ -3,14 +3,15 @@ import json
 
 import pytest
 import torch
-from helpers import TINY, tiny_draft, tiny_target
+from helpers import PATCH, TINY, tiny_draft, tiny_target
 
 from layers import linear
 from layers.linear import PackedLinear
 from models.checkpoint import save_checkpoint, save_tensors
 from models.config import ModelConfig
-from models.registry import MODELS, checkpoint_in, describe, is_approximate, load
+from models.registry import MODELS, checkpoint_in, describe, load, other_rolling
 from utils.errors import UserError
+from utils.speculative_decoder import decode_alone
 
 CAUSAL = {"norm_mode": "causal", "norm_window": 3}
 
@@ -173,15 +174,21 @@ def test_a_description_reads_no_weights(trained):
                                                                                   "window")])
 def test_a_model_rolls_as_it_was_trained_to(tmp_path, changes, rolling):
     model = load(saved(tmp_path, tiny_target(**changes)))
-    assert model.rolling == rolling and not is_approximate(model)
+    assert model.rolling == rolling and other_rolling(model) is None
 
 
-@pytest.mark.parametrize("changes, rolling, approximate", [
-    ({}, "cache", True), ({"use_norm": False}, "cache", False), (CAUSAL, "cache", False), (CAUSAL, "window", False),
-    ({}, "window", False)])
-def test_another_way_to_roll_is_taken_and_may_be_approximate(tmp_path, changes, rolling, approximate):
-    model = load(saved(tmp_path, tiny_target(**changes)), rolling=rolling)
-    assert (model.rolling, is_approximate(model)) == (rolling, approximate)
+@pytest.mark.parametrize("changes, rolling, change", [
+    ({}, "cache", "APPROXIMATION"), ({"use_norm": False}, "cache", "context grows"), (CAUSAL, "cache", None),
+    (CAUSAL, "window", "as if the series began there"), ({}, "window", None), ({"use_norm": False}, "window", None)])
+def test_another_way_to_roll_is_taken_and_told(tmp_path, series, changes, rolling, change):
+    folder = saved(tmp_path, tiny_target(**changes))
+    model, own = load(folder, rolling=rolling), load(folder)
+    assert model.rolling == rolling and (change is None) == (other_rolling(model) is None)
+    assert change is None or change in other_rolling(model)
+    # what is told is true: the first patch is the same, the second is not
+    forecast, owns = (decode_alone(each, series(), 2 * PATCH) for each in (model, own))
+    torch.testing.assert_close(forecast[:, :PATCH], owns[:, :PATCH], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(forecast[:, PATCH:], owns[:, PATCH:], atol=1e-4) is (change is None)
 
 
 @pytest.mark.parametrize("changes", [{}, CAUSAL])

@@ -77,6 +77,15 @@ def test_speculation_is_summed_over_windows():
     assert metrics.result()["most_pct"] == pytest.approx(100 * 2.75 / 12)
 
 
+def test_shares_of_nothing_are_not_zero():
+    metrics = SpeculationMetrics()
+    metrics.update(decoded([0, 0], [0, 0], [0, 0], [1, 1], [0, 0], [2]))
+    result = metrics.result()
+    assert result["acceptance_pct"] is result["used_pct"] is None and result["attempted"] == 0
+    metrics.update(decoded([0], [1], [3], [2], [1], [1, 0]))
+    assert metrics.result()["acceptance_pct"] == metrics.result()["used_pct"] == 0.0  # measured
+
+
 def test_passes_of_paths_are_those_of_one_path():
     """Two paths of one window are two forecasts, though their mean is one."""
     of_paths = decoded([1, 0], [2, 1], [2, 1], [2, 4], [2, 1], [1, 1])

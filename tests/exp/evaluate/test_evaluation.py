@@ -205,24 +205,104 @@ def test_the_clock_tells_a_slow_call_from_a_fast_one():
     assert times["slow"]["repeats"] == 3
 
 
-def test_the_table_says_which_forecast_is_worse():
+def told(*speculative, draft=1.2, naive=2.0, **changes):
+    """`describe` of a target whose MSE is 1 and of some speculative rows."""
     shared = {"horizon": 8, "device": "cpu", "threads": 1, "batch_n": 4, "speedup_batch_1": 2.0, "speedup_batch_n": 0.5,
-              "proposed": 5}
-    rows = [{"method": name, "mse": mse} | shared for name, mse in
-            (("target", 1.0), ("draft", 1.2), ("naive", 2.0), ("sampled", 1.1), ("mean", 1.004))]
-    text = describe(rows)
+              "proposed": 5, "target_passes": 8.0, "acceptance_pct": 100.0} | changes
+    alone = [{"method": name, "mse": mse} for name, mse in (("target", 1.0), ("draft", draft), ("naive", naive))]
+    return describe([shared | row for row in alone] + [shared | {"method": "fast", "mse": 1.0} | row
+                                                       for row in speculative])
+
+
+SLOW = {"speedup_batch_1": 0.44, "speedup_batch_n": 0.9}
+
+
+def test_the_table_says_which_forecast_is_worse():
+    text = told({"method": "sampled", "mse": 1.1}, {"method": "mean", "mse": 1.004})
     assert "sampled: faster at batch 1; MSE WORSE than the target's (+10.0 %)" in text
     assert "mean: faster at batch 1; MSE no worse than the target's (+0.4 %)" in text
     assert "the draft by itself is enough" not in text and "of no use" not in text
 
 
-def test_the_table_says_what_pays_and_what_was_not_tried():
-    shared = {"horizon": 8, "device": "cpu", "threads": 1, "batch_n": 4, "speedup_batch_1": 1.02,
-              "speedup_batch_n": 1.1}
-    rows = [{"method": name, "mse": mse, "proposed": proposed} | shared for name, mse, proposed in
-            (("target", 1.0, None), ("draft", 1.2, None), ("naive", 0.9, None), ("one patch", 1.0, 0),
-             ("tried", 1.0, 5))]
-    text = describe(rows)
-    assert "naive: MSE 0.9000, better than the target's 1.0000" in text and "of no use" in text
-    assert "one patch: nothing was proposed" in text and "one patch: faster" not in text
+def test_the_table_says_what_pays():
+    text = told({"method": "tried", "speedup_batch_1": 1.02, "speedup_batch_n": 1.1})
     assert "tried: faster at batch 4;" in text  # 2 % at batch 1 are less than the clock can tell
+    assert "tried: not faster" in told({"method": "tried", "speedup_batch_1": 1.02, "speedup_batch_n": 1.02})
+
+
+def test_the_table_says_where_no_model_is_needed():
+    enough, useless = "the draft by itself is enough", "of no use"
+    text = told(naive=0.9)
+    assert "naive: MSE 0.9000, better than the target's 1.0000" in text and useless in text and enough not in text
+    assert enough in told(draft=1.004) and useless not in told(draft=1.004)
+    assert enough not in told(draft=0.95, naive=0.9)  # the draft is no better than repeating a season
+    assert enough in told(draft=0.8, naive=0.9) and useless in told(draft=0.8, naive=0.9)
+
+
+def test_the_table_advises_where_speculation_does_not_pay():
+    rejected = SLOW | {"acceptance_pct": 0.0, "tol": 0.15, "median_gap": 0.521}
+    text = told(rejected)
+    assert "fast: not faster than the target alone (0.44x at batch 1 and 0.90x at batch 4), it does not pay" in text
+    for words in ("0.0 % of the judged proposals were accepted", "use the target alone, or train the draft longer",
+                  "Half of them are 0.52 or more from the target", "--spec_tol is 0.15"):
+        assert words in text
+    other = told(SLOW | {"acceptance_pct": 3.0})  # a rule that is no tolerance
+    assert "3.0 % of the judged proposals" in other and "--spec_tol" not in other
+    often = told(SLOW | {"acceptance_pct": 97.0})
+    assert "accepted often enough" in often and "train the draft" not in often
+    for quiet in (told(), told(rejected | {"speedup_batch_1": 1.5})):  # it pays somewhere
+        assert "use the target alone" not in quiet and "accepted often enough" not in quiet
+
+
+NOTHING = {"proposed": 0, "acceptance_pct": None}
+
+
+@pytest.mark.parametrize("row, said", [
+    ({"target_passes": 1.0}, "this is the target alone (the horizon is a single patch)"),
+    ({"target_passes": 1.0, "sampled": True}, "these are samples around the target's means (the horizon is a single"),
+    ({"target_passes": 1.0, "plans": {1: 0, 4: 0}}, "this is the target alone (the horizon is a single patch)"),
+    ({"plans": {1: 0, 4: 0}}, "this is the target alone (--spec_k auto chose K = 0)")])
+def test_the_table_says_that_nothing_was_tried(row, said):
+    text = told(NOTHING | row)
+    assert f"fast: nothing was proposed, so {said}" in text
+    assert "faster" not in text and "use the target" not in text
+    assert "nothing was proposed" not in told()
+
+
+def test_the_table_says_which_k_a_row_has_at_which_batch():
+    text = told({"plans": {1: 7, 4: 3}})
+    assert "fast: --spec_k auto chose K = 7 at batch 1 and K = 3 at batch 4. Each time is that of its own K" in text
+    assert "are those of batches of 4" in text and "fast: faster at batch 1" in text
+    mixed = told(NOTHING | {"plans": {1: 7, 4: 0}})
+    assert "K = 0 at batch 4 (nothing is proposed)" in mixed and "fast: faster at batch 1" in mixed
+    assert "nothing was proposed, so" not in mixed
+    for row in ({"plans": {1: 7, 4: 7}}, {"plans": {}}, {}):
+        assert "spec_k auto" not in told(row)
+
+
+def test_the_gap_in_the_advice_is_that_of_the_models(tmp_path):
+    """Two patches: one proposal a window, judged by the gap of the first patch. The context is not normalised."""
+    target, draft = tiny_target(use_norm=False), tiny_target(seed=1, use_norm=False)
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randn(12, 5 * PATCH, 3, generator=generator)
+    with torch.no_grad():
+        gaps = (target(windows)[:, -PATCH:] - draft(windows)[:, -PATCH:]).square().mean(dim=(1, 2)).sqrt()
+
+    class Some:
+        names, variables, n_series, windows = ["a", "b", "c"], 3, 1, 12
+
+        def __len__(self):
+            return 12
+
+        def __getitems__(self, indices):
+            return windows[indices], torch.zeros(len(indices), 2 * PATCH, 3)
+    settings = Settings().with_("run", quiet=True).with_("data", horizon=2 * PATCH, batch_size=12)
+    settings = settings.with_("model", config=target.config)
+    batches = [Some().__getitems__(list(range(12)))]
+    for tol, expected in ((float(gaps.min()) / 2, float(gaps.median())), (100.0, None)):
+        methods = {"target": AloneMethod(target, 2 * PATCH), "draft": AloneMethod(draft, 2 * PATCH),
+                   "fast": make_speculative(target, draft, SpecSettings(tol=tol), 2 * PATCH, 0)}
+        row = compare(methods, Some(), batches, settings, CPU, tmp_path)[2]
+        assert row["acceptance_pct"] == (0 if expected else 100)
+        assert (row.get("median_gap"), row.get("tol")) == (pytest.approx(expected, rel=1e-3) if expected else None,
+                                                           pytest.approx(tol) if expected else None)

@@ -69,6 +69,10 @@ def test_paths_truth_and_scores_belong_together(capsys):
     assert_picture(results() / "pit.png")
     said = capsys.readouterr().out
     assert f"40 paths for each of 9 windows, CRPS {scores['crps']:.4f}" in said
+    first, last = scores["by_patch"]["coverage_95_pct"]
+    assert f"(of the 95 % band {first:.1f} % in the first patch, {last:.1f} % in the last)" in said
+    sample("--num_samples 40 --spec_sigma 0.5 --test_windows 9 --test_pred_len 12")
+    assert "in the first patch" not in capsys.readouterr().out  # there is one
 
 
 def test_point_metrics_are_those_of_mean_emission():
@@ -81,8 +85,11 @@ def test_point_metrics_are_those_of_mean_emission():
 
 
 @pytest.mark.parametrize("flags, same", [("--batch_size 5", True), ("--seed 1", False)])
-def test_paths_depend_on_the_seed_and_not_on_the_batch(flags, same):
+@pytest.mark.parametrize("rule", [None, "simplified", "exact", "coupling"])
+def test_paths_depend_on_the_seed_and_not_on_the_batch(flags, same, rule):
     command = "--num_samples 4 --spec_sigma 0.5 --save_samples --test_windows 11"
+    if rule:
+        command += f" --use_speculative --spec_draft_ckpt checkpoints/draft --spec_accept_rule {rule}"
     sample(command)
     first = saved()["samples"]
     sample(f"{command} {flags}")

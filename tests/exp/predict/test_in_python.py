@@ -141,7 +141,7 @@ def test_forecasting_prints_nothing_but_warnings(place):
     frame().to_csv("series.csv", index=False)
     done = in_a_process(FORECASTING)
     assert done.stdout == ""
-    assert [line[:5] for line in done.stderr.splitlines()] == ["note:"] * 2
+    assert [line[:5] for line in done.stderr.splitlines()] == ["note:"] * 3
 
 
 def test_quantiles_of_a_rule_without_a_law_are_refused(place):
