@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data_provider.reading import Series
+from data_provider.series import Series
 from exp.settings import LOSSLESS, Settings
 from utils.errors import UserError, shorten
 

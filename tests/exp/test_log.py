@@ -106,7 +106,8 @@ def test_a_training_says_what_it_starts_from(tell):
     assert train(*short, "--resume", "--checkpoints", "elsewhere") == 0
     said = tell()
     assert "note: --resume found no" in said and "starting from the beginning" in said and "resuming at" not in said
-    assert train(*short, "--adaptation", "--pretrain_model_path", "target/checkpoint.pth") == 0
+    assert train(*short, "--adaptation", "--pretrain_model_path", "target/checkpoint.pth", "--des",
+                 "adapted") == 0
     assert "adapting the weights of target/checkpoint.pth" in tell()
 
 

@@ -1,12 +1,11 @@
 """What a forecast says about itself: every note where it is true, and nowhere else; and `clip_min`."""
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from exp_helpers import save
+from exp_helpers import results, save
 from helpers import PATCH, tiny_draft, tiny_series, tiny_target
 
 import run
@@ -155,7 +154,7 @@ def predict(flags, monkeypatch):
     monkeypatch.setattr("exp.predict.files.draw", lambda *_: None)
     places = f"--quiet --do_predict --root_path . --data_path mine.csv --test_dir target --test_pred_len {HORIZON}"
     assert run.main(f"{places} {flags}".split()) == 0
-    folder = Path(f"test_results/target_pl{HORIZON}_predict_mine")
+    folder = results()
     return pd.read_csv(folder / "forecast.csv"), json.loads((folder / "forecast.json").read_text())
 
 
