@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from data_provider.data_factory import DATASETS, ordered_loader, spread_windows
+from exp.processes import started_by_torchrun
 from exp.settings import RunSettings, Settings
 from exp.stored import completed, setting_name, tested_checkpoint
 from models import registry
@@ -94,6 +95,9 @@ class Exp_Basic:
     def __init__(self, settings: Settings):
         self.settings = settings
         self._said: set[str] = set()
+        if not settings.run.ddp and started_by_torchrun() > 1:
+            raise UserError("torchrun has started several processes, each of which would do all of the work: start "
+                            "run.py without torchrun" + (", or add --ddp" if settings.run.is_training else ""))
         self.rank, self.world_size = 0, 1
         self.device = self._set_up_distributed() if settings.run.ddp else choose_device(settings.run)
         self.is_main = self.rank == 0

@@ -40,7 +40,7 @@ from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, Supe
 from exp.train.target_forecasts import TargetForecasts
 from exp.train.trainer import Trainer
 from models.checkpoint import CHECKPOINT, load_into, read_state
-from models.registry import DRAFTS, MODELS, checkpoint_in
+from models.registry import DRAFTS, FRESH, MODELS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside, refuse_unwritable
 from utils.speculative_decoder import patches_in
@@ -143,8 +143,10 @@ class Exp_Forecast(Exp_Basic):
         model = MODELS[settings.model.name](settings.model.config).to(self.device)
         if settings.train.adaptation:
             path = checkpoint_in(str(settings.train.pretrain_model_path))
-            load_into(model, read_state(path), path)
+            new = load_into(model, read_state(path), path, fresh=FRESH)
             log.info("adapting the weights of %s", path)
+            if new:
+                log.info("note: not in that checkpoint, so these start afresh: %s", ", ".join(new))
         return model
 
     def _taught(self, dataset, loss, dropout: float, seed: int):

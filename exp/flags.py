@@ -7,10 +7,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, replace
 from typing import Any
 
+from exp.elsewhere import is_foreign, refusal
 from exp.settings import SECTIONS, SPECULATION, Settings, fields_of
 from models.config import DRAFT_ONLY, ModelConfig
 from models.registry import DRAFTS
@@ -55,10 +57,27 @@ NEEDS = {name: _NEEDS_DRAFT if name in DRAFT_ONLY else flag.declared("needs") fo
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, like every other error of this program."""
+    """argparse with one-line errors, like every other error of this program, which say what to write instead.
+
+    also_known: flags of the calling program, to propose in place of unknown ones.
+    """
+
+    also_known: frozenset[str] = frozenset()
 
     def error(self, message: str):
         raise UserError(f"{message} (--help lists the flags)")
+
+    def parse_args(self, args=None, namespace=None):
+        args, own = sys.argv[1:] if args is None else list(args), self.own_flags()
+        # before parsing, which would take --checkpoint of another program for a short form of --checkpoints
+        unknown = [argument for argument in args if is_foreign(argument) and argument.partition("=")[0] not in own]
+        found, rest = (None, unknown) if unknown else self.parse_known_args(args, namespace)
+        if rest:
+            self.error(refusal(rest, sorted(own | self.also_known)))
+        return found
+
+    def own_flags(self) -> frozenset[str]:
+        return frozenset(flag for flag in self._option_string_actions if flag.startswith("--"))
 
 
 def reader(limit):
@@ -95,9 +114,15 @@ def _add(group, flag: Flag) -> None:
                        metavar=None if choices else "N" if hasattr(inner, "low") else flag.name.upper())
 
 
-def given_flags(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The flags that are given in a command line, with their values."""
-    given = vars(build_parser().parse_args(argv))
+def given_flags(argv: Sequence[str] | None, calling: Parser | None = None) -> dict[str, Any]:
+    """The flags that are given in a command line, with their values.
+
+    calling: the parser of a program that has taken its own flags out of argv.
+    """
+    parser = build_parser()
+    if calling is not None:
+        parser.also_known = calling.own_flags()
+    given = vars(parser.parse_args(argv))
     return {name: _read_choice(name, value) for name, value in given.items()}
 
 

@@ -24,7 +24,7 @@ from exp.settings import (
 )
 from exp.stored import OF_DATA, completed, stored_settings, tested_checkpoint
 from models.config import ModelConfig
-from models.registry import ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe
+from models.registry import ADDED_LATER, ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,9 @@ def _settle_prediction(values: Values) -> None:
 
 
 def _refuse_contradictions(values: Values) -> None:
+    if values["ddp"] and not values["is_training"]:
+        work = "--do_predict" if values["do_predict"] else "--is_training 0"
+        raise UserError(f"--ddp is for training, but {work} runs in one process: leave out --ddp and torchrun")
     if values["dp"]:
         raise UserError("--dp is not supported: use --ddp with torchrun, even on one machine")
     if values["seed"] + values["itr"] - 1 > MOST_SEED:
@@ -120,10 +123,17 @@ def _refuse_idle(values: Values) -> None:
         if wanted and not any(_is_set(values, condition) for condition in wanted):
             if values["do_predict"] and "use_speculative" in wanted:
                 wanted = tuple({"spec_draft_ckpt": None, **dict.fromkeys(set(wanted) & {"num_samples"})})
-            words = [f"--{condition.replace('=', ' ')}" for condition in wanted]
+            words = [_in_words(values, condition) for condition in wanted]
             ways = " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
-            raise UserError(f"--{name} has no effect without {ways}: add that flag, or leave this one out")
+            remedy = "change" if "(" in ways else "add"
+            raise UserError(f"--{name} has no effect without {ways}: {remedy} that flag, or leave this one out")
     _refuse_excluded(values)
+
+
+def _in_words(values: Values, condition: str) -> str:
+    """The flag that fulfils a condition, with its present value if another one was given."""
+    name, _, wanted = condition.partition("=")
+    return f"--{condition.replace('=', ' ')}" + (f" (not {values[name]})" if wanted and name in values.given else "")
 
 
 def _refuse_excluded(values: Values) -> None:
@@ -165,7 +175,10 @@ def _of_pretrained(values: Values) -> dict[str, Any]:
     path = checkpoint_in(values["pretrain_model_path"])
     stored = stored_settings(path)
     if stored:
-        describe(path, values["model"], {name: values[name] for name in values.given & set(stored)})
+        added = {name for name in ADDED_LATER if name in values.given and values[name] and stored.get(name) is False}
+        describe(path, values["model"], {name: values[name] for name in values.given & set(stored) - added})
+        for name in sorted(added):
+            log.info("note: the weights of %s were trained without --%s: %s", path, name, ADDED_LATER[name])
     return stored
 
 

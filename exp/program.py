@@ -44,14 +44,24 @@ def _done(work: Callable[[], object], smaller: str) -> int:
     try:
         work()
     except UserError as error:
-        print(f"error: {in_flags(str(error))}", file=sys.stderr)
-        return 2
+        return _told(in_flags(str(error)))
     except OSError as error:  # a full disk, a folder without permission
-        print(f"error: {error.strerror or error}: {error.filename or 'unknown file'}", file=sys.stderr)
-        return 2
+        return _told(f"{error.strerror or error}: {error.filename or 'unknown file'}")
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):
             raise
-        print(f"error: out of memory: lower {smaller}", file=sys.stderr)
-        return 2
+        return _told(f"out of memory: lower {smaller}")
     return 0
+
+
+def _told(text: str) -> int:
+    """Prints the one line and returns the exit code.
+
+    Of the processes of torchrun one tells of an error and fails, which is enough for torchrun to fail. The others end
+    silently and with 0: torchrun prints six lines for each process that failed.
+    """
+    from exp.processes import told_by_another
+    if told_by_another():
+        return 0
+    print(f"error: {text}", file=sys.stderr)
+    return 2

@@ -40,6 +40,8 @@ ONE_WAY = {"compare": "applies to a single method, --compare runs all of them"}
 TEST_WINDOWS = {"do_predict": "applies to test windows, --do_predict forecasts beyond the last row (and always plots "
                               "the forecast)"}
 ROLLOUT = {"draft_rollout": "has no effect with --draft_rollout, which learns the patches after the context"}
+# names that scripts of OpenLTM, STRIDE and the Time-Series-Library give to what this program does
+TASKS = ("forecast", "long_term_forecast", "pretrain", "finetune")
 DEFAULT_SIGMA = 0.25
 SPECULATION = ("use_speculative", "compare")
 LAW = (*SPECULATION, "num_samples")
@@ -106,7 +108,8 @@ class Section:
 class RunSettings(Section):
     """The task, its folders and its device."""
 
-    task_name: str = limited("forecast", OneOf(("forecast",)))
+    task_name: str = limited("forecast", OneOf(TASKS), "first word of the run's folder name; the work is the same for "
+                             "all of them: --is_training, --adaptation and --distill say what is done")
     is_training: int = limited(1, whole(0, 1), "1: train, then test; 0: test a checkpoint", free=True)
     model_id: str = limited("test", NamePart(), "name of the run; forms the folder name with --model, --des and --itr")
     des: str = limited("test", NamePart(), "short description, part of the run's folder name (with --test_dir: of "

@@ -10,6 +10,7 @@ from exp.settings import DataSettings, RunSettings
 from models.checkpoint import ARGS, read_settings
 from models.config import DRAFT_ONLY, ModelConfig
 from models.registry import DRAFTS
+from utils.errors import UserError
 from utils.files import inside
 from utils.limits import check
 
@@ -23,8 +24,22 @@ def setting_name(run: RunSettings, model: str, iteration: int = 0) -> str:
 
 def tested_checkpoint(run: RunSettings, model: str) -> Path:
     """The checkpoint that a test names."""
+    if run.test_dir:
+        _refuse_path(run.test_dir, Path(run.checkpoints))
     folder = inside(run.checkpoints, run.test_dir or setting_name(run, model), "--model_id/--des/--test_dir")
     return inside(folder, run.test_file_name, "--test_file_name")
+
+
+def _refuse_path(test_dir: str, checkpoints: Path) -> None:
+    """Raises UserError for a path where the name of a folder in `checkpoints` is wanted, with the flags to write."""
+    path = Path(test_dir)
+    if (checkpoints / test_dir).is_dir() and ".." not in path.parts and not path.is_absolute():
+        return
+    folder = path.parent if path.is_file() else path
+    if path.exists() and folder.name not in ("", ".."):
+        file = f" --test_file_name {path.name}" if folder != path else ""
+        raise UserError(f"--test_dir {test_dir} is a path, but must be the name of a folder inside --checkpoints "
+                        f"{checkpoints}: write --checkpoints {folder.parent} --test_dir {folder.name}{file}")
 
 
 def stored_settings(checkpoint: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
+from difflib import SequenceMatcher
+from os.path import commonprefix
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,7 +77,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     is not what was written."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path")
+        raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path{nearest(path)}")
     with open(path, "rb") as file:
         content = _loaded(file, path)
     if not isinstance(content, dict):
@@ -95,6 +97,21 @@ def _loaded(file: IO[bytes], path: Path) -> Any:
         reason = "it holds objects other than tensors, which could run code" if "weights_only" in str(error) \
             or "Unsupported" in str(error) else "it is damaged, truncated or not a checkpoint"
         raise UserError(f"checkpoint {path} was not loaded: {reason}; copy or train it again") from error
+
+
+def nearest(path: Path, most: int = 3) -> str:
+    """' (there are: ...)': checkpoints whose path is most like one that does not exist; '' if there are none."""
+    missing = next((part for part in (path, *path.parents) if part.parent.is_dir()), path)
+    try:
+        beside = [other for other in missing.parent.iterdir() if missing.name != CHECKPOINT]
+        found = [other for other in beside if (other / CHECKPOINT).is_file()
+                 or (other.is_file() and other.suffix == missing.suffix != "")]
+        found += [other / missing.name for other in beside if (other / missing.name / CHECKPOINT).is_file()]
+    except OSError:  # a folder that cannot be read
+        return ""
+    found.sort(key=lambda other: (-len(commonprefix([other.name, missing.name])),
+                                  -SequenceMatcher(None, other.name, missing.name).ratio(), other.name))
+    return f" (there are: {', '.join(map(str, found[:most]))}{', ...' if found[most:] else ''})" if found else ""
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
@@ -149,14 +166,32 @@ def _settings_inside(path: Path) -> dict[str, Any]:
     return inside if isinstance(inside, dict) else {}
 
 
-def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Loads by name. Raises UserError that names keys which are missing, unknown or of another shape."""
+def renamed(state: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """STRIDE calls the only head of a deterministic draft `head`, as a target's; here it is `head_mean`.
+
+    A file that has both names keeps them: the model knows one of them only, and the other is refused as unknown.
+    """
+    if "head_mean.weight" not in own or any(key.startswith("head_mean.") for key in state):
+        return state
+    return {f"head_mean.{key.removeprefix('head.')}" if key.startswith("head.") else key: value
+            for key, value in state.items()}
+
+
+def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path,
+              fresh: tuple[str, ...] = ()) -> list[str]:
+    """Loads by name. Raises UserError that names keys which are missing, unknown or of another shape.
+
+    fresh: beginnings of names; tensors of such a name may all be missing and stay as they are. Returns their names.
+    """
     own = model.state_dict()
+    state = renamed(state, own)
     for key, value in own.items():
         if key in state and state[key].shape != value.shape:
             raise UserError(f"checkpoint {path} has another shape: {key} is {list(state[key].shape)} in the file and "
                             f"{list(value.shape)} in the model; give the settings it was trained with")
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    new = [] if any(key.startswith(fresh) for key in state) else [key for key in missing if key.startswith(fresh)]
+    missing = [key for key in missing if key not in new]
     if missing or unknown:
         raise UserError(f"checkpoint {path} belongs to another model: {len(missing)} tensors missing "
                         f"({', '.join(missing[:2]) or '-'}), {len(unknown)} unknown ({', '.join(unknown[:2]) or '-'}); "
@@ -164,4 +199,5 @@ def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str 
     bad = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         raise UserError(f"checkpoint {path} holds NaN or infinity in {bad[0]}: train it again")
-    model.load_state_dict(state)
+    model.load_state_dict(state | {key: own[key] for key in new})
+    return new

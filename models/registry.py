@@ -19,6 +19,11 @@ DRAFTS = ("timer_xl_draft",)
 # settings that the weights depend on; for a draft also its scales, patches and heads
 ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "norm_mode", "norm_window", "input_token_len")
 ARCHITECTURE_OF = {name: ARCHITECTURE + (DRAFT_ONLY if name in DRAFTS else ()) for name in MODELS}
+# switches that may be turned on for weights that were trained without them, because no tensor changes its shape; and
+# the tensors that start afresh then
+ADDED_LATER = {"use_norm": "they see normalised windows from now on",
+               "draft_stochastic": "they get a log-variance head, which starts afresh"}
+FRESH = ("head_logvar.",)
 # settings that are required to load a state dict
 NEEDED = (*SIZES, "input_token_len")
 

@@ -2,31 +2,51 @@
 # scripts/settings (default: $default_settings, else etth1), which fixes data, sizes and training; FLAGS go to every
 # run.py call (--resume to the trainings only).
 # All paths are built here, so that each script finds what the one before it wrote.
+default_settings=${default_settings:-etth1}
+arguments=${arguments:-[SETTINGS] [FLAGS for every run.py call]}
+about="SETTINGS: the name of a file in scripts/settings, without .sh (default: $default_settings).
+Environment: DATASET_ROOT, folder of the data (./dataset); CHECKPOINTS, folder of the models (./checkpoints); PYTHON, an
+interpreter that has the packages, or VENV and BASE_PYTHON, the environment to install them in and the Python for it."
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-settings=${default_settings:-etth1}
+settings=$default_settings
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then settings=$1; shift; fi
+case $settings in
+  scripts/settings/*|*/scripts/settings/*) settings=${settings##*/} ;;
+  */*) fail "settings are read from scripts/settings: copy $settings there, and give its name" ;;
+esac
+settings=${settings%.sh}
 extra=() resume=()
 for flag in "$@"; do
   case $flag in
-    --des|--model_id|--checkpoints|--model|--is_training|--des=*|--model_id=*|--checkpoints=*|--model=*|--is_training=*)
+    --des|--model_id|--checkpoints|--model|--is_training|--task_name|\
+    --des=*|--model_id=*|--checkpoints=*|--model=*|--is_training=*|--task_name=*)
       fail "${flag%%=*} sets the paths that the stages share: leave it out (CHECKPOINTS=FOLDER sets the folder)" ;;
     --resume) resume=(--resume) ;;  # for trainings only: a test has nothing to resume
     *) extra+=("$flag") ;;
   esac
 done
-model_id=
+model_id= data_file= draft_name= dataset_class= context= patch= horizons= sampled_windows=  # not those of the shell
 [ -f "scripts/settings/$settings.sh" ] || fail "no settings '$settings': there are $(cd scripts/settings && echo *.sh)"
 . "scripts/settings/$settings.sh"
+for name in context patch horizons; do
+  [ -n "${!name}" ] || fail "scripts/settings/$settings.sh sets no $name=: add it (scripts/settings/tiny.sh shows how)"
+done
 model_id=${model_id:-$settings}  # a copy of a settings file trains models of its own
 
 checkpoints=${CHECKPOINTS:-./checkpoints}
 draft_name=${draft_name:-stochastic}
-if [ -z "${data_file:-}" ]; then
-  data_file=$("$python" -m data_provider.download)  # prints the path of ETTh1, or of its synthetic stand-in
-else
-  data_file=${DATASET_ROOT:-./dataset}/$data_file
-fi
+case $data_file in
+  '') data_file=$("$python" -m data_provider.download) ;;  # prints the path of ETTh1, or of its synthetic stand-in
+  /*) ;;
+  *) data_file=${DATASET_ROOT:-./dataset}/$data_file ;;
+esac
+echo "data: $data_file, models: $checkpoints" >&2
+# the horizon of the published comparison, for settings that have it
+case " $horizons " in
+  *" 336 "*) published_horizon=336 ;;
+  *) published_horizon=${horizons##* } ;;
+esac
 data=(--root_path "$(dirname "$data_file")" --data_path "$(basename "$data_file")"
       --data "${dataset_class:-MultivariateDatasetBenchmark}"
       --seq_len "$context" --input_token_len "$patch" --checkpoints "$checkpoints" --model_id "$model_id")
@@ -37,7 +57,8 @@ draft_checkpoint() { echo "$checkpoints/forecast_${model_id}_timer_xl_draft_$1_0
 
 run() { "$python" run.py "${data[@]}" "$@" ${extra[@]+"${extra[@]}"}; }
 run_test() { run --is_training 0 "${testing[@]}" "$@"; }
-run_training() { run --is_training 1 ${resume[@]+"${resume[@]}"} "$@"; }
+# a test at the first horizon follows each training
+run_training() { run --is_training 1 --test_pred_len "${horizons%% *}" ${resume[@]+"${resume[@]}"} "$@"; }
 
 need() { [ -f "$1" ] || fail "$1 is missing: run $2 $settings first"; }
 

@@ -1,7 +1,34 @@
 # Sourced: changes to the project's root and sets up its virtual environment if needed.
 # PYTHON=/path/to/python uses an interpreter that already has the packages. Without it, VENV=FOLDER is the environment
-# (.venv by default) and BASE_PYTHON=COMMAND the Python that creates it (python3 by default).
+# (.venv by default) and BASE_PYTHON=COMMAND the Python that creates it (python3 by default). Relative paths in these, in
+# DATASET_ROOT and in CHECKPOINTS are meant from the folder in which the script is started.
+# --help among the arguments of the script prints its usage, before anything is installed: $arguments as they are to be
+# shown, the comment at the top of the script, and $about.
 set -euo pipefail
+
+show_usage() {
+  echo "usage: bash $0 ${arguments:-}"
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  [ -z "${about:-}" ] || echo "$about"
+}
+for argument in "$@"; do
+  case $argument in -h|--help) show_usage; exit 0 ;; esac
+done
+
+# from_here VARIABLES...: makes the paths in them absolute; a command without a slash stays one
+from_here() {
+  local name
+  for name in "$@"; do
+    case ${!name:-} in
+      ''|/*) ;;
+      *) printf -v "$name" %s "$PWD/${!name#./}" ;;
+    esac
+  done
+}
+from_here DATASET_ROOT CHECKPOINTS VENV
+for name in PYTHON BASE_PYTHON; do
+  case ${!name:-} in */*) from_here "$name" ;; esac
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV:-.venv}
 BASE_PYTHON=${BASE_PYTHON:-python3}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs ruff and mypy in the pinned versions, or only the one that is named.
+arguments="[ruff|mypy]"
 . "$(dirname "$0")/environment.sh"
 install requirements-dev.txt
 case ${1:-both} in

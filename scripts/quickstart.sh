@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # From nothing to the table: environment, data, target, draft, comparison at the last horizon of the settings (720).
-#   bash scripts/quickstart.sh [SETTINGS] [FLAGS for every run.py call]
 . "$(dirname "$0")/common.sh"
 horizon=${horizons##* }
 echo "== 1/3 training the target"

@@ -48,7 +48,7 @@ def log_forecast(setting: str, metrics: dict) -> None:
 
 
 def log_inference(setting: str, metrics: dict) -> None:
-    append_text(INFERENCE_LOG, f"{setting}  \n{inference_line(metrics)}\n\n")
+    append_text(INFERENCE_LOG, f"{setting}  \n{inference_line(metrics)}\n{published_fields(metrics)}\n\n")
 
 
 def log_breakdown(setting: str, breakdown: dict) -> None:
@@ -66,6 +66,17 @@ def inference_line(metrics: dict) -> str:
                   f"histogram: {metrics['accepted_length_histogram']}",
                   f"target passes: {metrics['target_passes']:.3f}", f"draft passes: {metrics['draft_passes']:.3f}"]
     return ", ".join(parts)
+
+
+def published_fields(metrics: dict) -> str:
+    """The fields by which STRIDE's scripts look for times and acceptance: name:value, in seconds and per cent."""
+    batches = math.ceil(metrics["windows"] / metrics["batch_size"])
+    fields = (f"total_gen_time_s:{metrics['seconds']:.6f}, "
+              f"per_batch_s:{metrics['seconds'] / batches:.6f}")
+    if "acceptance_pct" in metrics:
+        fields += (f"\naccepted:{metrics['accepted']}, attempted:{metrics['attempted']}, "
+                   f"acceptance_pct:{metrics['acceptance_pct']:.2f}")
+    return fields
 
 
 def possible(metrics: dict) -> str:

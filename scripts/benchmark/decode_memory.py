@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from exp.flags import Parser
 from exp.program import exit_code
 from exp.report.results import format_table, write_csv
 from scripts.benchmark.decode_speed import PATCH, Forced, build, parse_cells
@@ -46,13 +47,13 @@ def measure(name: str, context_len: int, horizon: int, batch: int, mode: str) ->
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=DEFAULT, help="default: %(default)s")
     parser.add_argument("--out", default="benchmark/decode_memory.csv")
     parser.add_argument("--mode", choices=MODES, default=None, help="measure the one cell given, in this process")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    return exit_code(lambda: run(args), "the sizes in --cells", "the table holds the cells measured so far")
+    return exit_code(lambda: run(parser.parse_args(argv)), "the sizes in --cells",
+                     "the table holds the cells measured so far")
 
 
 def run(args) -> None:

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from exp.evaluate.methods import SpeculativeMethod
+from exp.flags import Parser, reader
 from exp.program import exit_code
 from exp.report.plots import decode_speed_figure
 from exp.report.results import format_table, write_csv
@@ -27,6 +28,7 @@ from models.config import ModelConfig
 from utils.acceptance import MeanRule
 from utils.errors import UserError
 from utils.interface import Prediction
+from utils.limits import Number
 from utils.proposals import Judgement, Noise, Proposals
 from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 from utils.timing import hardware, time_side_by_side
@@ -160,22 +162,20 @@ def parse_cells(text: str | None) -> list[tuple[str, int, int, int]]:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=None, help="config:context:horizon:batch[,...] (default: the whole grid)")
     parser.add_argument("--out", default="benchmark/decode_speed.csv", help="csv; the plot goes next to it as .png")
-    parser.add_argument("--acceptance", type=float, default=0.97,
+    parser.add_argument("--acceptance", type=reader(Number(0, 1)), default=0.97,
                         help="acceptance of speculative_trained (default: %(default)s)")
-    parser.add_argument("--budget_s", type=float, default=20.0,
+    parser.add_argument("--budget_s", type=reader(Number(0, 1e6, open_low=True)), default=20.0,
                         help="seconds of measurement per cell (at least 3 repeats)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    return exit_code(lambda: run(args), "the sizes in --cells", "the tables hold the cells measured so far")
+    return exit_code(lambda: run(parser.parse_args(argv)), "the sizes in --cells",
+                     "the tables hold the cells measured so far")
 
 
 def run(args) -> None:
     cells = parse_cells(args.cells)
-    if not 0 <= args.acceptance <= 1 or args.budget_s <= 0:
-        raise UserError("--acceptance must be from 0 to 1 and --budget_s above 0")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     out = Path(args.out)
     rows: list[dict] = []

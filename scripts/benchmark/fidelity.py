@@ -15,7 +15,7 @@ from typing import Any
 from exp.evaluate.evaluation import evaluate
 from exp.evaluate.methods import AloneMethod, Method, SpeculativeMethod
 from exp.exp_basic import Exp_Basic
-from exp.flags import given_flags
+from exp.flags import Parser, given_flags
 from exp.options import settled
 from exp.program import exit_code
 from exp.report.results import format_table, write_csv
@@ -37,27 +37,26 @@ def measure(methods: Mapping[str, tuple[dict, Method]], experiment: Exp_Basic) -
             | {"rms_from_target": results[name].rms_from_reference()} for name, (start, _) in methods.items()]
 
 
-def settings_of(flags: list[str]) -> Settings:
-    """Settings from the flags; refuses flags that have no effect here."""
-    given = given_flags(flags)
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Settings from the flags of run.py; refuses flags that have no effect here."""
     idle = sorted(name for name in set(given) - {"spec_draft_ckpt", "spec_draft_model"}
                   if name.startswith(("spec_", "amp", "num_samples", "compare", "do_predict"))
                   or (name == "is_training" and given[name]))
     if idle:
         raise UserError(f"--{idle[0]} has no effect here, where rule and proposals are fixed: leave it out")
-    return settled(given | {"is_training": 0, "use_speculative": True})
+    return settled({**given, "is_training": 0, "use_speculative": True})
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tolerances", default="0.02,0.03,0.05,0.07,0.1,0.15,0.2,0.3", help="default: %(default)s")
     parser.add_argument("--repropose", default="draft,target,corrected", help="default: %(default)s")
     parser.add_argument("--out", default="benchmark/fidelity.csv")
+    return exit_code(lambda: run(parser, argv), "--batch_size", "no table was written")
+
+
+def run(parser: Parser, argv: list[str] | None) -> None:
     own, flags = parser.parse_known_args(argv)
-    return exit_code(lambda: run(own, flags), "--batch_size", "no table was written")
-
-
-def run(own, flags: list[str]) -> None:
     try:
         tolerances = [float(value) for value in own.tolerances.split(",")]
     except ValueError:
@@ -66,7 +65,7 @@ def run(own, flags: list[str]) -> None:
     if not all(tol >= 0 for tol in tolerances) or not set(reproposals) <= set(REPROPOSALS):
         raise UserError(f"--tolerances {own.tolerances} --repropose {own.repropose}: tolerances are at least 0, "
                         f"proposals come from {', '.join(REPROPOSALS)}")
-    settings = settings_of(flags)
+    settings = settings_of(given_flags(flags, parser))
     experiment = Exp_Basic(settings)
     target, draft = experiment.load_tested(experiment.tested_checkpoint()), experiment.load_draft()
     horizon, seed = settings.data.horizon, settings.run.seed

@@ -5,10 +5,12 @@
 Proposals are accepted at random with a set probability. The counts leave the context out and do not depend on the
 machine: patches encoded per row, and passes of the batch, averaged over 256 rows.
 """
+import argparse
 import sys
 
 import torch
 
+from exp.flags import Parser
 from exp.program import exit_code
 from exp.report.results import format_table
 from scripts.benchmark.decode_speed import Forced
@@ -55,8 +57,13 @@ def run() -> None:
     print(format_table(rows, {key: key for key in rows[0]}))
 
 
-def main() -> int:
-    return exit_code(run, "nothing: it needs little", "nothing was written")
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def work() -> None:
+        parser.parse_args(argv)
+        run()
+    return exit_code(work, "nothing: it needs little", "nothing was written")
 
 
 if __name__ == "__main__":

@@ -9,3 +9,4 @@ draft_training=(--train_epochs 2 --batch_size 256 --learning_rate 3e-3 --lradj c
                 --draft_teacher_noise 0.05 --draft_nll_var_reg 0.01)
 testing=(--batch_size 256)
 horizons="96 192"
+sampled_windows=20  # of test_probabilistic.sh

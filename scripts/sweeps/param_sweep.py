@@ -7,8 +7,10 @@ with the same settings measures the missing cells only. It also takes the flags 
 --root_path, --data_path, --batch_size, --seed, --rolling, --spec_repropose, --quiet.
 """
 import argparse
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from exp.program import exit_code
 
 if TYPE_CHECKING:  # importing torch takes seconds, during which Ctrl-C must work too
+    from exp.flags import Parser
     from exp.settings import Settings
 
 # flags of run.py that a sweep passes on, besides those of an architecture (for checkpoints without args.json); all
@@ -26,6 +29,10 @@ PASSED_ON = {
     "spec_draft_model", "spec_repropose", "spec_temp", "spec_sigma_mode", "spec_covariance", "spec_sigma_adapt_c",
     "spec_accept_mse_tol",
 }
+# flag of run.py -> the sweep's own for the same thing
+OWN_NAMES = {"spec_accept_rule": "rule", "spec_emit": "emit", "spec_sigma": "sigma", "spec_accept_bias": "bias",
+             "spec_tol": "tol", "spec_k": "k", "test_pred_len": "horizon", "test_windows": "windows",
+             "spec_draft_ckpt": "draft", "test_dir": "target", "test_file_name": "target", "checkpoints": "target"}
 NAMED_ANYWAY = {"root_path", "data_path", "seq_len", "test_seq_len", "input_token_len", "batch_size", "seed", "quiet"}
 DEFAULTS: dict[str, list] = {
     "rule": ["simplified"], "emit": ["mean"], "sigma": [0.1, 0.25, 0.5, 1.0], "bias": [1.0, 2.0, 5.0, 10.0],
@@ -39,7 +46,19 @@ def comma_separated(kind: Callable) -> Callable:
     return parse
 
 
-def build_parser() -> argparse.ArgumentParser:
+@contextmanager
+def own_names() -> Iterator[None]:
+    """Errors of the program below name the sweep's flags, where it has its own."""
+    from exp.flags import in_flags
+    from utils.errors import UserError
+    try:
+        yield
+    except UserError as error:
+        said = re.sub(r"--(\w+)", lambda flag: f"--{OWN_NAMES.get(flag[1], flag[1])}", in_flags(str(error)))
+        raise UserError(said) from error
+
+
+def build_parser() -> "Parser":
     from exp.flags import Parser, reader
     from exp.settings import COUNT, NON_NEGATIVE, POSITIVE
     from utils.acceptance import RULES
@@ -54,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=comma_separated(reader(limit)), metavar="A,B,...",
                             help=f"default: {default}")
     add, count = parser.add_argument, reader(COUNT)
-    add("--target", required=True, help="checkpoint.pth of the target")
-    add("--draft", required=True, help="checkpoint.pth of the draft")
+    add("--target", required=True, help="checkpoint of the target, or its folder")
+    add("--draft", required=True, help="checkpoint of the draft, or its folder")
     add("--horizon", type=count, default=336, help="steps of a forecast (default: %(default)s)")
     add("--windows", type=count, default=None,
         help="number of test windows per series, evenly spaced (default: 512, or all if there are fewer)")
@@ -68,25 +87,35 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def shared_settings(own, given: dict[str, Any]) -> "Settings":
-    """Settings shared by all cells, with absolute paths; given: flags of run.py, refused if a sweep has no use."""
+    """Settings shared by all cells, with absolute paths; given: flags of run.py."""
     from data_provider.data_factory import data_file
     from exp.options import settled
-    from exp.settings import DataSettings, fields_of
-    from models.config import ModelConfig
+    from exp.settings import DataSettings
+    from models.checkpoint import nearest
+    from models.registry import checkpoint_in
     from utils.errors import UserError
-    for name in sorted(set(given) - PASSED_ON - (set(fields_of(ModelConfig)) - {"dropout"})):
-        raise UserError(f"--{name} is not a flag of a sweep: leave it out (--help lists them)")
-    target, draft = (Path(path).resolve() for path in (own.target, own.draft))
     for flag, path in (("--target", own.target), ("--draft", own.draft)):
-        if not Path(path).is_file():
+        if not checkpoint_in(path).is_file():
             raise UserError(f"{flag} {path} does not exist: train it (bash scripts/quickstart.sh SETTINGS trains both, "
-                            "for etth1 by default), or give another checkpoint.pth")
+                            f"for etth1 by default), or give another checkpoint{nearest(Path(path))}")
+    target, draft = (checkpoint_in(path).resolve() for path in (own.target, own.draft))
     file = data_file(given.get("root_path"), given.get("data_path", DataSettings.data_path))
     # some flags apply to the swept rules only, so one of these is set; the rule of each cell replaces it
     return settled({"batch_size": 64} | given | {
         "is_training": 0, "use_speculative": True, "spec_accept_rule": own.rule[0], "spec_draft_ckpt": str(draft),
         "test_pred_len": own.horizon, "checkpoints": str(target.parent.parent), "test_dir": target.parent.name,
         "test_file_name": target.name, "root_path": str(file.parent.resolve()), "data_path": file.name})
+
+
+def refuse_foreign(given: dict[str, Any]) -> None:
+    """Raises UserError for flags of run.py that a sweep has no use for, or a flag of its own."""
+    from exp.settings import fields_of
+    from models.config import ModelConfig
+    from utils.errors import UserError
+    for name in sorted(set(given) - PASSED_ON - (set(fields_of(ModelConfig)) - {"dropout"})):
+        own = OWN_NAMES.get(name)
+        raise UserError(f"--{name} is not a flag of a sweep: " + (f"write --{own}" if own else "leave it out")
+                        + " (--help lists them)")
 
 
 def settings_of(bench, own, given: dict[str, Any]) -> dict[str, Any]:
@@ -99,12 +128,23 @@ def settings_of(bench, own, given: dict[str, Any]) -> dict[str, Any]:
     return places | bench.describe() | machine | {"workers": own.workers, "further_flags": further or "none"}
 
 
-def sweep(own, rest: list[str]) -> None:
-    """rest: flags of run.py."""
+def sweep(argv: list[str] | None) -> None:
+    from exp.flags import given_flags
+    parser = build_parser()
+    own, rest = parser.parse_known_args(argv)
+    with own_names():
+        given = given_flags(rest, parser)
+    refuse_foreign(given)
+    with own_names():
+        measure_cells(own, given)
+
+
+def measure_cells(own, given: dict[str, Any]) -> None:
+    """given: flags of run.py."""
     import torch
     from tqdm import tqdm
 
-    from exp.flags import given_flags, sections
+    from exp.flags import sections
     from exp.ownership import locked_file
     from exp.sweep.bench import Bench, make_cells, run_serially
     from exp.sweep.on_ray import run_on_ray
@@ -118,7 +158,6 @@ def sweep(own, rest: list[str]) -> None:
     named = {name for name in DEFAULTS if getattr(own, name) is not None}
     for name in DEFAULTS.keys() - named:
         setattr(own, name, DEFAULTS[name])
-    given = given_flags(rest)
     settings = shared_settings(own, given)
     cells = make_cells(settings.spec, set(sections(given).get("spec", {})),
                        {name: getattr(own, name) for name in DEFAULTS}, named)
@@ -149,7 +188,7 @@ def sweep(own, rest: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
-    return exit_code(lambda: sweep(*build_parser().parse_known_args(argv)), "--batch_size, --horizon or --workers",
+    return exit_code(lambda: sweep(argv), "--batch_size, --horizon or --workers",
                      "the rows so far are kept; the same command continues")
 
 

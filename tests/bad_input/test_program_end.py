@@ -35,6 +35,24 @@ def test_more_processes_than_devices_do_not_wait_for_each_other(workplace, capsy
     assert_one_error_line(capsys.readouterr().err, ["--ddp", f"process {int(rank) + 1}", "--devices"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flags, launcher, words", [
+    (f"--ddp {TEST}", "--standalone", ["--ddp is for training", "--is_training 0"]),
+    ("--ddp --data_path nowhere.csv", "--master_port 29641", ["nowhere.csv"]),  # when they have met
+    (TEST, "--standalone", ["torchrun", "each of which would do all of the work"]),
+])
+def test_of_several_processes_one_tells_of_an_error(workplace, flags, launcher, words):
+    just_target()
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher.split(), "--nproc_per_node", "2",
+               str(ROOT / "run.py"), *SMALL.split(), *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and len(told) == 1, done.stderr
+    assert_one_error_line(told[0] + "\n", words)
+    assert f'{ROOT / "run.py"}", line' not in done.stderr  # the traceback is torchrun's own
+    assert not Path("checkpoints").exists() and not Path("test_results").exists()
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 1 GiB.\n more"),
                                    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB")])
 def test_exhausted_memory_is_one_line(workplace, capsys, monkeypatch, error):

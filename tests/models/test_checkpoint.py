@@ -12,7 +12,9 @@ from exp.flags import flat
 from exp.options import read_command_line
 from models.checkpoint import load_into, read_settings, read_state, read_tensors, save_checkpoint, save_tensors
 from models.config import ModelConfig
+from models.registry import FRESH
 from models.timer_xl import Model
+from models.timer_xl_draft import Model as DraftModel
 from utils.errors import UserError
 
 CONFIG = ModelConfig(input_token_len=12, d_model=16, n_heads=2, d_ff=32, e_layers=1, use_norm=True)
@@ -279,3 +281,69 @@ def test_one_tensor_too_many_is_another_model(tmp_path):
     path = tmp_path / "checkpoint.pth"
     with pytest.raises(UserError, match="1 unknown .extra."):
         load_into(model, read_state(path), path)
+
+
+# --- names of other programs, and weights that start other models
+
+def new_draft(seed=0, stochastic=False):
+    torch.manual_seed(seed)
+    return DraftModel(ModelConfig(**CONFIG.as_dict() | {"draft_stochastic": stochastic}))
+
+
+def as_in_stride(state):
+    return {key.replace("head_mean.", "head."): value for key, value in state.items()}
+
+
+def test_the_head_of_a_deterministic_draft_has_either_name(tmp_path):
+    state = new_draft(1).state_dict()
+    for given in (state, as_in_stride(state)):
+        model = new_draft(0)
+        assert load_into(model, given, tmp_path / "c.pth") == []
+        assert_same(model.state_dict(), state)
+
+
+def test_a_draft_with_both_names_of_its_head_is_refused():
+    state = new_draft(1).state_dict()
+    with pytest.raises(UserError, match=r"2 unknown \(head\.bias, head\.weight\)"):
+        load_into(new_draft(), state | as_in_stride(state), "c.pth")
+
+
+@pytest.mark.parametrize("names", [lambda state: state, as_in_stride])
+def test_deterministic_weights_start_a_stochastic_draft(names):
+    state, model = new_draft(1).state_dict(), new_draft(2, stochastic=True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert load_into(model, names(state), "c.pth", fresh=FRESH) == ["head_logvar.bias", "head_logvar.weight"]
+    assert_same(model.state_dict(), before | state)
+    with pytest.raises(UserError, match="2 tensors missing"):  # but they are none
+        load_into(model, names(state), "c.pth")
+
+
+def test_half_of_a_head_is_no_start():
+    state = new_draft(1, stochastic=True).state_dict()
+    del state["head_logvar.bias"]
+    with pytest.raises(UserError, match=r"1 tensors missing \(head_logvar\.bias\)"):
+        load_into(new_draft(stochastic=True), state, "c.pth", fresh=FRESH)
+
+
+# --- what is there instead of a checkpoint that is not
+
+def there_are(path):
+    with pytest.raises(UserError, match="does not exist") as caught:
+        read_tensors(path)
+    found = str(caught.value).partition(" (there are: ")[2].removesuffix(")")
+    return found.split(", ") if found else []
+
+
+def test_a_missing_checkpoint_is_named_with_the_nearest_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("forecast_ETTh1_timer_xl_test_0", "forecast_ETTh2_timer_xl_test_0", "mine", "other"):
+        save_checkpoint(tmp_path / "runs" / name, {}, {})
+    (tmp_path / "runs" / "empty").mkdir()
+    long = "runs/forecast_ETTh1_timer_xl_ETTh1_Multi_sl672_it96_test_0/checkpoint.pth"
+    found = there_are(long)
+    assert found[:2] == ["runs/forecast_ETTh1_timer_xl_test_0", "runs/forecast_ETTh2_timer_xl_test_0"]
+    assert len(found) == 4 and found[3] == "..."
+    assert there_are("runs/mien")[0] == "runs/mine"
+    assert there_are("mine") == there_are("mine/checkpoint.pth") == ["runs/mine"]  # a name instead of a path
+    assert there_are("runs/mine/best.pth") == ["runs/mine/checkpoint.pth"]
+    assert there_are("runs/empty/checkpoint.pth") == there_are("nowhere/at/all.pth") == []

@@ -77,6 +77,12 @@ def test_the_table_reads_as_published_and_says_what_run_py_says(place):
         assert row[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
+def test_folders_are_taken_for_their_checkpoints(place):
+    for out, flags in (("a.csv", place), ("b.csv", place.replace("/checkpoint.pth", ""))):
+        assert sweep(f"{flags} --out {out} --k 1 --sigma 0.2") == 0
+    assert untimed("a.csv") == untimed("b.csv")
+
+
 def test_further_flags_stand_in_the_table_as_they_were_given(place):
     assert sweep(f"{place} --out a.csv --draft_stochastic --spec_temp 2") == 0
     assert "# further_flags: --draft_stochastic True --spec_temp 2.0\n" in Path("a.csv").read_text()
@@ -174,6 +180,11 @@ def test_a_table_of_another_sweep_is_refused_and_left_as_it_is(place, capsys, fl
     ("--out two.csv/a.csv", ["two.csv is a file", "--out"]),
     ("--spec_sigma 0.3", ["--spec_sigma is not a flag of a sweep"]),
     ("--test_pred 96", ["--test_pred_len is not a flag of a sweep"]),
+    # its own names for what run.py calls otherwise
+    ("--spec_sigma 0.3", ["write --sigma"]), ("--test_pred_len 96", ["write --horizon"]),
+    ("--horizon 100000", ["--horizon", "two.csv"]), ("--pred_len 96", ["--pred_len: write --horizon"]),
+    ("--sigm 0.3", ["--sigm: no such flag, did you mean --sigma?"]),
+    ("--target given/timer_xl_draf", ["given/timer_xl_draf does not exist", "(there are: given/timer_xl_draft, "]),
     ("--visualize", ["--visualize is not a flag of a sweep"]),
     ("--dropout 0.2", ["--dropout is not a flag of a sweep"]),
     ("--rule exact --spec_repropose target", ["--spec_repropose target", "exact", "tolerance"]),

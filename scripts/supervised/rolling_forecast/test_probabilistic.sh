@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sampled paths and their scores: the target alone with three laws at every horizon, then the law-preserving rules at
-# H = 336.
-#   bash scripts/supervised/rolling_forecast/test_probabilistic.sh [SETTINGS] [FLAGS]    faster: --test_windows 50
+# H = 336 (or at the last horizon of settings without it).
+# Faster: --test_windows 50.
 . "$(dirname "$0")/../../common.sh"
-paths=(--num_samples 40 --test_windows 100)
+paths=(--num_samples 40 --test_windows "${sampled_windows:-100}")
 declare -A laws=([fixed]="--spec_sigma 0.25" [diag]="--spec_sigma_mode calibrated"
                  [full]="--spec_sigma_mode calibrated --spec_covariance full")
 for horizon in $horizons; do
@@ -13,7 +13,7 @@ for horizon in $horizons; do
 done
 for rule in coupling exact; do
   for law in fixed diag full; do
-    with_draft "$draft_name" --test_pred_len 336 --use_speculative --spec_accept_rule $rule \
+    with_draft "$draft_name" --test_pred_len "$published_horizon" --use_speculative --spec_accept_rule $rule \
       --des "by_${draft_name}_$law" "${paths[@]}" ${laws[$law]}
   done
 done

@@ -1,0 +1,27 @@
+"""What the processes of torchrun have to agree on before and after they compute together."""
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+
+def started_by_torchrun() -> int:
+    """Number of processes that torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def told_by_another() -> bool:
+    """True where several processes run and another one has told of an error before: this one can stay silent.
+
+    Bad input fails in every process, an error of one of them soon ends the others. Whoever comes first speaks: rank 0
+    may be waiting for the one that failed. The processes share a store, which torchrun keeps.
+    """
+    if started_by_torchrun() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    try:
+        from torch.distributed import TCPStore
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
+                         timeout=timedelta(seconds=10), wait_for_workers=False)
+        return store.add(f"error_told_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) > 1
+    except Exception:  # no store, no agreement: better told twice than not at all
+        return False
