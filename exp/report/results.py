@@ -74,8 +74,9 @@ def published_fields(metrics: dict) -> str:
     fields = (f"total_gen_time_s:{metrics['seconds']:.6f}, "
               f"per_batch_s:{metrics['seconds'] / batches:.6f}")
     if "acceptance_pct" in metrics:
+        pct = metrics["acceptance_pct"]  # None where nothing was judged
         fields += (f"\naccepted:{metrics['accepted']}, attempted:{metrics['attempted']}, "
-                   f"acceptance_pct:{metrics['acceptance_pct']:.2f}")
+                   f"acceptance_pct:{float('nan') if pct is None else pct:.2f}")
     return fields
 
 
