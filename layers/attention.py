@@ -13,47 +13,49 @@ from torch import nn
 
 from layers.rotary import apply_rotary, rotary_tables
 
+# Most pairs of query and key that are looked at at once, per head: more are split into parts, one after the other, so
+# that the memory of a pass grows with its tokens and not with their square. 2**22 is 2048 tokens that see each other.
+MOST_PAIRS = 2**22
+
 
 @dataclass
 class TokenLayout:
     """Attention metadata for m new patches of C variables that attend to T patches; shared by all layers.
 
     times [R, m]: time index of the new patches; R is 1 if all rows of the batch agree, else the batch size.
+    keys [R or 1, T]: time index of the patches that they attend to; first_key: the first of them, where they are
+    consecutive and the same for all rows, else None.
     rotary: tables for the new tokens, [R, 1, m*C, head_dim // 2].
-    same_variable: [m*C, T*C] long, 1 where query and key belong to one variable.
-    visible: [R, 1, m*C, T*C] bool, True where the query (row) may attend to the key (column).
+    span: number of patches that a token sees (None: all).
     """
 
     times: torch.Tensor
+    keys: torch.Tensor
+    first_key: int | None
     rotary: tuple
-    same_variable: torch.Tensor
-    visible: torch.Tensor
+    variables: int
+    covariate: bool
+    span: int | None
+
+    def __post_init__(self):
+        m, T = self.times.shape[1] * self.variables, self.keys.shape[1] * self.variables
+        # computed once for all layers, unless they have to be computed part by part
+        self.whole = self._compare(slice(0, m)) if self.times.shape[0] * m * T <= MOST_PAIRS else None
 
     @classmethod
-    def build(cls, times: torch.Tensor, keys: int, variables: int, stride: int, head_dim: int,
-              covariate: bool = False, span: int | None = None) -> "TokenLayout":
-        """keys: T; stride: N of the position c*N + t; span: number of patches that a token sees (None: all).
+    def build(cls, times: torch.Tensor, keys: "int | torch.Tensor", variables: int, stride: int, head_dim: int,
+              covariate: bool = False, span: int | None = None, first_key: int = 0) -> "TokenLayout":
+        """keys: number of patches from `first_key` on, or their time indices [R, T]; stride: N of the position c*N + t.
 
         A negative time means no patch: its token sees the first patch, so that everything stays finite.
         """
         variable = torch.arange(variables, device=times.device)
         position = (variable * stride + times[..., None]).flatten(1)  # [R, m*C]
         rotary = tuple(table[:, None] for table in rotary_tables(position, head_dim))
-        query_variable = variable.repeat(times.shape[1])
-        key_variable = variable.repeat(keys)
-        same = query_variable[:, None] == key_variable
-        query_time = times.clamp(min=0).repeat_interleave(variables, dim=1)
-        key_time = torch.arange(keys, device=times.device).repeat_interleave(variables)
-        past = key_time <= query_time[..., None]  # [R, m*C, T*C]
-        if span is not None:
-            past &= key_time > query_time[..., None] - span
-        if covariate:
-            # a variable sees itself causally; the last one also sees every token of the others
-            last = variables - 1
-            visible = (same & past) | ((query_variable == last)[:, None] & (key_variable != last))
-        else:
-            visible = past
-        return cls(times, rotary, same.long(), visible[:, None])
+        if isinstance(keys, torch.Tensor):
+            return cls(times, keys, None, rotary, variables, covariate, span)
+        listed = torch.arange(first_key, first_key + keys, device=times.device)[None]
+        return cls(times, listed, first_key, rotary, variables, covariate, span)
 
     @classmethod
     @lru_cache(maxsize=32)  # noqa: B019 (keeps classes alive, of which there is one)
@@ -62,6 +64,36 @@ class TokenLayout:
         """The layout of a pass over a whole series: every patch is new and nothing is cached."""
         times = torch.arange(patches, device=device)[None]
         return cls.build(times, patches, variables, stride, head_dim, covariate, span)
+
+    def parts(self, queries: int, rows: int) -> list[slice]:
+        """The last `queries` of the new tokens, in parts of at most MOST_PAIRS (query, key) pairs in `rows` rows."""
+        last, T = self.times.shape[1] * self.variables, self.keys.shape[1] * self.variables
+        size = max(1, MOST_PAIRS // (rows * T))
+        return [slice(first, min(first + size, last)) for first in range(last - queries, last, size)]
+
+    def seen(self, queries: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """For some of the new tokens: same_variable [q, T*C] long, 1 where query and key belong to one variable, and
+        visible [R, 1, q, T*C] bool, True where the query (row) may attend to the key (column)."""
+        if self.whole is None:
+            return self._compare(queries)
+        same, visible = self.whole
+        return same[queries], visible[:, :, queries]
+
+    def _compare(self, queries: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        C, device = self.variables, self.times.device
+        query = torch.arange(queries.start, queries.stop, device=device)
+        query_variable, key_variable = query % C, torch.arange(C, device=device).repeat(self.keys.shape[1])
+        query_time = self.times[:, query // C].clamp(min=0)[..., None]
+        key_time = self.keys.repeat_interleave(C, dim=1)[:, None]
+        same = query_variable[:, None] == key_variable
+        visible = key_time <= query_time  # [R, q, T*C]
+        if self.span is not None:
+            visible &= key_time > query_time - self.span
+        if self.covariate:
+            # a variable sees itself causally; the last one also sees every token of the others
+            last = C - 1
+            visible = (same & visible) | ((query_variable == last)[:, None] & (key_variable != last))
+        return same.long(), visible[:, None]
 
 
 class VariableBias(nn.Module):
@@ -87,12 +119,22 @@ class TimeAttention(nn.Module):
     def forward(self, q, k, v, layout: TokenLayout, want_weights: bool = False):
         """q [B, heads, Tq, E] of the newest tokens, k and v [B, heads, T*C, E], already rotated
         -> ([B, heads, Tq, E], weights or None)."""
-        asked = slice(-q.shape[2], None)
+        fused = self.fused and not want_weights
+        # fused, the only thing of the size of queries times keys is the bias, which the rows of a batch may share
+        parts = layout.parts(q.shape[2], layout.times.shape[0] if fused else q.shape[0])
+        if want_weights or len(parts) == 1:
+            asked = slice(parts[0].start, parts[-1].stop)
+            return self._mix(q, k, v, *layout.seen(asked), fused, want_weights)
+        before = parts[0].start
+        return torch.cat([self._mix(q[:, :, part.start - before:part.stop - before], k, v, *layout.seen(part), fused)[0]
+                          for part in parts], dim=2), None
+
+    def _mix(self, q, k, v, same_variable, visible, fused: bool, want_weights: bool = False):
         scale = q.shape[-1] ** -0.5
-        bias = self.attn_bias(layout.same_variable[asked]) * scale
-        bias = bias.masked_fill(~layout.visible[:, :, asked], float("-inf")).to(q.dtype)
+        bias = self.attn_bias(same_variable) * scale
+        bias = bias.masked_fill(~visible, float("-inf")).to(q.dtype)
         dropout = self.dropout if self.training else 0.0
-        if self.fused and not want_weights:
+        if fused:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout), None
         weights = torch.softmax(q @ k.transpose(-1, -2) * scale + bias, dim=-1)
         mixed = F.dropout(weights, dropout, self.training) @ v

@@ -22,18 +22,22 @@ class LayerCache:
         if self.keys is None or self.values is None:
             shape = (self.rows, self.room + 1, self.variables, k.shape[1], k.shape[3])
             self.keys, self.values = k.new_zeros(shape), v.new_zeros(shape)
-        looked_at = layout.visible.shape[-1] // self.variables
-        return (self._write(self.keys, k, layout.times, looked_at),
-                self._write(self.values, v, layout.times, looked_at))
+        return self._write(self.keys, k, layout), self._write(self.values, v, layout)
 
-    def _write(self, buffer: torch.Tensor, new: torch.Tensor, times: torch.Tensor, looked_at: int) -> torch.Tensor:
+    def _write(self, buffer: torch.Tensor, new: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         new = new.transpose(1, 2).unflatten(1, (-1, self.variables))  # [B, m, C, heads, E]
+        times = layout.times
         places = torch.where(times < 0, self.room, times)
         if times.shape[0] == 1:
             buffer.index_copy_(1, places[0], new)
         else:
             buffer[torch.arange(self.rows, device=times.device)[:, None], places] = new
-        return buffer[:, :looked_at].flatten(1, 2).transpose(1, 2)
+        if layout.first_key is None:
+            rows = torch.arange(self.rows, device=times.device)[:, None]
+            looked_at = buffer[rows, layout.keys.clamp(max=self.room - 1)]
+        else:
+            looked_at = buffer[:, layout.first_key:layout.first_key + layout.keys.shape[1]]
+        return looked_at.flatten(1, 2).transpose(1, 2)
 
     def select(self, rows: torch.Tensor) -> None:
         self.rows = len(rows)

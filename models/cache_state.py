@@ -6,11 +6,27 @@ freezes the statistics of the context: an approximation. Both are used only on r
 """
 import torch
 
-from layers.attention import TokenLayout
+from layers.attention import MOST_PAIRS, TokenLayout
 from layers.cache import LayerCache
 from layers.normalisation import PatchStats, patch_moments
 from utils.buffers import read_at, repeated, write_after
 from utils.interface import Prediction
+
+# A long pass is encoded block by block, which bounds everything but the buffers of the state: at most so many patches
+# at once, and so many tokens of the whole batch. The preset takes one block up to a horizon of 1440 at batch 64.
+BLOCK_PATCHES, BLOCK_TOKENS = 64, 2**15
+# where rows differ in length, their keys within the span are copied only if at least so many times more are held
+WORTH_A_COPY = 4
+
+
+def block_of(rows: int, variables: int) -> int:
+    """Number of patches that are encoded at once."""
+    return min(BLOCK_PATCHES, max(1, BLOCK_TOKENS // (rows * variables)))
+
+
+def pairs_at_once(queries: int, keys: int) -> int:
+    """Most pairs of so many query and key tokens whose attention is computed at once, per head."""
+    return min(queries * keys, max(MOST_PAIRS, keys))
 
 
 class CacheState:
@@ -70,17 +86,46 @@ class CacheState:
 
     def predict(self, newest: int) -> Prediction:
         """Encodes the pending patches, at least the `newest` ones, and predicts after each of the latter."""
-        m, model, C = max(self.pending, newest), self.model, self.series.shape[3]
-        times, keys = self._newest_times(m)
+        times, most = self._newest_times(max(self.pending, newest))
+        m, C = times.shape[1], self.series.shape[3]
+        block, parts = block_of(len(self.lengths), C), []
+        for first in range(0, m, block):
+            last = min(first + block, m)
+            wanted = min(last - first, last - (m - newest))
+            made = self._encode(times[:, first:last], most - (m - last), max(1, wanted))
+            if wanted > 0:
+                parts.append(made)
+        self.pending = 0
+        means, logvars, stdevs = zip(*parts)
+
+        def joined(values):
+            return values[0] if len(values) == 1 else torch.cat(values, dim=1)
+        logvar = None if logvars[0] is None else joined(logvars)
+        return Prediction.of_heads(joined(means), logvar, joined(stdevs), self.unit)
+
+    def _encode(self, times: torch.Tensor, most: int, newest: int):
+        """Encodes the patches at times [R, m], the last of which are at `most` - 1 or before, and predicts after the
+        `newest` of them: mean, logvar (or None) [B, newest, J, P, C], stdev [B, newest or 1, 1, C]."""
+        model, C = self.model, self.series.shape[3]
         stats = self.frozen if self.moments is None else self._causal_stats(times, self.moments)
         assert stats is not None
-        layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim, span=model.span)
+        keys, first_key = self._keys(times, most)
+        layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim, span=model.span, first_key=first_key)
         tokens = model.embed(read_at(self.series, times.clamp(min=0)), stats)
         hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
-        self.pending = 0
         stats = stats.newest(newest)
-        mean, logvar = model.predict(hidden.unflatten(1, (newest, C)), stats)
-        return Prediction.of_heads(mean, logvar, stats.stdev, self.unit)
+        return *model.predict(hidden.unflatten(1, (newest, C)), stats), stats.stdev.expand(-1, newest, -1, -1)
+
+    def _keys(self, times: torch.Tensor, most: int) -> tuple[int | torch.Tensor, int]:
+        """The patches that those at times [R, m] attend to, as `TokenLayout.build` takes them: `keys`, `first_key`."""
+        span = self.model.span
+        within = most if span is None else min(most, times.shape[1] + span - 1)
+        if self.level is not None:
+            return within, most - within
+        if most < WORTH_A_COPY * within:
+            return most, 0
+        first = times[:, :1].clamp(min=span - 1) - (span - 1)  # each row has its own
+        return first + torch.arange(within, device=times.device), 0
 
     def _newest_times(self, m: int):
         """Time indices [R, m] of each row's m newest patches, and the number of patches that a query may attend to."""

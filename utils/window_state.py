@@ -11,6 +11,7 @@ from .interface import Prediction
 # On a CPU a pass over many windows is split so that its activations stay in the cache: 512 windows of 49 tokens at
 # d_model 256 take 370 to 480 ms in parts of 64 and 520 ms at once (2 cores). It also bounds the memory of a pass.
 CPU_TOKENS = 3136
+GPU_TOKENS = 2**17  # only for the memory: a GPU is busy with far fewer
 
 
 class WindowModel(Protocol):
@@ -54,16 +55,25 @@ class WindowState:
 
     def windows(self, newest: int) -> torch.Tensor:
         """The windows that end at each row's last `newest` positions, oldest first: [B * newest, N, P, C]."""
+        return self._cut(*self._places(newest))
+
+    def _places(self, newest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row and first patch [B * newest] of these windows."""
+        starts = self.lengths[:, None] - torch.arange(newest - 1, -1, -1, device=self.lengths.device)
+        rows = torch.arange(len(starts), device=starts.device)[:, None]
+        return rows.expand(-1, newest).flatten(), starts.flatten()
+
+    def _cut(self, rows: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         every = self.series.unfold(1, self.context_patches, 1)  # [B, 1 + room, P, C, N], a view
-        ends = self.lengths[:, None] - torch.arange(newest - 1, -1, -1, device=self.lengths.device)
-        rows = torch.arange(ends.shape[0], device=ends.device)[:, None]
-        return every[rows, ends].flatten(0, 1).movedim(-1, 1)
+        return every[rows, starts].movedim(-1, 1)
 
     def predict(self, newest: int) -> Prediction:
-        windows = self.windows(newest)
-        tokens = windows.shape[1] * windows.shape[3]
-        part = max(1, CPU_TOKENS // tokens) if windows.device.type == "cpu" else len(windows)
-        means, logvars, stdevs = zip(*(self.model.predict_windows(some) for some in windows.split(part)))
+        places = self._places(newest)
+        tokens = self.context_patches * self.series.shape[3]
+        part = max(1, (CPU_TOKENS if self.series.device.type == "cpu" else GPU_TOKENS) // tokens)
+        # a window is cut when its turn comes: together they hold the series `context_patches` times
+        parts = (self._cut(*some) for some in zip(*(place.split(part) for place in places)))
+        means, logvars, stdevs = zip(*(self.model.predict_windows(some) for some in parts))
 
         def joined(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
             return torch.cat(values).unflatten(0, (-1, newest))
