@@ -43,6 +43,7 @@ ROLLOUT = {"draft_rollout": "has no effect with --draft_rollout, which learns th
 # names that scripts of OpenLTM, STRIDE and the Time-Series-Library give to what this program does
 TASKS = ("forecast", "long_term_forecast", "pretrain", "finetune")
 DEFAULT_SIGMA = 0.25
+SERIES_DRAWN, WINDOWS_DRAWN = 12, 5
 SPECULATION = ("use_speculative", "compare")
 LAW = (*SPECULATION, "num_samples")
 CALIBRATED = ("spec_sigma_mode=calibrated", "draft_teacher_noise=calibrated")
@@ -51,16 +52,17 @@ TRAINING, TESTING = ("is_training=1",), ("is_training=0",)
 
 @dataclass(frozen=True)
 class NamePart:
-    """A word that becomes part of a folder name."""
+    """A word that becomes part of a folder name; two or three of them and a suffix must stay below 255 bytes."""
 
-    words: str = "part of a folder name, without '/' or control characters"
+    words: str = "part of a folder name, without '/' or control characters and of at most 60 bytes"
 
     def fits(self, value: object) -> bool:
-        return isinstance(value, str) and "/" not in value and value.isprintable()
+        return isinstance(value, str) and "/" not in value and value.isprintable() and len(value.encode()) <= 60
 
     def read(self, text: str) -> str:
         if not self.fits(text):
-            raise ValueError(f"{text!r} becomes part of a folder name: leave out '/' and control characters")
+            raise ValueError(f"{shorten(text)} becomes part of a folder name: leave out '/' and control characters, "
+                             "and use at most 60 bytes")
         return text
 
 
@@ -381,6 +383,9 @@ class ReportSettings(Section):
     trace_inference_breakdown: bool = limited(False, Switch(), "report the time spent in target, draft and the rest",
                                               free=True, not_with=ONE_WAY | TEST_WINDOWS)
     visualize: bool = limited(False, Switch(), "write PNGs of forecasts", free=True, not_with=TEST_WINDOWS)
+    pictures: int | None = limited(None, OrNone(NATURAL), f"most pictures (default: {SERIES_DRAWN} series of "
+                                   f"--do_predict, {WINDOWS_DRAWN} windows of --visualize)", free=True,
+                                   needs=("do_predict", "visualize"))
     output_attention: bool = limited(False, Switch(), "write the attention weights of the first test window (PNG, npz)",
                                      free=True, not_with=ONE_WAY | TEST_WINDOWS)
 

@@ -1,6 +1,7 @@
 """Reports beyond the metrics: forecast pictures, attention, the time breakdown."""
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ from tqdm import tqdm
 
 from exp.evaluate.methods import Method
 from exp.report.plots import attention_figure, forecast_figure
-from exp.settings import Settings
+from exp.settings import WINDOWS_DRAWN, Settings
 from utils.files import replace_when_done
 
-PICTURES = 5
+log = logging.getLogger(__name__)
 
 
 def breakdown(seconds: float, target, draft=None) -> dict[str, dict]:
@@ -30,7 +31,10 @@ def draw_forecasts(folder: Path, method: Method, alone: Method, dataset, setting
     """Evenly spaced test windows, the first and the last variable of each; replaces the pictures of an older run."""
     for picture in folder.glob("forecast_*.png"):
         picture.unlink()
-    windows = np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int).tolist()
+    count = WINDOWS_DRAWN if settings.report.pictures is None else settings.report.pictures
+    windows = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
+    log.info("pictures: %d of %d windows%s: %s", len(windows), len(dataset),
+             " (--pictures N for more)" if len(windows) < len(dataset) else "", folder)
     for window in tqdm(windows, desc="pictures", unit="picture", disable=settings.run.quiet):
         _draw_forecast(folder, method, alone, dataset, window, settings, device)
 

@@ -12,6 +12,7 @@ from data_provider.series import Series
 from exp.flags import flat, in_flags
 from exp.predict.forecaster import Forecast, Forecaster
 from exp.report.plots import prediction_figure
+from exp.settings import SERIES_DRAWN, Settings
 from utils.files import replace_when_done, write_json
 
 NO_LAW = ("the forecast is a mean without quantiles (add --num_samples for them): the draft's sigma is not the "
@@ -46,23 +47,27 @@ def predict(forecaster: Forecaster, path: Path, folder: Path) -> Forecast:
     if forecast.cost and forecast.cost["attempted"]:
         log.info("accepted %d of %d judged proposals, target passes: %g", forecast.cost["accepted"],
                  forecast.cost["attempted"], forecast.cost["target_passes"])
-    draw(folder, forecast, series, forecaster.model.patch_len, settings.run.quiet)
-    log.info("pictures: %s", folder)
+    draw(folder, forecast, series, forecaster.model.patch_len, settings)
     return forecast
 
 
-def draw(folder: Path, forecast: Forecast, series: Series, patch_len: int, quiet: bool) -> None:
-    """forecast_<number>_<name>.png; replaces the pictures of an older run."""
+def draw(folder: Path, forecast: Forecast, series: Series, patch_len: int, settings: Settings) -> None:
+    """forecast_<number>_<name>.png of the first `pictures` series; replaces the pictures of an older run."""
     for picture in folder.glob("forecast_*.png"):
         picture.unlink()
     shown, calendar = max(len(forecast.calendar.future), 2 * patch_len), forecast.calendar
-    for c, name in enumerate(tqdm(forecast.names, desc="pictures", unit="picture", disable=quiet)):
-        plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40]
-        history = series.values[-shown:, series.names.index(name)]
+    count = SERIES_DRAWN if settings.report.pictures is None else settings.report.pictures
+    drawn, first = forecast.names[:count], len(series.names) - len(forecast.names)  # with covariates: the last variable
+    log.info("pictures: %d of %d series%s: %s", len(drawn), len(forecast.names),
+             " (--pictures N for more)" if len(drawn) < len(forecast.names) else "", folder)
+    for c, name in enumerate(tqdm(drawn, desc="pictures", unit="picture", disable=settings.run.quiet)):
+        plain = re.sub(r"[^A-Za-z0-9]+", "_", name[:80]).strip("_")[:40]  # the number tells equal ones apart
+        history = series.values[-shown:, first + c]
         prediction_figure(
-            folder / f"forecast_{c:03d}_{plain}.png", name, calendar.history[-shown:], history, calendar.future,
-            forecast.values[0, :, c], _bands(forecast, c), None if forecast.origin is None else forecast.origin[c],
-            patch_len, f"{len(calendar.future)} steps ({calendar.frequency}) after {calendar.history[-1]}")
+            folder / f"forecast_{c:03d}{plain and '_' + plain}.png", name, calendar.history[-shown:], history,
+            calendar.future, forecast.values[0, :, c], _bands(forecast, c),
+            None if forecast.origin is None else forecast.origin[c], patch_len,
+            f"{len(calendar.future)} steps ({calendar.frequency}) after {calendar.history[-1]}")
 
 
 def _bands(forecast: Forecast, c: int) -> list[tuple]:

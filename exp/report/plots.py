@@ -17,6 +17,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = ("#000000", "#E69F00", "#56B4E9",
 ORIGINS = {ACCEPTED: ("accepted", GREEN, ""), REJECTED: ("rejected, target's own", RED, "//"),
            BONUS: ("target's bonus patch", "#BBBBBB", "..")}
 
+MOST_LETTERS = 30
+
 
 def subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (8, 5), **keywords):
     """A figure and its axes, as pyplot gives them, but without a window or a global state."""
@@ -27,6 +29,11 @@ def subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (8,
 def save_figure(figure: Figure, path: Path) -> None:
     with replace_when_done(path) as beside:
         figure.savefig(beside, format="png", dpi=110, bbox_inches="tight")
+
+
+def label_of(name: str) -> str:
+    """The name, cut to what an axis has room for: text is drawn letter by letter, however long."""
+    return name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS - 1]}…"
 
 
 def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int, label: str, target_alone=None,
@@ -50,7 +57,7 @@ def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int,
         axis.plot(future, truth[:, c], color=BLACK, lw=0.8, ls=(0, (1, 1)), label="truth")
         axis.plot(future, forecast[:, c], color=BLUE, lw=1.2, label=label)
         axis.axvline(-0.5, color=BLACK, lw=0.6, ls=":")
-        axis.set_ylabel(f"{name}\n(standardised)", parse_math=False)  # a name may hold a '$'
+        axis.set_ylabel(f"{label_of(name)}\n(standardised)", parse_math=False)  # a name may hold a '$'
         axis.margins(x=0.01)
         if origin is not None:
             _origin_strip(axis, origin, [min(patch * patch_len, horizon) for patch in range(len(origin) + 1)])
@@ -75,7 +82,7 @@ def prediction_figure(path: Path, name: str, past, history, future, mean, bands=
     axis.plot(future, mean, color=BLUE, lw=1.6, label="forecast, mean")
     axis.axvline(past[-1], color=BLACK, lw=0.6, ls=":")
     axis.margins(x=0.01)
-    axis.set_ylabel(f"{name}\n(units of the series)", parse_math=False)
+    axis.set_ylabel(f"{label_of(name)}\n(units of the series)", parse_math=False)
     axis.set_xlabel("time" if hasattr(past, "tz_localize") else "row")
     if hasattr(past, "tz_localize"):
         axis.xaxis.set_major_formatter(ConciseDateFormatter(axis.xaxis.get_major_locator()))

@@ -34,6 +34,8 @@ CASES = [
     # paths that leave their folder
     Case("model_id leaving its folder", "--model_id ../../x", ["--model_id", "../../x", "leave out '/'"]),
     Case("des leaving its folder", "--des /../../../x", ["--des", "leave out '/'"]),
+    Case("model_id too long for a folder", f"--model_id {300 * 'a'}", ["--model_id", "aaa...", "at most 60 bytes"]),
+    Case("des too long for a folder", f"--des {31 * 'ö'}", ["--des", "at most 60 bytes"]),
     Case("control character in des", "--des a\x1bb", ["--des", "control characters"]),
     Case("test_dir leaving its folder", f"{TEST} --test_dir ../target", ["--test_dir", "../target"], just_target),
     Case("test_file_name leaving its folder", f"{TEST} --test_file_name ../../secret.pth",

@@ -100,10 +100,12 @@ def test_the_trace_adds_up_and_counts_every_pass(lab, place):
     assert metrics()["breakdown"]["model"]["passes"] == 4 * 5
 
 
-def test_visualize_draws_windows_spread_over_the_test_part(lab, place):
-    assert command(lab, "--test_pred_len 24 --visualize") == 0
+@pytest.mark.parametrize("flags, windows", [("", (0, 24, 48, 72, 96)), ("--pictures 2", (0, 96)), ("--pictures 0", ())])
+def test_visualize_draws_windows_spread_over_the_test_part(lab, place, capsys, flags, windows):
+    assert command(lab, f"--test_pred_len 24 --visualize {flags}") == 0
     pictures = sorted(results().glob("forecast_*.png"))
-    assert [path.name for path in pictures] == [f"forecast_{window:05d}.png" for window in (0, 24, 48, 72, 96)]
+    assert [path.name for path in pictures] == [f"forecast_{window:05d}.png" for window in windows]
+    assert f"pictures: {len(windows)} of 97 windows (--pictures N for more)" in capsys.readouterr().out
     for path in pictures:
         assert_picture(path)
 
