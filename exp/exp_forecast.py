@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from data_provider.data_factory import ordered_loader, spread_windows, train_loa
 from exp.evaluate.comparison import compare, compared_methods, describe
 from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
 from exp.evaluate.methods import AloneMethod, Method, make_rule, make_speculative
-from exp.evaluate.paths import evaluate_paths, samples_shape
+from exp.evaluate.paths import evaluate_paths, samples_shape, windows_at_once
 from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
 from exp.exp_basic import Exp_Basic, autocast, load_model, seed_everything
 from exp.flags import flat
 from exp.laws import calibrated, calibration_part, forget, target_law
+from exp.memory import Shape, refuse_unfitting_test, refuse_unfitting_training
 from exp.ownership import SOURCES, of_results, results_folder, sources, training_folder
 from exp.predict.files import predict
 from exp.predict.forecaster import Forecaster
@@ -121,11 +123,14 @@ class Exp_Forecast(Exp_Basic):
         """Trains one model; its best checkpoint is in the folder of `setting`. kept: contents of args.json."""
         settings, data = self.settings, self.settings.data
         seed, folder = settings.run.seed, self.checkpoint_folder(setting)
+        windows = self.dataset("train")
+        refuse_unfitting_training(Shape(min(data.batch_size, len(windows)), windows.variables, data.context, 0),
+                                  self.device, settings.model.config)
         model = self._initial_model()
         loss = self._loss()
         if self.rank:  # equal initial weights, but separate dropout and noise in every process
             torch.manual_seed(seed + 1_000_003 * self.rank)
-        train = self._taught(self.dataset("train"), loss, settings.train.teacher_dropout, seed)
+        train = self._taught(windows, loss, settings.train.teacher_dropout, seed)
         val = self._taught(self.dataset("val"), loss, 0.0, seed + VALIDATION_SEED)
         parameters = sum(p.numel() for p in model.parameters())
         log.info("training %s (%s parameters) on %s: %s", settings.model.name, f"{parameters:,}", self.device, folder)
@@ -226,6 +231,7 @@ class Exp_Forecast(Exp_Basic):
         if report.num_samples is not None or settings.spec.sigma_mode == "calibrated":
             law = target_law(self, model, checkpoint)
         method = self._method(model, draft, law)
+        self._refuse_unfitting(dataset, model, draft)
         if settings.spec.k == "auto":
             self._plan({settings.spec.rule: method}, [min(settings.data.batch_size, len(dataset))])
         # after planning: the trace is of forecasting
@@ -254,6 +260,15 @@ class Exp_Forecast(Exp_Basic):
         self._write_extras(folder, method, model, law, dataset, observer)
         log.info("results: %s", folder)
         return metrics
+
+    def _refuse_unfitting(self, dataset, model, draft) -> None:
+        settings, windows = self.settings, min(self.settings.data.batch_size, len(dataset))
+        shape = Shape(windows, dataset.variables, settings.data.test_context, settings.data.horizon)
+        refuse_unfitting_test(shape, self.device, model, draft)
+        if settings.report.num_samples is not None:
+            paths = replace(shape, windows=min(windows, windows_at_once(settings, dataset)),
+                            samples=settings.report.num_samples)
+            refuse_unfitting_test(paths, self.device, model, draft)
 
     def _method(self, model, draft, law: TargetLaw | None) -> Method:
         """The method under test; beside sampled paths the point metrics are those of mean emission."""
@@ -326,6 +341,7 @@ class Exp_Forecast(Exp_Basic):
         settings = self.settings
         target, draft = self.load_tested(checkpoint), self.load_draft()
         dataset, loader = self.test_part()
+        self._refuse_unfitting(dataset, target, draft)
         methods = compared_methods(target, draft, settings)
         if settings.spec.k == "auto":
             self._plan(methods, [1, min(settings.data.batch_size, len(dataset))])

@@ -59,9 +59,12 @@ def law_of_history(model: TimerBackbone, series: torch.Tensor, data: DataSetting
         raise UserError(f"{where}: {len(series)} rows leave {len(windows)} windows to calibrate a law on, but {least} "
                         f"are needed ({context + patch_len + least - 1} rows): give `sigma`, or leave out "
                         "`num_samples`")
-    windows = windows.transpose(0, 1).flatten(0, 1)[:, None] if data.univariate else windows
-    batches = [(part[..., :context].mT, part[..., context:].mT) for part in windows.split(data.batch_size)]
-    bar = tqdm(batches, desc="calibration", unit="batch", disable=quiet)
+    # series by series, each batch cut when its turn comes: the windows of many series hold them hundreds of times
+    count = len(windows)
+    items = torch.arange(count * (series.shape[1] if data.univariate else 1)).split(data.batch_size)
+    cut = (windows[part % count, part // count, None] if data.univariate else windows[part] for part in items)
+    batches = ((part[..., :context].mT, part[..., context:].mT) for part in cut)
+    bar = tqdm(batches, total=len(items), desc="calibration", unit="batch", disable=quiet)
     return fit_law(next_patch_residuals(model, bar, device), series.shape[1] if data.univariate else 1,
                spec.covariance == "full")
 

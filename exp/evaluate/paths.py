@@ -49,6 +49,12 @@ def samples_shape(settings: Settings, dataset) -> tuple[int, int, int, int]:
     return windows, settings.report.num_samples or 0, settings.data.horizon, variables
 
 
+def windows_at_once(settings: Settings, dataset) -> int:
+    """Number of windows whose paths are decoded at once, if the batch has as many."""
+    steps = (settings.data.test_context + settings.data.horizon) * len(dataset.names)
+    return max(1, MOST_STEPS // ((settings.report.num_samples or 1) * steps))
+
+
 def evaluate_paths(method: Method, dataset, loader: Batches, settings: Settings, device: torch.device,
                    folder: Path) -> dict[str, Any]:
     """Scores of `num_samples` paths per test window; writes pit.png, and samples.npz if asked for."""
@@ -57,7 +63,7 @@ def evaluate_paths(method: Method, dataset, loader: Batches, settings: Settings,
     rows = spread_windows(dataset, data.test_windows)
     prior = PRIOR * span * len(rows) / len(dataset)
     rolling = RollingScale(patch_len, span, dataset.windows, prior)
-    at_once = max(1, MOST_STEPS // (samples * (span + data.horizon) * len(dataset.names)))
+    at_once = windows_at_once(settings, dataset)
     kept = samples_file(folder / "samples.npz", samples_shape(settings, dataset), rows) \
         if settings.report.save_samples else nullcontext(None)
     with kept as add:

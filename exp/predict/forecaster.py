@@ -24,6 +24,7 @@ from data_provider.times import Calendar, continued
 from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
 from exp.exp_basic import autocast, choose_device, load_model
 from exp.laws import law_of_history
+from exp.memory import Shape, decoding_bytes, output_bytes, refuse_unfitting
 from exp.predict.notes import add_caveats, refuse_clip
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, SpecSettings
 from exp.stored import completed, stored_settings
@@ -207,6 +208,7 @@ class Forecaster:
                             "or leave it out")
         self._refuse_short(len(series.values), where)
         refuse_clip(series, self.settings.report.clip_min, where)
+        self._refuse_unfitting(len(series.names), horizon, len(wanted), where)
         calendar = continued(series, horizon, where)
         scaler = StandardScaler()
         history = standardised(where, scaler, series.values, series.values)
@@ -258,6 +260,20 @@ class Forecaster:
         if rows < context:
             shorter = f", or give `context` {rows // patch * patch}, a shorter one" if rows >= patch else ""
             raise UserError(f"{where}: {rows} rows, the context takes {context}: give a longer history{shorter}")
+
+    def _refuse_unfitting(self, variables: int, horizon: int, quantiles: int, where: str) -> None:
+        """Refuses what cannot fit into memory, before anything of the size of the horizon is made."""
+        data, samples = self.settings.data, self.settings.report.num_samples or 1
+        windows, C = (min(variables, data.batch_size), 1) if data.univariate else (1, variables)
+        shape = Shape(windows, C, data.test_context, horizon, samples)
+
+        def needed(shape: Shape) -> float:
+            paths = decoding_bytes(shape, self.model) if shape.samples > 1 else 0.0
+            mean = decoding_bytes(replace(shape, samples=1), self.model, self.draft)
+            written = output_bytes(shape.horizon, variables, quantiles if shape.samples > 1 else 0)
+            return max(paths, mean, written)
+        refuse_unfitting(needed, shape, self.device, f"{where}: a forecast of {variables} series, {horizon} steps "
+                         "ahead,")
 
     def _method(self, horizon: int, law: TargetLaw | None) -> Method:
         if self.draft is None:

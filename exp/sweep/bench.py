@@ -15,6 +15,7 @@ from exp.evaluate.evaluation import evaluate
 from exp.evaluate.methods import AloneMethod, Method, make_rule, make_speculative
 from exp.exp_basic import Exp_Basic
 from exp.laws import target_law
+from exp.memory import Shape, refuse_unfitting_test
 from exp.report.results import DRAFT, TARGET, refuse_overflow
 from exp.settings import Settings, SpecSettings, parameters_of
 from models.checkpoint import ARGS
@@ -92,6 +93,10 @@ class Bench:
         if self.windows > self.available:
             raise UserError(f"--windows {windows}: the test part of {settings.data.file} has {self.available}: give at "
                             "most that many")
+        data = settings.data
+        shape = Shape(min(data.batch_size, self.windows * dataset.n_series), dataset.variables, data.test_context,
+                      data.horizon)
+        refuse_unfitting_test(shape, self.device, self.target, self.draft)
         items = torch.as_tensor(spread_windows(dataset, self.windows)).split(settings.data.batch_size)
         pairs = (dataset.__getitems__(batch.tolist()) for batch in items)
         self.batches = [(x.to(self.device).contiguous(), y.to(self.device).contiguous()) for x, y in pairs]
