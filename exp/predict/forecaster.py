@@ -34,7 +34,6 @@ from utils.scores import QUANTILES, SpeculationMetrics, quantile
 from utils.target_law import TargetLaw
 
 OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp"}  # settings of the law, with or without a draft
-MOST_VALUES = 10**8  # of a forecast, steps times variables: some 3 GB as a table
 ENOUGH_PATHS = 39  # the outermost two are then at levels 1/40 and 39/40
 # context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
 Sampler = Callable[[torch.Tensor, int], torch.Tensor]
@@ -73,7 +72,7 @@ def quantiles_of(paths: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor
     return torch.stack([quantile(ordered, level) for level in levels])
 
 
-def _whole_horizon(horizon: object, variables: int) -> int:
+def _whole_horizon(horizon: object) -> int:
     """12, 12.0 and numpy's 12 are 12; anything else is refused."""
     if isinstance(horizon, (float, np.floating)) and float(horizon).is_integer():
         horizon = int(horizon)
@@ -83,9 +82,6 @@ def _whole_horizon(horizon: object, variables: int) -> int:
         steps = 0
     if steps < 1 or isinstance(horizon, (bool, np.bool_)):
         raise UserError(f"`horizon` is {shorten(horizon)}, but must be a whole number, at least 1")
-    if steps * variables > MOST_VALUES:
-        raise UserError(f"`horizon` is {shorten(steps)}: for {variables} variable(s) it can be at most "
-                        f"{MOST_VALUES // variables}, as the forecast must fit into memory")
     return steps
 
 
@@ -201,7 +197,7 @@ class Forecaster:
     def forecast(self, series: Series, horizon: int, where: str, sampler: Sampler | None = None,
                  levels: Sequence[float] | None = None) -> Forecast:
         """As `predict`, for a Series; where: its name in errors."""
-        horizon = _whole_horizon(horizon, len(series.names))
+        horizon = _whole_horizon(horizon)
         wanted = _distinct_levels(levels)
         if levels is not None and sampler is None and self.settings.report.num_samples is None:
             raise UserError("`levels` has no effect without paths to take quantiles of: give `num_samples` to `load`, "

@@ -80,14 +80,14 @@ def test_results_are_named_and_so_is_a_table(lab, tell):
 
 @pytest.mark.parametrize("draft", [True, False])
 def test_a_prediction_names_its_files_and_its_cost(lab, tell, monkeypatch, draft):
-    monkeypatch.setattr("exp.predict.files.draw", lambda *_: None)
+    monkeypatch.setattr("exp.predict.files.prediction_figure", lambda *_: None)
     flags = f"--spec_tol 1000 --spec_draft_ckpt {lab}/checkpoints/{DRAFT}" if draft else ""
     predict = f"--quiet --do_predict --root_path {lab} --checkpoints {lab}/checkpoints --test_dir {TARGET}"
     assert run.main(f"{predict} --data_path tiny.csv --test_pred_len 24 {flags}".split()) == 0
     folder = results()
     said = tell()
     assert f"forecast: {folder / 'forecast.csv'}: 3 series, 24 steps (h), 2020-01-26 00:00:00 to" in said
-    assert f"pictures: {folder}" in said
+    assert f"pictures: 3 of 3 series: {folder}" in said
     assert ("accepted 1 of 1 judged proposals, target passes: 1" in said) is draft
 
 

@@ -154,12 +154,18 @@ def test_a_horizon_is_a_whole_number_of_any_type(place, horizon):
     assert len(Forecaster.load("target").predict(frame(), horizon)) == 3 * 12
 
 
-@pytest.mark.parametrize("horizon", ["12", True, np.True_, None, 0, -3, 12.5, float("nan"), float("inf"), 10**9, 10**30,
-                                     [12], (), np.array([1, 2]), 1j, pd.NA, pd.NaT, pd.Timedelta("12h"), b"12"])
+@pytest.mark.parametrize("horizon", ["12", True, np.True_, None, 0, -3, 12.5, float("nan"), float("inf"), [12],
+                                     (), np.array([1, 2]), 1j, pd.NA, pd.NaT, pd.Timedelta("12h"), b"12"])
 def test_another_horizon_is_refused(place, horizon):
     with pytest.raises(UserError, match="^`horizon` is") as caught:
         Forecaster.load("target").predict(frame(), horizon)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("horizon", [10**9, 10**30])
+def test_a_horizon_that_cannot_fit_into_memory_is_refused(place, horizon):
+    with pytest.raises(UserError, match="of memory, but .* lower `horizon`"):
+        Forecaster.load("target").predict(frame(), horizon)
 
 
 @pytest.mark.parametrize("levels", [[0.1, 0.9], (0.5,), np.array([0.25, 0.75]), [np.float32(0.5)]])
