@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -179,8 +180,10 @@ def renamed(state: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> 
 
 def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path,
               fresh: tuple[str, ...] = ()) -> list[str]:
-    """Loads by name. Raises UserError that names keys which are missing, unknown or of another shape.
+    """Loads by name, in the model's precision.
 
+    Raises UserError that names keys which are missing, unknown, of another shape or not finite; the model is then left
+    as it was.
     fresh: beginnings of names; tensors of such a name may all be missing and stay as they are. Returns their names.
     """
     own = model.state_dict()
@@ -196,8 +199,11 @@ def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str 
         raise UserError(f"checkpoint {path} belongs to another model: {len(missing)} tensors missing "
                         f"({', '.join(missing[:2]) or '-'}), {len(unknown)} unknown ({', '.join(unknown[:2]) or '-'}); "
                         "check `model`, `e_layers` and `draft_stochastic`")
-    bad = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if bad:
-        raise UserError(f"checkpoint {path} holds NaN or infinity in {bad[0]}: train it again")
+    for key, value in state.items():
+        held = value.to(own[key].dtype)
+        if not torch.isfinite(held).all():
+            largest = float(value.abs().max())
+            what = "NaN or infinity" if not math.isfinite(largest) else f"{largest:g}, too large for {held.dtype},"
+            raise UserError(f"checkpoint {path} holds {what} in {key}: train it again")
     model.load_state_dict(state | {key: own[key] for key in new})
     return new

@@ -49,6 +49,7 @@ def load(path: str | Path, device: torch.device | str = "cpu", name: str | None 
     found, config = describe(path, name, asked or {}, bare)
     model = MODELS[found](config).to(device)
     load_into(model, read_state(path), path)
+    model.label = f"checkpoint {path}"
     if rolling is not None:
         model.rolling = checked_rolling(model.config, rolling, path)
     if packed:

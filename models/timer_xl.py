@@ -19,8 +19,10 @@ class TimerBackbone(Decodable, nn.Module):
 
     rolling: 'window' re-encodes the last N patches for every prediction, 'cache' keeps the keys and values of a growing
     series. `own_rolling` is the one that defines the model's forecast; see `other_rolling` in the registry for what
-    the other one changes. A subclass defines `predict`: its heads.
+    the other one changes. label: where the weights come from, for errors. A subclass defines `predict`: its heads.
     """
+
+    label: str | None = None
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -8,6 +8,7 @@ model; `speculative_decoder` is the decoder. Depends on torch only.
 from .acceptance import RULES, MeanRule, Simplified, Tolerance
 from .adapters import FromCache, FromForward
 from .calibration import Calibration, fit_law, next_patch_residuals
+from .errors import NotFinite
 from .interface import Decodable, Model, Prediction, Rule, State
 from .lossless import Coupling, Exact
 from .planner import Plan, make_plan
@@ -29,7 +30,7 @@ from .window_state import WindowState
 __version__ = "0.5.0"
 __all__ = [
     "ACCEPTED", "BONUS", "REJECTED", "RULES", "Calibration", "Coupling", "Decodable", "Decoded", "Exact", "FromCache",
-    "FromForward", "Judgement", "MeanRule", "Model", "Noise", "PathMetrics", "Plan", "PointMetrics", "Prediction",
-    "Proposals", "Round", "Rule", "Simplified", "SpeculationMetrics", "State", "TargetLaw", "Tolerance", "WindowState",
-    "decode_alone", "decode_speculative", "fit_law", "make_plan", "next_patch_residuals", "sample_alone",
+    "FromForward", "Judgement", "MeanRule", "Model", "Noise", "NotFinite", "PathMetrics", "Plan", "PointMetrics",
+    "Prediction", "Proposals", "Round", "Rule", "Simplified", "SpeculationMetrics", "State", "TargetLaw", "Tolerance",
+    "WindowState", "decode_alone", "decode_speculative", "fit_law", "make_plan", "next_patch_residuals", "sample_alone",
 ]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .errors import NotFinite
+from .finite import refuse_not_finite
 from .interface import Model
 from .scores import BANDS
 from .target_law import LEAST_SIGMA, TargetLaw
@@ -39,11 +41,17 @@ def next_patch_residuals(model: Model, batches: Iterable[tuple[torch.Tensor, tor
                          device: torch.device) -> torch.Tensor:
     """Residuals (truth - mean) of the patch after each window: [W, P, C], window-normalised, on the CPU.
 
-    batches: pairs of contexts x [B, L, C] and y [B, ..., C], whose last patch follows the context.
+    batches: pairs of contexts x [B, L, C] and y [B, ..., C], whose last patch follows the context. Raises NotFinite if
+    a mean is not finite.
     """
-    parts = []
+    parts: list[torch.Tensor] = []
     for x, y in batches:
         prediction = model.extend(model.start(x.to(device), room=0)).first(1)
+        try:
+            refuse_not_finite(model, "model", x, prediction.mean, [])
+        except NotFinite as error:
+            error.place = f"window {error.window + sum(map(len, parts))} (counted from 0) of its calibration"
+            raise
         gap = y[:, -model.patch_len:].to(device) - prediction.mean[:, 0]
         parts.append((gap / prediction.unit[:, 0]).float().cpu())
     return torch.cat(parts)

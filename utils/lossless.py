@@ -151,7 +151,7 @@ class Exact(Lossless):
             p, x = prediction.at(rows, 0), proposals.at(rows, 0)
             ratio = _log_ratio(self.proposal_law(x.logvar), self.law, p.unit.double(),
                                p.mean.double() - x.mean.double(), z)
-            # not (u <= r): a ratio that is NaN, of a model that overflowed, ends the search; its forecast is not finite
+            # not (u <= r): a ratio that is NaN, of a model that overflowed, ends the search; the decoder then tells
             kept = ~(uniform.log() <= ratio.clamp(max=math.log1p(-RESIDUAL_FLOOR)))
             found, which = kept.any(dim=1), kept.long().argmax(dim=1)
             z = z[torch.arange(len(rows), device=rows.device), which][:, None]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .finite import has_sigma, is_finite, refuse_not_finite, refuse_pair
 from .interface import Model, Prediction, Rule, State
 from .proposals import Judgement, Noise, Proposals
 from .target_law import TargetLaw
@@ -81,18 +82,29 @@ def patches_in(horizon: int, patch_len: int) -> int:
 def decode_alone(model: Model, context: torch.Tensor, horizon: int) -> torch.Tensor:
     """Plain autoregression with one model's mean: context [B, L, C] -> forecast [B, H, C], data units.
 
-    Takes n = ceil(H / P) passes, or ceil(n / J) for a draft that predicts J patches ahead.
+    Takes n = ceil(H / P) passes, or ceil(n / J) for a draft that predicts J patches ahead. Raises NotFinite if the
+    model's output is not finite.
     """
-    n = patches_in(horizon, model.patch_len)
+    patches, logvars = _alone(model, context, patches_in(horizon, model.patch_len))
+    refuse_not_finite(model, "model", context, patches, logvars)
+    return patches.flatten(1, 2)[:, :horizon]
+
+
+def _alone(model: Model, context: torch.Tensor, n: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """n patches [B, n, P, C] of plain autoregression, and the log-variances of a model that has them, in parts."""
     state = model.start(context, room=n)
     parts: list[torch.Tensor] = []
+    logvars: list[torch.Tensor] = []
     left = n
     while left:
         if parts:
             state.append(parts[-1])
-        parts.append(model.extend(state).first(left).mean)
+        prediction = model.extend(state).first(left)
+        parts.append(prediction.mean)
+        if prediction.logvar is not None:
+            logvars.append(prediction.logvar)
         left -= parts[-1].shape[1]
-    return torch.cat(parts, dim=1).flatten(1, 2)[:, :horizon]
+    return torch.cat(parts, dim=1), logvars
 
 
 @torch.inference_mode()
@@ -102,7 +114,8 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
 
     Both are [B, S, H, C], data units. z: standard normal [B, S, n, P, C]. A patch is its mean, predicted from the path
     so far, plus law.spread(z) in the unit of the context. The context is encoded once per window, whatever S is; each
-    later pass is over all paths of the batch. Raises ValueError where z has too few patches.
+    later pass is over all paths of the batch. Raises ValueError where z has too few patches, and NotFinite if the
+    model's output is not finite.
     """
     n, samples = patches_in(horizon, model.patch_len), z.shape[1]
     if z.shape[2] < n:
@@ -112,18 +125,24 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
     prediction = model.extend(state).first(1)
     mean, unit = (part.repeat_interleave(samples, dim=0) for part in (prediction.mean, prediction.unit))
     model.fan_out(state, samples)
-    patches: list[torch.Tensor] = []
+    parts: list[torch.Tensor] = []
     means: list[torch.Tensor] = []
+    logvars: list[torch.Tensor] = []
     for step in range(n):
         if step:
-            state.append(patches[-1])
-            mean = model.extend(state).first(1).mean
+            state.append(parts[-1])
+            prediction = model.extend(state).first(1)
+            mean = prediction.mean
         means.append(mean)
-        patches.append(mean + law.spread(z[:, step:step + 1], unit))
+        parts.append(mean + law.spread(z[:, step:step + 1], unit))
+        if prediction.logvar is not None:
+            logvars.append(prediction.logvar.repeat_interleave(len(z) // len(prediction.logvar), dim=0))
+    patches = torch.cat(parts, dim=1)
+    refuse_not_finite(model, "model", context, patches, logvars)
 
-    def by_window(parts: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(parts, dim=1).flatten(1, 2)[:, :horizon].unflatten(0, (-1, samples))
-    return by_window(patches), by_window(means)
+    def by_window(patches: torch.Tensor) -> torch.Tensor:
+        return patches.flatten(1, 2)[:, :horizon].unflatten(0, (-1, samples))
+    return by_window(patches), by_window(torch.cat(means, dim=1))
 
 
 @torch.inference_mode()
@@ -142,7 +161,8 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     the context is encoded once per window, in a pass that is not counted.
     Raises TypeError for what is not a model or not a rule.
     Raises ValueError if draft and target differ in patch length, for an unknown `repropose`, for max_proposals below 0
-    and for samples below 1.
+    and for samples below 1. Raises NotFinite, which names the model, if an output that counts is not finite: of the
+    target in the forecast, of the draft (or its square) in a proposal that was judged.
     """
     _refuse_strangers(target, draft, rule)
     if draft.patch_len != target.patch_len:
@@ -170,6 +190,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
         # the one host synchronisation per round: which rows are finished, which have no proposals left over?
         left, stock = torch.stack([n - done, proposer.stock_of(done)]).cpu()
         if not left.any():
+            refuse_pair(out.finite(rule, repropose), target, draft, context, samples, _alone)
             return out.finish(horizon)
         if not left.all():  # a finished row leaves the batch
             going = left.nonzero()[:, 0].to(rows.device)
@@ -370,6 +391,18 @@ class _Ledger:
         if self.most is None:
             self.most = torch.zeros(len(self.patches), dtype=torch.float64, device=most.device)
         self.most.index_add_(0, judged.rows, most.masked_fill(~judged.looked_at, 0).sum(dim=1))
+
+    def finite(self, rule: Rule, repropose: str) -> torch.Tensor:
+        """[2, B, n]: True where the forecast is finite, and where the draft's prediction was not judged or could be.
+
+        A rule compares squares: one that overflows is never accepted, whatever the target says.
+        """
+        n, sigma = self.n, self.draft_sigma
+        draft = is_finite(self.draft_mean[:, :n].square())
+        if sigma is not None:
+            # with 'target' only the first patch is the draft's for sure; others may have no sigma
+            draft &= has_sigma(sigma[:, :n], rule.random, 1 if repropose == "target" else n)
+        return torch.stack([is_finite(self.patches[:, :n]), draft | (self.origin[:, :n] == BONUS)])
 
     def finish(self, horizon: int) -> Decoded:
         def steps(patches: torch.Tensor) -> torch.Tensor:

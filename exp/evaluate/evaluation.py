@@ -1,12 +1,14 @@
 """The loop over the test windows: `evaluate` measures every method on every window."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from tqdm import tqdm
 
 from exp.evaluate.methods import Method, Observer
+from utils.errors import NotFinite
 from utils.scores import PointMetrics, SpeculationMetrics
 from utils.speculative_decoder import Decoded, Round
 from utils.timing import Stopwatch
@@ -84,6 +86,7 @@ def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.devi
 
     observer: sees the rounds of speculative methods. reference: the method from whose forecasts deviations are
     measured. records: Evaluations of another kind, by method. what: the word before the progress bar.
+    Raises NotFinite, which names model and window, where a model's output is not finite.
     Raises Interrupted, with what there is, where Ctrl-C ends it early. It keeps whole batches only, the same for every
     method unless it comes in the moment of counting.
     """
@@ -95,7 +98,7 @@ def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.devi
                 x, y = x.to(device), y.to(device)
                 made = {}
                 for name, method in methods.items():
-                    with watch:
+                    with watch, counted_from(results[name].windows):
                         decoded = method.decode(x, observer)
                     made[name] = decoded, watch.seconds
                 compared = None if reference is None else made[reference][0].forecast
@@ -107,6 +110,16 @@ def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.devi
             raise
         raise Interrupted(results) from None
     return results
+
+
+@contextmanager
+def counted_from(windows: int) -> Iterator[None]:
+    """Errors of a batch that comes after so many windows name a window by its number in the whole walk."""
+    try:
+        yield
+    except NotFinite as error:
+        error.place = f"window {windows + error.window} (counted from 0)"
+        raise
 
 
 def _windows(batches: Batches) -> int | None:

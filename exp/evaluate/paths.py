@@ -1,6 +1,7 @@
 """--num_samples: paths for every test window, from the target alone or with a sampling rule, and their scores."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,8 +13,9 @@ from data_provider.data_factory import spread_windows
 from exp.evaluate.evaluation import Batches, Evaluation, evaluate, scored
 from exp.evaluate.methods import Method
 from exp.report.plots import pit_figure
-from exp.report.results import refuse_overflow, samples_file
+from exp.report.results import samples_file
 from exp.settings import Settings
+from utils.errors import UserError
 from utils.scores import PathMetrics, RollingScale
 from utils.speculative_decoder import Decoded
 
@@ -71,7 +73,9 @@ def evaluate_paths(method: Method, dataset, loader: Batches, settings: Settings,
         evaluate({"samples": method}, in_parts(loader, at_once), device, covariate, settings.run.quiet,
                  records={"samples": record}, what="samples")
         scores = record.plain.result()
-        refuse_overflow(scores["mse_of_mean"], "the mean of the sampled paths")  # before a file is written
+        if not math.isfinite(scores["mse_of_mean"] + scores["energy_score"]):  # before a file is written
+            raise UserError("the sampled paths are finite, but so large that their scores overflow: train the model "
+                            "again")
     scores |= {"paths": samples, "seconds": record.seconds,
                "rolling": record.rescaled.result() | {"span": span, "prior": prior}}
     scores |= record.cost() if record.speculation is not None else {}

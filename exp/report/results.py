@@ -35,13 +35,6 @@ def write_partial(folder: Path, metrics: dict) -> Path:
     return Path(folder) / PARTIAL
 
 
-def refuse_overflow(mse: float, who: str) -> None:
-    """Raises UserError if a forecast was not finite: it must not enter a table."""
-    if not math.isfinite(mse):
-        raise UserError(f"{who}: the mean squared error is {mse}: a forecast overflowed; leave out --amp, or train the "
-                        "model again")
-
-
 def log_forecast(setting: str, metrics: dict) -> None:
     values = ", ".join(f"{name}:{metrics[name]}" for name in (*POINT_METRICS, "data_path"))
     append_text(FORECAST_LOG, f"{setting}  \n{values}\n\n")

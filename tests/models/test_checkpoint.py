@@ -169,6 +169,18 @@ def test_weights_that_are_not_finite_leave_the_model_as_it_was(tmp_path, value):
     assert_same(model.state_dict(), new_model(0).state_dict())
 
 
+def test_weights_too_large_for_the_models_precision_leave_it_as_it_was(tmp_path):
+    """A float64 file may hold numbers that float32, in which the model computes, cannot."""
+    state = {key: value.double() for key, value in new_model(1).state_dict().items()}
+    model = new_model(0)
+    load_into(model, state, "c.pth")
+    assert_same(model.state_dict(), new_model(1).state_dict())
+    state["head.bias"][3] = -1e300
+    with pytest.raises(UserError, match=r"c\.pth holds 1e\+300, too large for torch.float32, in head\.bias"):
+        load_into(model, state, "c.pth")
+    assert_same(model.state_dict(), new_model(1).state_dict())
+
+
 def test_missing_and_unknown_tensors_are_named(tmp_path):
     state = new_model().state_dict()
     state["head_mean.weight"] = state.pop("head.weight")
