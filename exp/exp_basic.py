@@ -89,6 +89,21 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     return model
 
 
+def caveats(model: TimerBackbone, path: str | Path, context: int) -> list[str]:
+    """What a reader should know of this model with contexts of so many steps, in sentences."""
+    path, notes = registry.checkpoint_in(path), []
+    stored = read_settings(path)
+    trained = (stored or {}).get("seq_len")
+    if stored is None and not model.config.use_norm:
+        notes.append(f"{path} has no args.json and use_norm was not given, so that it is taken for a model without "
+                     "normalisation; checkpoints of OpenLTM and STRIDE are usually trained with use_norm, and forecast "
+                     "badly without it")
+    if not model.config.causal and isinstance(trained, int) and context > trained:
+        notes.append(f"{path} was trained with a context of {trained} steps (seq_len) and is given {context}: such a "
+                     "model, which reads the whole context as one window, usually gets worse with a longer one")
+    return notes
+
+
 class Exp_Basic:
     """Base of the experiments: device, models, data and folders."""
 
@@ -142,15 +157,21 @@ class Exp_Basic:
         return tested_checkpoint(self.settings.run, self.settings.model.name)
 
     def load_tested(self, checkpoint: Path) -> TimerBackbone:
-        """The model under test."""
-        return load_model(self.settings, checkpoint, self.settings.model.name, self.device)
+        """The model under test; says what a reader should know of it."""
+        return self._noted(load_model(self.settings, checkpoint, self.settings.model.name, self.device), checkpoint)
 
     def load_draft(self) -> TimerBackbone:
         """The draft used with it."""
         run = self.settings.run
         if run.draft_checkpoint is None:
             raise UserError("`draft_checkpoint` is missing: give the checkpoint of the draft")
-        return load_model(self.settings, run.draft_checkpoint, run.draft_model, self.device)
+        return self._noted(load_model(self.settings, run.draft_checkpoint, run.draft_model, self.device),
+                           run.draft_checkpoint)
+
+    def _noted(self, model: TimerBackbone, path: str | Path) -> TimerBackbone:
+        for note in caveats(model, path, self.settings.data.test_context):
+            log.info("note: %s", note)
+        return model
 
     def dataset(self, split: str, context: int | None = None, rolled: bool = False):
         """One split of the series; context: default, that of training; rolled: windows with a whole horizon after."""

@@ -3,12 +3,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from data_provider.scaling import OwnScale, too_far
+from data_provider.series import Series
 from exp.exp_basic import Exp_Basic
 from exp.settings import DataSettings, SpecSettings
 from models.checkpoint import read_tensors, save_tensors
@@ -44,29 +48,70 @@ def calibration_part(experiment: Exp_Basic) -> tuple[Any, Any]:
     return dataset, loader
 
 
-def law_of_history(model: TimerBackbone, series: torch.Tensor, data: DataSettings, spec: SpecSettings, where: str,
+def law_of_history(model: TimerBackbone, series: Series, data: DataSettings, spec: SpecSettings, where: str,
                    device: torch.device, quiet: bool) -> Calibration:
-    """Calibrates on the newest fifth of a standardised series [T, C] without a validation split.
+    """Calibrates on the newest fifth of a series without a validation split; every window is scaled by its context.
 
-    Under the usual 70/10/20 split a model that was trained on this very series has not seen these windows. where: name
-    of the series in errors. Raises UserError if there are too few windows.
+    Under the usual 70/10/20 split a model that was trained on this very series has not seen these windows. A constant
+    context has no deviation that an error could be relative to: it does not count. where: name of the series in errors.
+    Raises UserError if there are too few windows, or too few that count.
     """
-    context, patch_len = data.test_context, model.patch_len
-    windows = series.unfold(0, context + patch_len, 1) if len(series) >= context + patch_len else series[:0]
-    least = LEAST_PATCHES * patch_len
-    windows = windows[-max(least, len(windows) // 5):]
-    if len(windows) < least:
-        raise UserError(f"{where}: {len(series)} rows leave {len(windows)} windows to calibrate a law on, but {least} "
-                        f"are needed ({context + patch_len + least - 1} rows): give `sigma`, or leave out "
-                        "`num_samples`")
-    # series by series, each batch cut when its turn comes: the windows of many series hold them hundreds of times
-    count = len(windows)
-    items = torch.arange(count * (series.shape[1] if data.univariate else 1)).split(data.batch_size)
-    cut = (windows[part % count, part // count, None] if data.univariate else windows[part] for part in items)
-    batches = ((part[..., :context].mT, part[..., context:].mT) for part in cut)
-    bar = tqdm(batches, total=len(items), desc="calibration", unit="batch", disable=quiet)
-    return fit_law(next_patch_residuals(model, bar, device), series.shape[1] if data.univariate else 1,
-               spec.covariance == "full")
+    span, least = data.test_context + model.patch_len, LEAST_PATCHES * model.patch_len
+    count = max(len(series.values) - span + 1, 0)
+    windows = min(count, max(least, count // 5))
+    if windows < least:
+        raise UserError(f"{where}: {len(series.values)} rows leave {windows} windows to calibrate a law on, but "
+                        f"{least} are needed ({span + least - 1} rows): give `sigma`, or leave out `num_samples`")
+    newest = np.lib.stride_tricks.sliding_window_view(series.values, span, axis=0)[-windows:]
+    total = -(-windows * (len(series.names) if data.univariate else 1) // data.batch_size)
+    bar = tqdm(_scaled_windows(newest, model, data), desc="calibration", unit="batch", disable=quiet, total=total)
+    residuals, enough = _of_varying(next_patch_residuals(model, bar, device).unflatten(0, (-1, windows)), least)
+    if data.univariate and enough.any():  # one law for all: that of the series that have one
+        residuals, enough = residuals[enough[:, 0]], torch.ones_like(enough)
+    constant = OwnScale.of(series.values[-scale_length(model, data.test_context):]).constant
+    for name, known in zip(np.array(series.names, dtype=object)[~constant], enough.flatten().numpy()[~constant]):
+        if not known:
+            raise UserError(f"{where}: {shorten(name)} is constant in the context of all but fewer than {least} of the "
+                            "windows to calibrate a law on: give `sigma`, or leave out `num_samples`")
+    return fit_law(residuals.flatten(0, 1), len(residuals), spec.covariance == "full")
+
+
+def scale_length(model: TimerBackbone, context: int) -> int:
+    """Number of newest rows of a context that set its scale: the window that the next patch is normalised by."""
+    return min(context, (model.span or context) * model.patch_len)
+
+
+def _scaled_windows(windows: np.ndarray, model: TimerBackbone,
+                    data: DataSettings) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """windows [W, C, context + P] -> batches of contexts x [b, context, C or 1] and truths y [b, P, C or 1].
+
+    For a univariate model series by series. y is NaN after a context without a usable scale.
+    """
+    (count, variables, _), context = windows.shape, data.test_context
+    numbers = np.arange(count * (variables if data.univariate else 1))
+    for first in range(0, len(numbers), data.batch_size):
+        at = numbers[first:first + data.batch_size]
+        part = windows[at % count, at // count][:, None] if data.univariate else windows[at]
+        part = part.swapaxes(1, 2)
+        scale = OwnScale.of(part[:, context - scale_length(model, context):context])
+        values = scale.apply(part)
+        useless = (torch.from_numpy(scale.constant) | too_far(values))[:, None]
+        yield values[:, :context].masked_fill(useless, 0), values[:, context:].masked_fill(useless, float("nan"))
+
+
+def _of_varying(residuals: torch.Tensor, least: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """residuals [S, W, P, C] of S series -> the same without NaN, and where `least` windows or more had none [S, C].
+
+    The others of the same series and variable take the place of windows with NaN, evenly and in order; 0 if there are
+    fewer than `least`.
+    """
+    residuals, known = residuals.clone(), residuals.isfinite().all(dim=2)
+    enough = known.sum(dim=1) >= least
+    for s, c in (~known.all(dim=1)).nonzero().tolist():
+        others = known[s, :, c].nonzero()[:, 0]
+        places = torch.linspace(0, len(others) - 1, residuals.shape[1]).round().long()
+        residuals[s, ..., c] = residuals[s, others[places]][..., c] if enough[s, c] else 0.0
+    return residuals, enough
 
 
 def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> Calibration:
@@ -81,9 +126,6 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
         return calibration
     refuse_unwritable(path.parent, "--checkpoints/--distill_target_ckpt")
     residuals = next_patch_residuals(model, loader, experiment.device)
-    if not torch.isfinite(residuals).all():
-        raise UserError(f"{checkpoint}: a forecast of the validation part overflowed, there is nothing to calibrate "
-                        "on: train the model again")
     calibration = fit_law(residuals, dataset.n_series, covariance == "full")
     save(path, calibration, made_for)
     log.info("calibrated on %.0f validation windows, stored in %s: %s", calibration.held_out["windows"], path,

@@ -281,8 +281,8 @@ class SpecSettings(Section):
                                "else sample); means of exact and coupling preserve no law", flag="spec_emit",
                                needs=SPECULATION, free=True, not_with=ONE_WAY)
     sigma: float | None = limited(None, OrNone(POSITIVE), "simplified, exact, coupling: the target's sigma, "
-                                  f"standardised units (default: {DEFAULT_SIGMA})", flag="spec_sigma", needs=LAW,
-                                  free=True)
+                                  "standardised units; in forecasts beyond the end, standard deviations of the context "
+                                  f"(default: {DEFAULT_SIGMA})", flag="spec_sigma", needs=LAW, free=True)
     sigma_mode: str | None = limited(None, OrNone(OneOf(("fixed", "adaptive", "calibrated"))), "fixed (the default); "
                                      "from spec_sigma_adapt_c * mean squared gap (simplified); or fitted to the "
                                      "target's errors on the validation part, kept beside its checkpoint (exact, "

@@ -14,22 +14,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from data_provider.data_loader import standardised
 from data_provider.frames import FRAME, from_frame
+from data_provider.scaling import OwnScale, too_far
 from data_provider.series import Series
 from data_provider.times import Calendar, continued
 from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
-from exp.exp_basic import autocast, choose_device, load_model
-from exp.laws import law_of_history
+from exp.exp_basic import autocast, caveats, choose_device, load_model
+from exp.laws import law_of_history, scale_length
 from exp.memory import Shape, decoding_bytes, output_bytes, refuse_unfitting
 from exp.predict.notes import add_caveats, refuse_clip
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, SpecSettings
 from exp.stored import completed, stored_settings
 from models.registry import checkpoint_in
-from utils.errors import UserError, shorten
+from utils.errors import NotFinite, UserError, shorten
 from utils.scores import QUANTILES, SpeculationMetrics, quantile
 from utils.target_law import TargetLaw
 
@@ -134,8 +133,9 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
 class Forecaster:
     """A trained target, alone or with its draft.
 
-    Every variable is standardised by the mean and standard deviation of all its rows: nothing comes after them, so
-    nothing leaks. The mean is that of the target, decoded according to the settings (rule, tolerance, K).
+    Every variable is standardised by the mean and standard deviation of its context (of the newest window in it, for a
+    model with causal normalisation): what the model is given depends on no row before it, nor on the unit. The mean is
+    that of the target, decoded according to the settings (rule, tolerance, K).
     """
 
     def __init__(self, settings: Settings, checkpoint: Path, device: torch.device):
@@ -154,8 +154,9 @@ class Forecaster:
         """Loads the target in `folder` (or a checkpoint file), and the draft in another one if it is given.
 
         context: steps of history that the model reads; default: as many as in training. spec: rule and tolerance, and
-        the law of the `num_samples` paths from which quantiles are taken; unless it sets `sigma` or `sigma_mode`, that
-        law is calibrated on the newest windows of each series. model: for a checkpoint without args.json.
+        the law of the `num_samples` paths from which quantiles are taken; unless it sets `sigma` (in standard
+        deviations of the context) or `sigma_mode`, that law is calibrated on the newest windows of each series. model:
+        for a checkpoint without args.json.
         kind: MultivariateDatasetBenchmark, all series together, or UnivariateDatasetBenchmark, each by itself; default:
         as in training. clip_min: a lower limit of the forecast and its quantiles, in the units of the series.
         Raises UserError, which names the parameter, for invalid input.
@@ -206,32 +207,58 @@ class Forecaster:
         refuse_clip(series, self.settings.report.clip_min, where)
         self._refuse_unfitting(len(series.names), horizon, len(wanted), where)
         calendar = continued(series, horizon, where)
-        scaler = StandardScaler()
-        history = standardised(where, scaler, series.values, series.values)
-        context = history[-self.settings.data.test_context:]
-        notes = list(series.notes)
+        context, scale = self._context(series, where)
+        notes = list(series.notes) + self._caveats()
         samples, law = self.settings.report.num_samples, None
         if samples is not None:
-            law = self._law(history, where, samples, notes)
+            law = self._law(series, where, samples, notes)
             sampler = sampler or self._sampler(law, horizon, samples)
         found = wanted if sampler else ()
         with autocast(self.settings.run, self.device):
-            values, origin, cost = self._decode(context.to(self.device), horizon, sampler, found, law)
-        if not np.isfinite(values).all():
-            raise UserError(f"{where}: the forecast overflowed: leave out `amp`, or train the model again")
-        in_units = np.stack([scaler.inverse_transform(part) for part in values])
+            try:
+                values, origin, cost = self._decode(context.to(self.device), horizon, sampler, found, law)
+            except NotFinite as error:
+                error.place = where
+                if self.settings.data.univariate:
+                    error.place += f", {shorten(series.names[error.window])}"
+                raise
+        in_units = scale.back(values)
+        if not np.isfinite(in_units).all():
+            raise UserError(f"{where}: the forecast does not fit into float64 in the unit of the series: rescale it")
         forecast = Forecast(series.names, calendar, in_units, found, origin, cost, notes)
-        self._settle_constants(forecast, series)
+        self._note_constants(forecast, scale, series)
         forecast = self._of_covariates(forecast) if self.model.config.covariate else forecast
         add_caveats(forecast, series, self.settings)
         return forecast
 
-    def _law(self, history: torch.Tensor, where: str, samples: int, notes: list[str]) -> TargetLaw:
+    def _context(self, series: Series, where: str) -> tuple[torch.Tensor, OwnScale]:
+        """The newest rows [L, C] on their own scale, and that scale."""
+        context = series.values[-self.settings.data.test_context:]
+        scale = OwnScale.of(context[-scale_length(self.model, len(context)):])
+        scaled = scale.apply(context)
+        if (far := too_far(scaled)).any():
+            name = shorten(series.names[int(far.long().argmax())])
+            raise UserError(f"{where}: {name} has values in the context that are too far from its newest ones: correct "
+                            "them, or give a shorter `context`")
+        return scaled, scale
+
+    def _caveats(self) -> list[str]:
+        """What a reader should know of these models on any series."""
+        run, context = self.settings.run, self.settings.data.test_context
+        notes = caveats(self.model, self.checkpoint, context)
+        if self.draft is not None:
+            notes += caveats(self.draft, str(run.draft_checkpoint), context)
+        if not self.model.config.use_norm:
+            notes.append("the model was trained without normalisation, on values in the scale of its own training "
+                         "data; it is given yours in standard deviations from the mean of the context")
+        return notes
+
+    def _law(self, series: Series, where: str, samples: int, notes: list[str]) -> TargetLaw:
         """That of the target's errors on this history, or of `sigma`."""
         spec = self.settings.spec.filled()
         law = TargetLaw.fixed(float(spec.sigma or 0))
         if spec.sigma_mode == "calibrated":
-            found = law_of_history(self.model, history, self.settings.data, spec, where, self.device,
+            found = law_of_history(self.model, series, self.settings.data, spec, where, self.device,
                                    self.settings.run.quiet)
             law = found.law
             notes.append(f"quantiles come from {samples} paths, with noise fitted to the target's errors on "
@@ -288,12 +315,18 @@ class Forecaster:
         method, cost = self._method(horizon, law), SpeculationMetrics()
         values, origins = [], []
         parts = windows.split(data.batch_size)
-        for part in tqdm(parts, desc="forecast", unit="batch", disable=self.settings.run.quiet or len(parts) == 1):
-            decoded = method.decode(part)
+        bar = tqdm(parts, desc="forecast", unit="batch", disable=self.settings.run.quiet or len(parts) == 1)
+        for number, part in enumerate(bar):
+            try:
+                decoded = method.decode(part)
+                paths = sampler(part, horizon) if sampler else None
+            except NotFinite as error:
+                error.window += number * data.batch_size
+                raise
             if decoded.origin is not None:
                 cost.update(decoded)
                 origins.append(decoded.origin.cpu())
-            quantiles = [quantiles_of(sampler(part, horizon), levels)] if sampler else []
+            quantiles = [] if paths is None else [quantiles_of(paths, levels)]
             values.append(torch.cat([decoded.forecast[None], *quantiles]))
         joined = torch.cat(values, dim=1)  # [1 + Q, B, H, C or 1]
         by_variable = (joined[..., 0].mT if data.univariate else joined[:, 0]).double().cpu().numpy()
@@ -301,14 +334,12 @@ class Forecaster:
             return by_variable, None, None
         return by_variable, torch.cat(origins).expand(context.shape[1], -1).numpy(), cost.result()
 
-    def _settle_constants(self, forecast: Forecast, series: Series) -> None:
-        """Forecasts a constant variable by its constant: a model, which divides by its deviation, cannot."""
-        for c, name in enumerate(series.names):
-            value = series.values[0, c]
-            if (series.values[:, c] == value).all():
-                forecast.values[:, :, c] = value
-                forecast.notes.append(f"{shorten(name)} is {value:g} in all {len(series.values)} rows: its forecast is "
-                                      "that constant, not the model's")
+    def _note_constants(self, forecast: Forecast, scale: OwnScale, series: Series) -> None:
+        """A variable that is constant where it sets its scale has none: `scale` made its forecast that constant."""
+        rows = scale_length(self.model, self.settings.data.test_context)
+        for c in np.flatnonzero(scale.constant):
+            forecast.notes.append(f"{shorten(series.names[c])} is {series.values[-1, c]:g} in all of the newest {rows} "
+                                  "rows: its forecast is that constant, not the model's")
 
     def _of_covariates(self, forecast: Forecast) -> Forecast:
         forecast.notes.append(f"a model trained with covariates forecasts the last variable only, "
