@@ -5,7 +5,7 @@ from exp.program import exit_code
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    """Exit code: 0 done, 2 bad input (one line on stderr), 130 or 143 interrupted (see exp.program)."""
     def work() -> None:
         from exp.exp_forecast import Exp_Forecast
         from exp.options import read_command_line

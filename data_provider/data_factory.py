@@ -62,8 +62,10 @@ def batch_as_is(batch):
 
 
 def leave_interrupts_to_the_parent(_worker: int) -> None:
-    """Ignores Ctrl-C, which reaches every process of a terminal: a worker would print a traceback of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignores Ctrl-C and SIGTERM, which reach a whole group of processes: a worker would print a traceback of its own,
+    or take the batch with it that its parent waits for."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def spread_windows(dataset, count: int | None) -> list[int]:

@@ -104,6 +104,7 @@ class Exp_Forecast(Exp_Basic):
         run, settings = self.settings.run, self.settings
         for iteration in range(run.itr):
             self._refuse_unwritable(self.setting(iteration))
+            refuse_unwritable(self.checkpoint_folder(self.setting(iteration)), "--checkpoints/--model_id/--des")
         self._check_test_part(self.tested_split())
         if "calibrated" in (settings.spec.sigma_mode, settings.train.teacher_noise):
             calibration_part(self)

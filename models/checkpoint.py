@@ -26,13 +26,15 @@ from utils.limits import check
 
 CHECKPOINT = "checkpoint.pth"
 ARGS = "args.json"
+DIRECTORY = 0x10  # among the attributes of an entry, where torch looks for it
 DIGEST = "sha256"  # name of the entry with the digest of all others
 
 
 def save_tensors(path: Path, content: Mapping[str, Any], entries: Mapping[str, str] | None = None) -> None:
     """torch.save, atomically and with a digest. entries: name -> text, kept in the same archive."""
     with replace_when_done(path) as beside:
-        torch.save(content, beside)
+        with open(beside, "wb") as handle:  # given a path, torch fails on a full disk without a word of it
+            torch.save(content, handle)
         with zipfile.ZipFile(beside, "a") as archive:
             top = Path(archive.namelist()[0]).parts[0]
             for name, text in (entries or {}).items():
@@ -53,8 +55,9 @@ def _digest(archive: zipfile.ZipFile) -> tuple[str, str | None]:
     """
     sha, said = hashlib.sha256(), None
     for entry in archive.infolist():
-        if entry.compress_type != zipfile.ZIP_STORED:  # torch writes none; it could be small here and huge in memory
-            raise ValueError("a compressed entry")
+        # torch writes neither: the one could be small here and huge in memory, of the other torch reads no content
+        if entry.compress_type != zipfile.ZIP_STORED or entry.external_attr & DIRECTORY:
+            raise ValueError("a compressed entry, or a directory")
         content = archive.read(entry)
         if Path(entry.filename).name == DIGEST:
             said = content.decode()
@@ -127,8 +130,9 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _is_weight(value: object) -> bool:
-    """True for dense float tensors with data: not sparse, quantized, integer, complex, 8-bit or on 'meta'."""
-    return (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    """True for dense float tensors with data: not sparse, nested, quantized, integer, complex, 8-bit or on 'meta'."""
+    return (isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested
+            and value.device.type == "cpu"
             and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
 

@@ -10,6 +10,16 @@ import torch  # noqa: E402
 from helpers import PATCH  # noqa: E402
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, metavar="N", help="run N fuzz cases, at random, instead of the usual ones")
+    parser.addoption("--kills", type=int, default=3, metavar="N", help="kill every kind of run N times (slow)")
+
+
+def pytest_configure(config):
+    if config.getoption("fuzz"):
+        os.environ["FUZZ_CASES"] = str(config.getoption("fuzz"))  # before the tests are read: tests/fuzz/endings.py
+
+
 @pytest.fixture
 def series():
     """[B, L, C]: seasons, a level and noise of their own in every row and variable."""

@@ -23,7 +23,7 @@ PROGRAMS = {"scripts.benchmark.decode_memory": decode_memory.main, "scripts.benc
             "data_provider.download": lambda argv: download.main()}
 # besides its own flags it takes those of run.py
 WITH_RUN_FLAGS = ("scripts.benchmark.fidelity", "scripts.sweeps.param_sweep")
-FOREIGN = {"--nproc_per_node", "--standalone", "--head"}  # of torchrun and ray
+FOREIGN = {"--nproc_per_node", "--standalone", "--head", "--fuzz", "--kills"}  # of torchrun, ray and our pytest
 # what a program writes or a user brings, not part of the repository
 MADE = ("checkpoints/", "dataset/", "test_results/", "benchmark/", "results/", ".venv/", "data/",
         "result_long_term_forecast.txt", "result_inference_summary.txt", "result_inference_breakdown.txt")

@@ -1,4 +1,4 @@
-"""Ctrl-C, a real SIGINT to a real process: exit code 130, one line, and what was finished can be used."""
+"""Ctrl-C and SIGTERM, real signals to real processes: exit code 130 or 143, one line, and what was finished is kept."""
 import json
 import os
 import signal
@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, SMALL, save_pair, write_rows
+from helpers import ROOT, SMALL, rows_of, save_pair, write_rows
 
 import run
 from exp.evaluate.comparison import compare
 from exp.evaluate.evaluation import Interrupted, evaluate
-from exp.evaluate.methods import Method
+from exp.evaluate.methods import AloneMethod, Method
+from exp.exp_forecast import Exp_Forecast
 from exp.report.results import DRAFT as DRAFT_ALONE
 from exp.report.results import TARGET as TARGET_ALONE
 from exp.settings import Settings
@@ -31,41 +34,50 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def interrupt(command: list[str], sign: str) -> tuple[int, str]:
-    """Starts it, sends SIGINT as soon as `sign` stands in its output; returns exit code and all output."""
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def stop(request):
+    """Of a process group, as a terminal, `timeout` and a batch system send it: to the workers of a loader too."""
+    return request.param
+
+
+def interrupt(command: list[str], sign: str, stop: signal.Signals) -> str:
+    """Starts it, sends the signal to its group as soon as `sign` stands in its output; returns all output."""
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-                               env=os.environ | {"PYTHONUNBUFFERED": "1"})
+                               env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)},
+                               start_new_session=True)
     said = b""
     while sign.encode() not in said:
         some = os.read(process.stdout.fileno(), 4096)
         assert some, said.decode()
         said += some
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, stop)
     rest, _ = process.communicate(timeout=180)
     text = (said + rest).decode()
     assert text.splitlines()[-1].startswith("interrupted: "), text
     assert "Traceback" not in text
-    return process.returncode, text
+    assert process.returncode == 128 + stop, text
+    return text
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_leaves_a_checkpoint_and_goes_on(workplace, capsys):
-    train = [str(ROOT / "run.py"), *FLAGS, "--train_epochs", "500", "--val_every", "5", "--patience", "9999"]
-    code, said = interrupt(train, "step 10:")
-    assert code == 130 and "step/s" in said and "loss=" in said  # rate and running loss
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_training_leaves_a_checkpoint_and_goes_on(workplace, capsys, stop, workers):
+    train = [str(ROOT / "run.py"), *FLAGS, "--train_epochs", "500", "--val_every", "5", "--patience", "9999",
+             "--num_workers", str(workers)]
+    said = interrupt(train, "step 10:", stop)
+    assert "step/s" in said and "loss=" in said  # rate and running loss
     assert {"checkpoint.pth", "args.json", "resume.pth"} <= set(os.listdir("checkpoints/forecast_test_timer_xl_test_0"))
     assert run.main([*train[1:], "--resume", "--quiet", "--train_epochs", "1"]) == 0
     assert "resuming at step" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_an_interrupted_test_leaves_the_metrics_of_its_windows(workplace):
+def test_an_interrupted_test_leaves_the_metrics_of_its_windows(workplace, stop):
     test = f"--is_training 0 --checkpoints given --test_dir target --batch_size 1 --use_speculative {DRAFT}"
     write_rows("good.csv", 6000)
-    code, said = interrupt([str(ROOT / "run.py"), *FLAGS, *test.split()], "acceptance=")
-    assert code == 130 and "of 1165 windows" in said
+    said = interrupt([str(ROOT / "run.py"), *FLAGS, *test.split()], "acceptance=", stop)
     folder, = Path("test_results").iterdir()
-    assert os.listdir(folder) == ["metrics_partial.json"]
+    assert sorted(os.listdir(folder)) == ["metrics_partial.json", "settings.json"]
     kept = json.loads((folder / "metrics_partial.json").read_text())
     assert len(kept["rows"]) == 1 and kept["windows_of_the_split"] == 1165
     done = kept["rows"][0]["windows"]
@@ -73,12 +85,80 @@ def test_an_interrupted_test_leaves_the_metrics_of_its_windows(workplace):
 
 
 @pytest.mark.slow
-def test_an_interrupted_benchmark_ends_in_one_line(workplace):
+def test_an_interrupted_comparison_leaves_the_metrics_of_its_windows(workplace, stop):
+    compare_all = f"--is_training 0 --compare --checkpoints given --test_dir target --batch_size 1 {DRAFT}"
+    write_rows("good.csv", 6000)
+    interrupt([str(ROOT / "run.py"), *FLAGS, *compare_all.split()], "acceptance=", stop)
+    folder, = Path("test_results").iterdir()
+    assert sorted(os.listdir(folder)) == ["metrics_partial.json", "settings.json"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_prediction_leaves_whole_files(workplace, stop):
+    values = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 60)))
+    values.add_prefix("v").to_csv("wide.csv", index=False)
+    predict = "--do_predict --checkpoints given --test_dir target --data_path wide.csv --pictures 60"
+    interrupt([str(ROOT / "run.py"), *FLAGS, *predict.split()], "pictures:   3%", stop)
+    folder, = Path("test_results").iterdir()
+    left = set(os.listdir(folder))
+    pictures = {name for name in left if name.endswith(".png")}
+    assert left - pictures == {"forecast.csv", "forecast.json", "settings.json"}  # and nothing temporary
+    assert 1 < len(pictures) < 60
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_keeps_its_rows(workplace, stop):
+    files = "--target given/target/checkpoint.pth --draft given/draft/checkpoint.pth --root_path . --data_path good.csv"
+    grid = "--seq_len 48 --horizon 36 --out kept.csv --k 1,2 --sigma 0.1,0.2,0.3,0.4 --bias 1,2,3,4,5,6,7,8"
+    interrupt(["-m", "scripts.sweeps.param_sweep", *f"{files} {grid}".split()], "mse=", stop)
+    assert 1 <= len(rows_of("kept.csv")) < 66
+    assert not list(Path().rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_an_interrupted_benchmark_ends_in_one_line(workplace, stop):
     measure = ["-m", "scripts.benchmark.decode_speed", "--cells", "preset:96:96:1", "--budget_s", "600", "--out",
                str(workplace / "speed.csv")]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        assert interrupt(measure, "planner")[0] == 130
+        interrupt(measure, "planner", stop)
+
+
+def test_two_sigterm_at_once_do_not_interrupt_what_is_being_saved(workplace, monkeypatch, capsys):
+    """As `timeout` sends them: to the process, and to its group."""
+    keep, times, decode = Exp_Forecast._keep, iter(range(99)), AloneMethod.decode
+
+    def stopped(*arguments):
+        if next(times) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return decode(*arguments)
+
+    def stopped_again(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        keep(*arguments)
+    monkeypatch.setattr(AloneMethod, "decode", stopped)
+    monkeypatch.setattr(Exp_Forecast, "_keep", stopped_again)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run.main(f"{SMALL} --is_training 0 --checkpoints given --test_dir target --batch_size 8".split()) == 143
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted: ") and said.count("\n") == 1
+    kept = json.loads(Path("test_results/target_pl36/metrics_partial.json").read_text())
+    assert kept["rows"][0]["windows"] == 8
+    assert signal.getsignal(signal.SIGTERM) is before  # of whoever called it in Python
+
+
+def test_a_program_that_was_started_to_outlive_sigterm_does(workplace, monkeypatch):
+    decode = AloneMethod.decode
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return decode(*arguments)
+    monkeypatch.setattr(AloneMethod, "decode", stopped)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run.main(f"{SMALL} --is_training 0 --checkpoints given --test_dir target".split()) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Interrupting(Method):

@@ -8,8 +8,16 @@ def shorten(value: object, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def one_line(text: str) -> str:
+    """The text with line breaks and whatever else cannot be printed escaped; names in files may hold them."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class UserError(Exception):
-    """Raised for bad input. The text has parameters in backticks, which a program may replace with its flags."""
+    """Raised for bad input: one line. It has parameters in backticks, which a program may replace with its flags."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class NotFinite(UserError):

@@ -15,6 +15,7 @@ from exp.exp_basic import autocast
 from exp.ownership import differing, of_training, told
 from exp.schedules import learning_rate
 from exp.settings import Settings
+from exp.train.curves import Curves
 from models.checkpoint import read_tensors, save_checkpoint, save_tensors
 from utils.errors import UserError
 
@@ -53,7 +54,7 @@ class Trainer:
         self.epoch = self.batch = self.step = 0  # position of the next batch
         self.best, self.bad_rounds, self.finished = float("inf"), 0, False
         self.running: float | None = None
-        self.writer: Any = None
+        self.curves: Curves | None = None
 
     def run(self) -> float:
         """Trains to the end; returns the best validation loss."""
@@ -62,12 +63,12 @@ class Trainer:
         else:
             # the state of an older run of the same name must not be mistaken for this run's
             (self.folder / RESUME).unlink(missing_ok=True)
-        self.writer = _tensorboard(self.folder) if self.is_main else None  # not before: --resume may be refused
+        self.curves = Curves(self.folder) if self.is_main else None  # not before: --resume may be refused
         try:
             self._run_epochs()
         finally:
-            if self.writer is not None:
-                self.writer.close()
+            if self.curves is not None:
+                self.curves.close()
         if self.best == float("inf"):
             raise UserError(f"no validation loss was finite, so there is no checkpoint in {self.folder}: lower "
                             "--learning_rate")
@@ -97,8 +98,8 @@ class Trainer:
             self.running = loss if self.running is None else 0.98 * self.running + 0.02 * loss
             bar.update(1)
             bar.set_postfix(loss=f"{self.running:.4f}", lr=f"{rate:.1e}", best_val=f"{self.best:.4f}", refresh=False)
-            if self.writer is not None:
-                self.writer.add_scalar("train/loss", loss, self.step)
+            if self.curves is not None:
+                self.curves.add("train/loss", loss, self.step)
             last = self.batch == sampler.batches_per_epoch
             if last:
                 self.epoch, self.batch = self.epoch + 1, 0
@@ -149,8 +150,8 @@ class Trainer:
             shared = torch.tensor(loss, dtype=torch.float64, device=self.device)
             dist.broadcast(shared, src=0)
             loss = shared.item()
-        if self.writer is not None:
-            self.writer.add_scalar("val/loss", loss, self.step)
+        if self.curves is not None:
+            self.curves.add("val/loss", loss, self.step)
         improved = loss < self.best
         if improved:
             self.best, self.bad_rounds = loss, 0
@@ -213,16 +214,17 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        usual = self._rates()
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         for name, kind in COUNTERS.items():
             if not isinstance(state[name], kind):
                 raise TypeError(f"{name} is {state[name]}")
             setattr(self, name, state[name])
-        moments_fit = all(moment.shape in ((), parameter.shape)
-                          for parameter, moments in self.optimizer.state.items() for moment in moments.values())
+        moments_fit = all(_fit(moments, parameter) for parameter, moments in self.optimizer.state.items())
         within_epoch = 0 <= self.batch < self.train_loader.batch_sampler.batches_per_epoch
-        if not (moments_fit and within_epoch and self.epoch >= 0 and self.step >= 0):
+        counted = self.epoch >= 0 and self.step >= 0 and self.best == self.best
+        if not (moments_fit and within_epoch and counted and self._rates() == usual):
             raise ValueError("the state of another run")  # it would fail later, or wait for a batch that never comes
         # a run that stopped early is over; one that used up its epochs continues if given more of them
         if self.finished and self.bad_rounds < self.settings.patience and self.epoch < self.settings.train_epochs:
@@ -232,10 +234,15 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda"], self.device)
 
+    def _rates(self) -> list[dict[str, Any]]:
+        """The optimizer's settings, but for the rate that every epoch sets anew."""
+        return [{name: value for name, value in group.items() if name not in ("params", "lr")}
+                for group in self.optimizer.param_groups]
 
-def _tensorboard(folder: Path):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
+
+def _fit(moments: dict[str, Any], parameter: torch.Tensor) -> bool:
+    """Whether they are Adam's moments of this parameter: dense, and of its shape."""
+    wanted = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+    return moments.keys() == wanted.keys() and all(
+        isinstance(moment, torch.Tensor) and moment.layout == torch.strided and not moment.is_nested
+        and moment.dtype == torch.float32 and moment.shape == wanted[name] for name, moment in moments.items())

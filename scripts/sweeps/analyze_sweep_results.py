@@ -5,6 +5,7 @@
 analyze_sweep_results.ipynb uses the same functions.
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # works when started by its path, from anywhere
+
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # as in exp.program, but before the imports; a notebook keeps its own
 
 from exp.flags import Parser, reader  # noqa: E402
 from exp.program import exit_code  # noqa: E402
@@ -133,7 +137,7 @@ def draw(folder: Path, settings: dict, cells: pd.DataFrame, references: pd.DataF
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    """Exit code: 0 done, 2 bad input (one line on stderr), 130 or 143 interrupted (see exp.program)."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="csv of a sweep")
     parser.add_argument("--out", type=Path, default=None, help="folder of the pictures (default: TABLE without .csv)")

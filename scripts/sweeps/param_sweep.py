@@ -7,6 +7,7 @@ with the same settings measures the missing cells only. It also takes the flags 
 --root_path, --data_path, --batch_size, --seed, --rolling, --spec_repropose, --quiet.
 """
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def shared_settings(own, given: dict[str, Any]) -> "Settings":
     return settled({"batch_size": 64} | given | {
         "is_training": 0, "use_speculative": True, "spec_accept_rule": own.rule[0], "spec_draft_ckpt": str(draft),
         "test_pred_len": own.horizon, "checkpoints": str(target.parent.parent), "test_dir": target.parent.name,
-        "test_file_name": target.name, "root_path": str(file.parent.resolve()), "data_path": file.name})
+        "test_file_name": target.name, "root_path": os.path.realpath(file.parent), "data_path": file.name})
 
 
 def refuse_foreign(given: dict[str, Any]) -> None:
@@ -187,7 +188,7 @@ def measure_cells(own, given: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    """Exit code: 0 done, 2 bad input (one line on stderr), 130 or 143 interrupted (see exp.program)."""
     return exit_code(lambda: sweep(argv), "--batch_size, --horizon or --workers",
                      "the rows so far are kept; the same command continues")
 

@@ -1,14 +1,17 @@
 """How the program ends: its exit code and its one line, in a process of its own too."""
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from bad_input.cases import TEST, assert_one_error_line, just_target
-from helpers import ROOT, SMALL
+from helpers import ROOT, SMALL, save_pair
 
 import run
 from models.registry import MODELS
+from scripts.sweeps import param_sweep
 
 
 def test_the_base_flags_of_these_tests_are_good(workplace, capsys):
@@ -71,6 +74,106 @@ def test_an_error_of_the_program_itself_is_not_hidden(workplace, monkeypatch):
     monkeypatch.setitem(MODELS, "timer_xl", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         run.main(f"{SMALL} {TEST}".split())
+
+
+def ended(command, **environment):
+    """(exit code, stdout, stderr) of a shell's command in a process of its own; $RUN is run.py."""
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=100,
+                          env=os.environ | {"RUN": f"{sys.executable} {ROOT / 'run.py'} {SMALL} {TEST}"} | environment,
+                          check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command, code, lines", [
+    ("$RUN | head -n 1", 141, 1),  # 128 + SIGPIPE, as of a program that the pipe itself ended
+    ("$RUN 2>&1 | head -n 0", 141, 0),
+    ("$RUN --help | head -n 1", 0, 1),
+    ("$RUN >&-", 0, 0),
+    ("$RUN >&- 2>&-", 0, 0),
+], ids=["reader leaves", "reader of both leaves", "reader of the help leaves", "closed stdout", "both closed"])
+def test_a_stream_that_nobody_reads_is_no_error(workplace, command, code, lines):
+    just_target()
+    got, said, complaint = ended(command)
+    assert (got, said.count("\n"), complaint) == (code, lines, "")
+
+
+@pytest.mark.slow
+def test_a_full_disk_behind_stdout_is_named(workplace):
+    just_target()
+    code, _, complaint = ended("$RUN > /dev/full")
+    assert code == 2
+    assert_one_error_line(complaint, ["No space left on device", "standard output", "free some space"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {
+    "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["PYTHONIOENCODING", "LC_ALL"])
+def test_a_terminal_without_the_letters_of_a_path_shows_them_escaped(workplace, environment):
+    just_target()
+    Path("given").rename("gegebün")
+    code, said, complaint = ended("$RUN --checkpoints gegebün", **environment)
+    assert (code, complaint) == (0, "") and "mse:" in said
+    code, said, complaint = ended("$RUN --checkpoints nirgendwü", **environment)
+    assert code == 2
+    assert_one_error_line(complaint, ["nirgendw", "does not exist"])
+
+
+def test_a_name_that_is_no_text_can_be_used_and_written_down(workplace, capsys):
+    just_target()
+    os.rename(b"given/target", b"given/t\xff")
+    assert run.main([*f"{SMALL} --is_training 0 --checkpoints given --test_dir".split(), os.fsdecode(b"t\xff")]) == 0
+    assert "t\\udcff" in Path("result_long_term_forecast.txt").read_text()
+
+
+def test_a_name_with_a_line_break_does_not_break_the_line(workplace, capsys):
+    assert run.main([*SMALL.split(), "--data_path", "no\nwhere\x1b[2J.csv"]) == 2
+    assert_one_error_line(capsys.readouterr().err, [r"no\nwhere\x1b[2J.csv does not exist"])
+
+
+@pytest.mark.parametrize("flags", [f"{TEST} --data_path loop/a.csv", f"{TEST} --root_path loop",
+                                   f"{TEST} --test_dir loop",
+                                   "--is_training 0 --checkpoints loop --test_dir target",
+                                   f"{TEST} --test_file_name loop", "--checkpoints loop", "--model_id loop",
+                                   f"{TEST} --use_speculative --spec_draft_ckpt loop",
+                                   "--adaptation --pretrain_model_path loop",
+                                   "--model timer_xl_draft --distill --distill_target_ckpt loop"])
+def test_a_link_that_leads_back_to_itself_is_one_line(workplace, capsys, flags):
+    just_target()
+    for place in ("loop", "given/loop", "given/target/loop", "checkpoints/forecast_loop_timer_xl_test_0"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).symlink_to(Path(place).name)
+    assert run.main(f"{SMALL} {flags}".split()) == 2
+    assert_one_error_line(capsys.readouterr().err, ["loop"])
+    assert not Path("test_results").exists()
+
+
+@pytest.mark.parametrize("flags", ["--target loop --draft given/target/checkpoint.pth",
+                                   "--target given/target/checkpoint.pth --draft loop",
+                                   "--target given/target/checkpoint.pth --draft given/draft/checkpoint.pth "
+                                   "--root_path loop --data_path a.csv --seq_len 48"])
+def test_so_it_is_in_a_sweep(workplace, capsys, flags):
+    save_pair()
+    Path("loop").symlink_to("loop")
+    assert param_sweep.main(flags.split()) == 2
+    assert_one_error_line(capsys.readouterr().err, ["loop", "does not exist"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command, code", [("$RUN", 0), (f"{sys.executable} {ROOT}/scripts/sweeps/"
+                                                         "analyze_sweep_results.py nowhere.csv", 2)])
+def test_a_backend_that_matplotlib_does_not_know_is_no_matter(workplace, command, code):
+    just_target()
+    got, _, complaint = ended(command, MPLBACKEND="nonsense")
+    assert got == code and "Traceback" not in complaint
+
+
+def test_a_folder_that_is_gone_is_named(workplace, capsys, monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    monkeypatch.setattr(os, "getcwd", gone)
+    assert run.main(SMALL.split()) == 2
+    assert_one_error_line(capsys.readouterr().err, ["No such file or directory", "the current folder"])
 
 
 INTERRUPTED = """

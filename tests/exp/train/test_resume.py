@@ -116,8 +116,13 @@ def test_a_flipped_bit_is_noticed(name, words, capsys):
     lambda state: state.update(step="many"), lambda state: state.update(batch=10**6),
     lambda state: state.update(settings=[1]), lambda state: state.update(generators=None), lambda state: state.clear(),
     lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+    lambda state: state["optimizer"]["state"][0].update(exp_avg=state["optimizer"]["state"][0]["exp_avg"].to_sparse()),
+    lambda state: state["optimizer"]["state"][0].pop("exp_avg_sq"),
+    lambda state: state["optimizer"]["param_groups"][0].update(betas="fast"),
+    lambda state: state.update(best=float("nan")),
     lambda state: state["model"].update({"head.bias": torch.zeros(3)}),
-], ids=["counter", "batch that never comes", "settings", "random state", "empty", "moments", "weights"])
+], ids=["counter", "batch that never comes", "settings", "random state", "empty", "moments",
+        "sparse moments", "no moments", "rates", "best loss", "weights"])
 def test_a_damaged_state_is_refused_and_nothing_is_written(damage, capsys):
     assert train("--train_epochs", 1) == 0
     path = Path("checkpoints") / SETTING / "resume.pth"
