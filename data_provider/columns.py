@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import datetime
 import re
+import sys
 import warnings
 from decimal import Decimal
+from fractions import Fraction
 from numbers import Real
 
 import numpy as np
@@ -37,6 +39,7 @@ from utils.errors import UserError, shorten
 
 DATE_NAMES = ("date", "time", "timestamp", "ds", "datetime")
 LONG = ["unique_id", "ds", "y"]
+LARGEST = int(sys.float_info.max)
 TIMES = (str, datetime.date, datetime.time, np.datetime64, pd.Period)  # datetime.datetime is a date
 
 
@@ -211,6 +214,8 @@ def _numeric_column(name: str, column: pd.Series, place: Place) -> np.ndarray:
 def _may_be_a_number(cell: object) -> bool:
     """Excludes what pandas would take for one: bytes, durations (as nanoseconds), numbers with an imaginary part."""
     kinds = (str, Real, np.bool_, Decimal, type(None), type(pd.NA))
+    if isinstance(cell, (int, Fraction)) and not -LARGEST <= cell <= LARGEST:  # pandas fails on it
+        return False
     return isinstance(cell, kinds) and not isinstance(cell, np.timedelta64)  # which numpy calls a whole number
 
 

@@ -69,12 +69,25 @@ def differing(then: Mapping[str, Any], now: Mapping[str, Any], exactly: bool = F
     """
     pairs = {name: (then.get(name, DEFAULTS.get(name)), now[name]) for name in sorted(now) if name != SOURCES}
     found: dict[str, Any] = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    old, new = then.get(SOURCES, {}), now.get(SOURCES, {})
+    old, new = _files(then), _files(now)
     for name in sorted(old.keys() & new.keys()):
-        same_place = Path(old[name]["path"]).resolve() == Path(new[name]["path"]).resolve()
+        same_place = os.path.realpath(old[name]["path"]) == os.path.realpath(new[name]["path"])
         if old[name]["sha256"] != new[name]["sha256"] and not (same_place and not exactly):
             found[name] = tuple(f"{file['path']} ({file['sha256'][:8]})" for file in (old[name], new[name]))
     return found
+
+
+def _files(flags: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """`SOURCES` of stored settings, which may be damaged: what is no file with a path and a digest is like no other."""
+    files = flags.get(SOURCES)
+    if not isinstance(files, dict):
+        return {}
+    return {name: file if _is_source(file) else {"path": "", "sha256": "damaged"} for name, file in files.items()}
+
+
+def _is_source(file: Any) -> bool:
+    return isinstance(file, dict) and all(isinstance(file.get(part), str) and "\0" not in file[part]
+                                          for part in ("path", "sha256"))
 
 
 def told(found: Mapping[str, tuple[Any, Any]]) -> str:
@@ -195,9 +208,9 @@ def _hold(lock: Path, what: str, remedy: str) -> IO[str]:
         except OSError:  # a file system without locks
             pass
         if lock.exists() and os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
+            with suppress(OSError):  # a full disk: the lock holds without a name in it
+                handle.truncate(0)
+                os.write(handle.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return handle
         handle.close()  # its holder removed it between our opening and locking it
 

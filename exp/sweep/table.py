@@ -1,13 +1,17 @@
 """The table of a sweep: a csv with one row per cell and its settings in comment lines, written atomically."""
 import csv
+import math
 from pathlib import Path
 
 from exp.report.results import DRAFT, TARGET, write_csv
-from utils.errors import UserError
+from utils.acceptance import RULES
+from utils.errors import UserError, shorten
 
 PARAMETERS = ("rule", "emit", "sigma", "bias", "tol", "k")  # these identify a cell
 COLUMNS = ["sigma", "bias", "k", "rule", "emit", "tol", "mse", "mae", "acceptance_pct", "accepted", "attempted",
            "target_passes", "draft_passes", "ms_per_forecast", "seed"]
+TEXTS = ("rule", "emit")
+NOTED = ("data", "windows", "horizon", "batch_size", "device", "threads")  # of every sweep
 PLACES = ("target", "draft", "data")  # paths may change between two starts, contents may not
 
 
@@ -29,22 +33,55 @@ def _order(key: tuple) -> tuple:
 
 
 def read_table(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """(settings, rows) of a sweep's csv, all values as text."""
+    """(settings, rows) of a sweep's csv, all values as text. Raises UserError for a table that is not whole."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        notes = [line[1:].partition(":") for line in lines if line.startswith("#")]
+        reader = csv.DictReader([line for line in lines if not line.startswith("#")])
+        named, rows = reader.fieldnames, list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not text'}): give the csv of a "
                         "sweep") from None
-    notes = [line[1:].partition(":") for line in lines if line.startswith("#")]
     settings = {name.strip(): value.strip() for name, separator, value in notes if separator}
-    reader = csv.DictReader([line for line in lines if not line.startswith("#")])
-    if reader.fieldnames != COLUMNS or not settings:
+    if named != COLUMNS or not settings:
         raise UserError(f"{path} is not the table of a sweep: give the csv that "
                         "scripts/sweeps/stochastic_draft_param_sweep.sh wrote, or another name to write to")
-    rows = list(reader)
-    if any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path}: a row does not have {len(COLUMNS)} values: restore the file, or delete it")
+    lost = [name for name in NOTED if name not in settings]
+    if lost:
+        raise UserError(f"{path} has no note of {', '.join(lost)} above its header: restore the file, or delete it")
+    cells = set()
+    for row in rows:
+        damage = _damage(row)
+        cell = tuple(row[name] for name in PARAMETERS)
+        if damage or cell in cells:
+            raise UserError(f"{path}: {damage or f'two rows are of one cell, {_words(row)}'}: restore the file, or "
+                            "delete it")
+        cells.add(cell)
     return settings, rows
+
+
+def _damage(row: dict) -> str | None:
+    """What is wrong with a row; None if it is whole."""
+    if None in row or None in row.values():
+        return f"a row does not have {len(COLUMNS)} values"
+    needed = ["mse", "ms_per_forecast"] + ([] if row["rule"] in (TARGET, DRAFT) else ["k", "acceptance_pct", "emit"])
+    for name, value in row.items():
+        if not value and name in needed:
+            return f"a row has no {name} ({_words(row)})"
+        if value and name not in TEXTS and not _is_finite(value):
+            return f"{name} is {shorten(value)} in a row, where a number was expected"
+    return None if row["rule"] in (TARGET, DRAFT, *RULES) else f"the rule of a row is {shorten(row['rule'])}"
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _words(row: dict) -> str:
+    return ", ".join([row["rule"], *(f"{name} {row[name]}" for name in PARAMETERS[1:] if row[name])])
 
 
 class SweepTable:

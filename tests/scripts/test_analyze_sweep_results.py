@@ -82,10 +82,22 @@ def test_rules_without_bias_have_no_heat_map_but_other_pictures(tmp_path):
     assert all(path.is_file() for path in paths)
 
 
+HEAD = "".join(f"# {name}: {value}\n" for name, value in SETTINGS.items()) + ",".join(analysis.COLUMNS) + "\n"
+CELL = "1,1,1,simplified,mean,,0.5" + ",1" * 8 + "\n"
+
+
 @pytest.mark.parametrize("content, word", [
     (None, "No such file"), ("a,b\n1,2\n", "not the table of a sweep"),
-    ("# data: x\n" + ",".join(analysis.COLUMNS) + "\n", "no cell yet"),
-    ("# data: x\n" + ",".join(analysis.COLUMNS) + "\n1,1,1,simplified,mean,,bad" + ",1" * 8 + "\n", "bad")])
+    (HEAD, "no cell yet"),
+    (HEAD + CELL.replace("0.5", "bad"), "mse is 'bad'"),
+    (HEAD + CELL.replace("0.5", "inf"), "mse is 'inf'"),
+    (HEAD + CELL.replace("0.5", ""), "no mse"),
+    (HEAD + CELL.replace("simplified", "faster"), "rule of a row is 'faster'"),
+    (HEAD + CELL + CELL, "two rows are of one cell, simplified, emit mean, sigma 1, bias 1, k 1"),
+    (HEAD + CELL[:20] + "\n", "does not have 15 values"),
+    (HEAD.replace("# windows: 9 of 10\n", "") + CELL, "no note of windows"),
+    (HEAD.replace("# device: none\n# threads: 2\n", "# dev\n") + CELL, "no note of device, threads"),
+    (HEAD + "x" * 140_000 + CELL, "cannot be read")])
 def test_what_is_no_sweep_is_one_line(tmp_path, capsys, content, word):
     if content is not None:
         (tmp_path / "t.csv").write_text(content)
