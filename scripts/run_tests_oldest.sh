@@ -13,4 +13,4 @@ done
 case " $* " in *" -h "*|*" --help "*) BASE_PYTHON=python3 ;; esac  # environment.sh shows the usage
 [ -n "$BASE_PYTHON" ] || { echo "error: Python 3.10 or 3.11 is needed" >&2; exit 2; }
 . "$(dirname "$0")/environment.sh"
-exec "$python" -m pytest -m "slow or not slow" "$@"
+exec "$python" -m pytest -m "slow or not slow" -n auto "$@"

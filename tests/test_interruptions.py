@@ -98,7 +98,7 @@ def test_an_interrupted_prediction_leaves_whole_files(workplace, stop):
     values = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 60)))
     values.add_prefix("v").to_csv("wide.csv", index=False)
     predict = "--do_predict --checkpoints given --test_dir target --data_path wide.csv --pictures 60"
-    interrupt([str(ROOT / "run.py"), *FLAGS, *predict.split()], "pictures:   3%", stop)
+    interrupt([str(ROOT / "run.py"), *FLAGS, *predict.split()], "<00:0", stop)
     folder, = Path("test_results").iterdir()
     left = set(os.listdir(folder))
     pictures = {name for name in left if name.endswith(".png")}

@@ -168,6 +168,7 @@ def test_a_folder_in_use_is_refused_with_the_name_of_the_process(place):
     assert not Path("folder").exists() or not list(Path("folder").iterdir())
 
 
+@pytest.mark.slow
 def test_a_child_that_outlives_a_killed_process_is_waited_for(place):
     code = HOLD.replace("time.sleep(60)", "import os; os.fork() or time.sleep(1.5) or os._exit(0); time.sleep(60)")
     holder = start(code)

@@ -108,7 +108,7 @@ def test_the_tokens_of_a_block_are_limited_for_the_whole_batch(series, monkeypat
     assert lengths == [2, 2, 1]
 
 
-@pytest.mark.parametrize("tolerance", [1e9, 0.02])
+@pytest.mark.parametrize("tolerance", [1e9, pytest.param(0.02, marks=pytest.mark.slow)])
 def test_memory_grows_with_the_horizon_not_with_its_square(series, monkeypatch, tolerance):
     target = tiny_target(**CAUSAL)
     draft, context = tiny_draft(target), series(rows=2)

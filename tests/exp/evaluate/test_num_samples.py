@@ -85,7 +85,8 @@ def test_point_metrics_are_those_of_mean_emission():
 
 
 @pytest.mark.parametrize("flags, same", [("--batch_size 5", True), ("--seed 1", False)])
-@pytest.mark.parametrize("rule", [None, "simplified", "exact", "coupling"])
+@pytest.mark.parametrize("rule", [None, "exact", *(pytest.param(rule, marks=pytest.mark.slow)
+                                                  for rule in ("simplified", "coupling"))])
 def test_paths_depend_on_the_seed_and_not_on_the_batch(flags, same, rule):
     command = "--num_samples 4 --spec_sigma 0.5 --save_samples --test_windows 11"
     if rule:

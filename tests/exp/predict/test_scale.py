@@ -77,8 +77,12 @@ def forecaster(name, draft=False, **more):
                            **more)
 
 
-@pytest.mark.parametrize("name", [*CASES, *(f"uni_{name}" for name in CASES)])
-@pytest.mark.parametrize("way", WAYS)
+SOME = {("causal", "draft"), ("uni_norm", "paths"), ("norm", "alone")}  # the others are for the full run
+MATRIX = [pytest.param(name, way, marks=[] if (name, way) in SOME else pytest.mark.slow)
+          for name in (*CASES, *(f"uni_{name}" for name in CASES)) for way in WAYS]
+
+
+@pytest.mark.parametrize("name, way", MATRIX)
 def test_rows_before_the_context_do_not_matter(place, name, way):
     tested, clean = forecaster(name, **WAYS[way]), frame()
     expected = numbers(tested.predict(clean, HORIZON))
@@ -89,8 +93,7 @@ def test_rows_before_the_context_do_not_matter(place, name, way):
         assert_same(numbers(tested.predict(clean[-CONTEXT:], HORIZON)), expected)
 
 
-@pytest.mark.parametrize("name", [*CASES, *(f"uni_{name}" for name in CASES)])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name, way", MATRIX)
 def test_the_unit_of_the_series_does_not_matter(place, name, way):
     tested, clean = forecaster(name, **WAYS[way]), frame()
     first, deviation = tested.predict(clean, HORIZON), clean.c[-CONTEXT:].std()
@@ -101,6 +104,7 @@ def test_the_unit_of_the_series_does_not_matter(place, name, way):
         assert_same(numbers(moved)[others], numbers(first)[others], 1.0, 1e-4 if offset else 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["norm", "uni_causal"])
 @pytest.mark.parametrize("times", [True, False])
 @pytest.mark.parametrize("flags", ["", "--spec_draft_ckpt checkpoints/{}_draft", "--num_samples 5"])
