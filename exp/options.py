@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from exp.flags import DEFAULTS, FLAGS, NEEDS, given_flags, sections
+from exp.limits import MOST_SEED
 from exp.settings import (
     LOSSLESS,
-    MOST_SEED,
     DataSettings,
     ModelSettings,
     ReportSettings,

@@ -18,9 +18,9 @@ if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # as in exp.program, but before the imports; a notebook keeps its own
 
 from exp.flags import Parser, reader  # noqa: E402
+from exp.limits import COUNT  # noqa: E402
 from exp.program import exit_code  # noqa: E402
 from exp.report.results import DRAFT, TARGET, format_table  # noqa: E402
-from exp.settings import COUNT  # noqa: E402
 from exp.sweep.plots import acceptance_figure, heatmap_figure, pareto_figure  # noqa: E402
 from exp.sweep.table import COLUMNS, PARAMETERS, read_table  # noqa: E402
 from utils.errors import UserError  # noqa: E402

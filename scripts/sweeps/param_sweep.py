@@ -61,7 +61,7 @@ def own_names() -> Iterator[None]:
 
 def build_parser() -> "Parser":
     from exp.flags import Parser, reader
-    from exp.settings import COUNT, NON_NEGATIVE, POSITIVE
+    from exp.limits import COUNT, NON_NEGATIVE, POSITIVE
     from utils.acceptance import RULES
     from utils.limits import OneOf
     from utils.lossless import EMISSIONS

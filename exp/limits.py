@@ -1,0 +1,63 @@
+"""Limits that several settings share, and those of settings which only a program has: names of folders and files, GPUs.
+
+`exp.settings` says which setting has which limit; `utils.limits` has the kinds of limits.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import shorten
+from utils.limits import Number, whole
+
+MOST_SEED = 2**32 - 1  # largest seed that numpy accepts
+COUNT, NATURAL = whole(1, 2**31), whole(0, 2**31)
+SEED = whole(0, MOST_SEED)
+RATE, SHARE = Number(0, 0.999), Number(0, 1, open_low=True)
+LARGEST = 1e6  # anything above is a typo and would overflow
+NON_NEGATIVE, POSITIVE = Number(0, LARGEST), Number(0, LARGEST, open_low=True)
+
+
+@dataclass(frozen=True)
+class NamePart:
+    """A word that becomes part of a folder name; two or three of them and a suffix must stay below 255 bytes."""
+
+    words: str = "part of a folder name, without '/' or control characters and of at most 60 bytes"
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str) and "/" not in value and value.isprintable() and len(value.encode()) <= 60
+
+    def read(self, text: str) -> str:
+        if not self.fits(text):
+            raise ValueError(f"{shorten(text)} becomes part of a folder name: leave out '/' and control characters, "
+                             "and use at most 60 bytes")
+        return text
+
+
+@dataclass(frozen=True)
+class CsvName:
+    words: str = "the name of a csv file"
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str) and value.isprintable() and Path(value).suffix == ".csv"
+
+    def read(self, text: str) -> str:
+        if not self.fits(text):
+            raise ValueError(f"{text!r} is not the name of a csv file: end it with .csv")
+        return text
+
+
+@dataclass(frozen=True)
+class DeviceList:
+    """'0,1,2' -> (0, 1, 2)"""
+
+    words: str = "distinct GPU numbers"
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, tuple) and all(map(NATURAL.fits, value)) and len(set(value)) == len(value)
+
+    def read(self, text: str) -> tuple[int, ...]:
+        devices = tuple(int(NATURAL.read(part)) for part in text.split(","))
+        if not self.fits(devices):
+            raise ValueError(f"{text!r} names a GPU twice: every process needs its own")
+        return devices
