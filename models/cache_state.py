@@ -2,7 +2,7 @@
 
 Equal to a pass over the whole series since the beginning of the context if a token does not depend on later ones: with
 `norm_mode causal`, whose forecast this is, and without normalisation. For a model that normalises whole windows it
-freezes the statistics of the context: an approximation. Both are used only on request.
+freezes the statistics of the context: an approximation. For the latter two it is used only on request.
 """
 import torch
 

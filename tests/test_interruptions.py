@@ -20,7 +20,7 @@ from exp.exp_forecast import Exp_Forecast
 from exp.report.results import DRAFT as DRAFT_ALONE
 from exp.report.results import TARGET as TARGET_ALONE
 from exp.settings import Settings
-from utils.speculative_decoder import Decoded
+from utils.decoded import Decoded
 
 FLAGS = SMALL.replace("--quiet ", "").split()
 DRAFT = "--spec_draft_ckpt given/draft/checkpoint.pth"

@@ -8,22 +8,14 @@ model; `speculative_decoder` is the decoder. Depends on torch only.
 from .acceptance import RULES, MeanRule, Simplified, Tolerance
 from .adapters import FromCache, FromForward
 from .calibration import Calibration, fit_law, next_patch_residuals
+from .decoded import ACCEPTED, BONUS, REJECTED, Decoded, Round
 from .errors import NotFinite
 from .interface import Decodable, Model, Prediction, Rule, State
 from .lossless import Coupling, Exact
 from .planner import Plan, make_plan
 from .proposals import Judgement, Noise, Proposals
 from .scores import PathMetrics, PointMetrics, SpeculationMetrics
-from .speculative_decoder import (
-    ACCEPTED,
-    BONUS,
-    REJECTED,
-    Decoded,
-    Round,
-    decode_alone,
-    decode_speculative,
-    sample_alone,
-)
+from .speculative_decoder import decode_alone, decode_speculative, sample_alone
 from .target_law import TargetLaw
 from .window_state import WindowState
 

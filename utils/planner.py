@@ -12,9 +12,10 @@ from statistics import median
 
 import torch
 
+from .decoded import Decoded
 from .interface import Model, Rule, State
 from .proposals import Noise
-from .speculative_decoder import Decoded, decode_alone, decode_speculative, patches_in
+from .speculative_decoder import decode_alone, decode_speculative, patches_in
 from .timing import Stopwatch, time_side_by_side
 
 PAYS_FROM = 0.97  # share of the time of plain decoding; closer than this the clock cannot tell them apart

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .speculative_decoder import Decoded
+from .decoded import Decoded
 from .target_law import LEAST_SIGMA
 
 # per cent -> half width in standard deviations of a Gaussian

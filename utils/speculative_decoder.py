@@ -3,72 +3,21 @@
 `decode_alone`, `sample_alone` and `decode_speculative` are kept together so that each can be checked against the
 others. Models, states and rules are used through the protocols of `interface` only.
 
-In the speculative loop (b rows of the batch are not finished; k proposals in this round):
-    first [b]           patches that each row had before the round
-    needed [b, k]       proposals that lie within the horizon and count
-    length [b]          accepted proposals, up to the first rejection
-    looked_at [b, k]    proposals that were judged: the accepted ones and the first rejected one
-    own [b, 1, P, C]    the target's own patch, which ends the round: the replacement of the rejected proposal, or the
-                        bonus where all were accepted
+What a round holds (b rows, k proposals, first, needed, looked_at, length) is explained at `decoded.Round`.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from .finite import has_sigma, is_finite, refuse_not_finite, refuse_pair
+from .decoded import Decoded, Ledger, Round
+from .finite import refuse_not_finite, refuse_pair
 from .interface import Model, Prediction, Rule, State
-from .proposals import Judgement, Noise, Proposals
+from .proposals import Noise, Proposals
 from .target_law import TargetLaw
 
-REJECTED, ACCEPTED, BONUS = 0, 1, 2  # origin of a patch of the forecast
 REPROPOSALS = ("draft", "target", "corrected")  # source of proposals after a rejection, see `_Proposer`
-
-
-@dataclass
-class Decoded:
-    """Forecasts of B windows and their cost; counts are per window.
-
-    forecast [B, H, C]; target_passes, draft_passes [B]: forward passes that a window took part in. A model decoded
-    alone sets nothing else; speculation adds:
-    origin [B, n]: REJECTED (the target's own, after a rejection), ACCEPTED, BONUS (the target's own, with no proposal
-    there); draft_mean [B, H, C] and draft_sigma (None without a variance head): the draft's prediction at each step,
-    NaN where it was not consulted.
-    accepted, judged [B]: proposals accepted, and judged (up to and including the first rejection of a round).
-    proposed [B]: proposals within the horizon; those after a rejection are discarded unjudged.
-    lengths [K + 1]: number of rounds that accepted 0, 1, ..., K proposals.
-    most [B], or None: the expected number of acceptances of a law-preserving rule that is optimal for each of the
-    proposals judged, taken by itself.
-    paths [B, S, H, C]: sampled paths, if any; `forecast` is then their mean.
-    """
-
-    forecast: torch.Tensor
-    target_passes: torch.Tensor | None = None
-    draft_passes: torch.Tensor | None = None
-    origin: torch.Tensor | None = None
-    draft_mean: torch.Tensor | None = None
-    draft_sigma: torch.Tensor | None = None
-    accepted: torch.Tensor | None = None
-    judged: torch.Tensor | None = None
-    proposed: torch.Tensor | None = None
-    lengths: torch.Tensor | None = None
-    most: torch.Tensor | None = None
-    paths: torch.Tensor | None = None
-
-
-@dataclass
-class Round:
-    """One round of b rows; see the top of this module. proposals, judgement: None without proposals."""
-
-    rows: torch.Tensor
-    first: torch.Tensor
-    proposals: Proposals | None
-    judgement: Judgement | None
-    needed: torch.Tensor
-    looked_at: torch.Tensor
-    length: torch.Tensor
 
 
 def patches_in(horizon: int, patch_len: int) -> int:
@@ -159,17 +108,12 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     proposals. repropose: source of proposals after a rejection, see `_Proposer`.
     samples: forecasts per window. The result (and noise) has B * samples rows, those of a window adjacent; with a cache
     the context is encoded once per window, in a pass that is not counted.
-    Raises TypeError for what is not a model or not a rule.
-    Raises ValueError if draft and target differ in patch length, for an unknown `repropose`, for max_proposals below 0
-    and for samples below 1. Raises NotFinite, which names the model, if an output that counts is not finite: of the
-    target in the forecast, of the draft (or its square) in a proposal that was judged.
+    Raises TypeError for what is not a model or not a rule; ValueError if draft and target differ in patch length, for
+    an unknown `repropose`, for max_proposals below 0 and for samples below 1; NotFinite, which names the model, if an
+    output that counts is not finite: of the target in the forecast, of the draft (or its square) in a proposal that was
+    judged.
     """
-    _refuse_strangers(target, draft, rule)
-    if draft.patch_len != target.patch_len:
-        raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}: they must "
-                         "be equal")
-    if samples < 1 or (max_proposals is not None and max_proposals < 0):
-        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}, but must be at least 1 and 0")
+    _refuse_misuse(target, draft, rule, max_proposals, samples)
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
     state, draft_state = (model.start(context, room=n + limit) for model in (target, draft))
@@ -182,7 +126,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
         noise = None
     elif noise is None:
         noise = Noise.draw(context, n, target.patch_len)
-    out = _Ledger(context, n, target.patch_len, limit)
+    out = Ledger(context, n, target.patch_len, limit)
     proposer = _Proposer(draft, draft_state, rule, repropose)
     rows = torch.arange(context.shape[0], device=context.device)
     done = torch.zeros_like(rows)
@@ -213,14 +157,19 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
         done = done + judged.length + 1
 
 
-def _refuse_strangers(target: object, draft: object, rule: object) -> None:
-    """Raises TypeError for what is no model or no rule, with the way to make one."""
+def _refuse_misuse(target: Model, draft: Model, rule: Rule, max_proposals: int | None, samples: int) -> None:
+    """Raises TypeError for what is no model or no rule, with the way to make one, and ValueError for bad values."""
     for model in (target, draft):
         if not hasattr(model, "patch_len"):
             raise TypeError(f"{type(model).__name__} is not a model: wrap a function by FromForward(function, "
                             "patch_len), a model with a cache by FromCache")
     if isinstance(rule, type) or not hasattr(rule, "judge"):
         raise TypeError(f"{rule!r} is not a rule: give an instance, such as Tolerance(0.15)")
+    if draft.patch_len != target.patch_len:
+        raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}: they must "
+                         "be equal")
+    if samples < 1 or (max_proposals is not None and max_proposals < 0):
+        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}, but must be at least 1 and 0")
 
 
 def _judged(rule: Rule, rows: torch.Tensor, first: torch.Tensor, proposals: Proposals | None, prediction: Prediction,
@@ -340,73 +289,3 @@ class _Proposer:
             self.correction = self.correction[rows]
         if self.stock is not None and self.left_over is not None:
             self.left_over, self.stock = self.left_over[rows], self.stock[rows]
-
-
-class _Ledger:
-    """Buffers of a batch's results. Writing past a rejection is harmless: a later round overwrites it."""
-
-    COUNTS = ("accepted", "judged", "proposed", "target_passes", "draft_passes")
-
-    def __init__(self, context: torch.Tensor, n: int, patch_len: int, limit: int):
-        B, _, C = context.shape
-        self.n = n
-        self.patches = context.new_zeros(B, n + limit + 1, patch_len, C)
-        self.draft_mean = torch.full_like(self.patches, float("nan"))
-        self.draft_sigma: torch.Tensor | None = None
-        self.origin = torch.zeros(B, n + limit + 1, dtype=torch.long, device=context.device)
-        self.counts = {name: torch.zeros(B, dtype=torch.long, device=context.device) for name in self.COUNTS}
-        self.lengths = torch.zeros(limit + 1, dtype=torch.long, device=context.device)
-        self.most: torch.Tensor | None = None
-
-    def write(self, judged: Round, patches: torch.Tensor, draft_passes: int) -> None:
-        length, step = judged.length, torch.arange(patches.shape[1], device=patches.device)
-        at = judged.rows[:, None], judged.first[:, None] + step
-        self.patches[at] = patches
-        looked_at = judged.looked_at.sum(dim=1)
-        own = torch.where(looked_at > length, REJECTED, BONUS)[:, None]
-        self.origin[at] = torch.where(step < length[:, None], ACCEPTED, own)
-        if judged.proposals is not None and judged.judgement is not None:
-            self._write_draft(judged, judged.proposals)
-            self._add_most(judged, judged.judgement.most)
-        one = torch.ones_like(length)
-        for name, value in zip(self.COUNTS, (length, looked_at, judged.needed.sum(dim=1), one, draft_passes * one)):
-            self.counts[name].index_add_(0, judged.rows, value)
-        self.lengths.index_add_(0, length, one)
-
-    def _write_draft(self, judged: Round, proposals: Proposals) -> None:
-        step = torch.arange(judged.looked_at.shape[1], device=judged.rows.device)
-        at = judged.rows[:, None], judged.first[:, None] + step
-        unseen = ~judged.looked_at[..., None, None]
-        self.draft_mean[at] = proposals.mean.masked_fill(unseen, float("nan"))
-        if self.draft_sigma is None and proposals.logvar is not None:
-            self.draft_sigma = torch.full_like(self.patches, float("nan"))
-        if self.draft_sigma is not None:
-            unknown = torch.full_like(proposals.mean, float("nan"))
-            sigma = unknown if proposals.logvar is None else torch.exp(0.5 * proposals.logvar)
-            self.draft_sigma[at] = sigma.masked_fill(unseen, float("nan"))
-
-    def _add_most(self, judged: Round, most: torch.Tensor | None) -> None:
-        if most is None:
-            return
-        if self.most is None:
-            self.most = torch.zeros(len(self.patches), dtype=torch.float64, device=most.device)
-        self.most.index_add_(0, judged.rows, most.masked_fill(~judged.looked_at, 0).sum(dim=1))
-
-    def finite(self, rule: Rule, repropose: str) -> torch.Tensor:
-        """[2, B, n]: True where the forecast is finite, and where the draft's prediction was not judged or could be.
-
-        A rule compares squares: one that overflows is never accepted, whatever the target says.
-        """
-        n, sigma = self.n, self.draft_sigma
-        draft = is_finite(self.draft_mean[:, :n].square())
-        if sigma is not None:
-            # with 'target' only the first patch is the draft's for sure; others may have no sigma
-            draft &= has_sigma(sigma[:, :n], rule.random, 1 if repropose == "target" else n)
-        return torch.stack([is_finite(self.patches[:, :n]), draft | (self.origin[:, :n] == BONUS)])
-
-    def finish(self, horizon: int) -> Decoded:
-        def steps(patches: torch.Tensor) -> torch.Tensor:
-            return patches[:, :self.n].flatten(1, 2)[:, :horizon]
-        return Decoded(steps(self.patches), origin=self.origin[:, :self.n], draft_mean=steps(self.draft_mean),
-                       draft_sigma=None if self.draft_sigma is None else steps(self.draft_sigma),
-                       lengths=self.lengths, most=self.most, **self.counts)

@@ -27,7 +27,8 @@ class WindowModel(Protocol):
 class WindowState:
     """Decode state without a cache. For any model it computes the same as OpenLTM's rolling forecast.
 
-    That is not a causal model's own forecast: see `own_rolling` in models/timer_xl.py.
+    For a model whose tokens do not depend on later ones, this is another forecast than that of a pass over the whole
+    series since the beginning of the context, which a cache computes.
     """
 
     def __init__(self, model: WindowModel, context: torch.Tensor, room: int):

@@ -21,9 +21,9 @@ from exp.report.plots import compare_figure
 from exp.report.results import DRAFT, TARGET, format_table, write_csv
 from exp.settings import Settings
 from utils.acceptance import Tolerance
+from utils.decoded import Round
 from utils.interface import Model
 from utils.planner import PAYS_FROM
-from utils.speculative_decoder import Round
 from utils.timing import hardware, time_side_by_side
 
 BATCH_1_REPEATS, BATCH_N_REPEATS = 40, 7

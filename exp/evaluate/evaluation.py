@@ -8,9 +8,9 @@ import torch
 from tqdm import tqdm
 
 from exp.evaluate.methods import Method, Observer
+from utils.decoded import Decoded, Round
 from utils.errors import NotFinite
 from utils.scores import PointMetrics, SpeculationMetrics
-from utils.speculative_decoder import Decoded, Round
 from utils.timing import Stopwatch
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # contexts [B, L, C] and truths [B, H, C]

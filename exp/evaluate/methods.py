@@ -12,18 +12,11 @@ import torch
 
 from exp.settings import SpecSettings
 from utils.acceptance import RULES
+from utils.decoded import BONUS, Decoded, Round
 from utils.interface import Model, Rule
 from utils.planner import Plan, make_plan
 from utils.proposals import Noise
-from utils.speculative_decoder import (
-    BONUS,
-    Decoded,
-    Round,
-    decode_alone,
-    decode_speculative,
-    patches_in,
-    sample_alone,
-)
+from utils.speculative_decoder import decode_alone, decode_speculative, patches_in, sample_alone
 from utils.target_law import TargetLaw
 from utils.timing import TracedModel
 

@@ -15,9 +15,9 @@ from exp.evaluate.methods import Method
 from exp.report.plots import pit_figure
 from exp.report.results import samples_file
 from exp.settings import Settings
+from utils.decoded import Decoded
 from utils.errors import UserError
 from utils.scores import PathMetrics, RollingScale
-from utils.speculative_decoder import Decoded
 
 MOST_STEPS = 2**26  # cap on steps in all paths decoded at once: 0.25 GiB, plus some buffers of that size
 PRIOR = 0.25  # weight of factor 1 in the rolling scale, as a fraction of one context of windows

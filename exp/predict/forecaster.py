@@ -44,7 +44,7 @@ class Forecast:
     """H steps of C variables, in the units of the series.
 
     values [1 + Q, H, C]: the mean, and the quantiles at `levels` if a law was sampled; origin [C, n] (see
-    utils.speculative_decoder) and cost, None without a draft; notes: caveats for the reader.
+    utils.decoded) and cost, None without a draft; notes: caveats for the reader.
     """
 
     names: list[str]

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
+from utils.decoded import ACCEPTED, BONUS, REJECTED
 from utils.files import replace_when_done
 from utils.scores import BANDS
-from utils.speculative_decoder import ACCEPTED, BONUS, REJECTED
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00",
                                                     "#CC79A7")

@@ -7,17 +7,11 @@ import torch
 
 from utils.acceptance import Simplified, Tolerance
 from utils.adapters import FromCache, FromForward
+from utils.decoded import ACCEPTED, REJECTED
 from utils.interface import Decodable, Prediction
 from utils.lossless import Coupling, Exact
 from utils.proposals import Noise
-from utils.speculative_decoder import (
-    ACCEPTED,
-    REJECTED,
-    decode_alone,
-    decode_speculative,
-    patches_in,
-    sample_alone,
-)
+from utils.speculative_decoder import decode_alone, decode_speculative, patches_in, sample_alone
 from utils.target_law import TargetLaw
 
 P, C, N = 4, 2, 3

@@ -7,6 +7,7 @@ import pytest
 import scoringrules
 import torch
 
+from utils.decoded import Decoded
 from utils.scores import (
     BANDS,
     PIT_BINS,
@@ -18,7 +19,6 @@ from utils.scores import (
     energy_score,
     quantile,
 )
-from utils.speculative_decoder import Decoded
 
 PATCH = 4
 C = 2  # variables of the rolling factors

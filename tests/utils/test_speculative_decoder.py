@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from reference.decoder import reference_speculation
 
 from utils.acceptance import MeanRule, Simplified, Tolerance
+from utils.decoded import ACCEPTED, BONUS, REJECTED
 from utils.lossless import Coupling, Exact
 from utils.proposals import Judgement, Noise
-from utils.speculative_decoder import ACCEPTED, BONUS, REJECTED, decode_alone, decode_speculative, patches_in
+from utils.speculative_decoder import decode_alone, decode_speculative, patches_in
 from utils.target_law import TargetLaw
 
 HORIZON = 5 * PATCH + 3  # the last patch is cut

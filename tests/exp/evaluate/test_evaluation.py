@@ -10,8 +10,8 @@ from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, eval
 from exp.evaluate.methods import AloneMethod, Method, make_speculative
 from exp.report.results import DRAFT, TARGET
 from exp.settings import Settings, SpecSettings
+from utils.decoded import Decoded, Round
 from utils.proposals import Judgement
-from utils.speculative_decoder import Decoded, Round
 from utils.timing import time_side_by_side
 
 CPU = torch.device("cpu")

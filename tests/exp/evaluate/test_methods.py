@@ -22,7 +22,7 @@ from exp.evaluate.paths import evaluate_paths
 from exp.evaluate.pictures import draw_forecasts
 from exp.settings import Settings, SpecSettings
 from utils.acceptance import RULES, Tolerance
-from utils.speculative_decoder import ACCEPTED, BONUS, Decoded
+from utils.decoded import ACCEPTED, BONUS, Decoded
 from utils.target_law import TargetLaw
 
 CPU = torch.device("cpu")
