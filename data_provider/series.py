@@ -57,10 +57,10 @@ class CsvPlace(Place):
         return super().row(row) + line
 
 
-def listed(names: Sequence[str]) -> str:
-    """The names, shortened to what fits a line."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(shorten(name) for name in names[:MOST_NAMED]) + more
+def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    """The names, shortened to what fits a line; of more than `most` the others are counted."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shorten, names[:most])) + more
 
 
 def refuse_gaps(place: Place, values: np.ndarray, names: list[str]) -> None:

@@ -242,9 +242,9 @@ class Exp_Forecast(Exp_Basic):
         log.info("%s%s, horizon %d: mse:%.4f, mae:%.4f", setting, self._suffix(), settings.data.horizon, metrics["mse"],
                  metrics["mae"])
         log.info(inference_line(metrics))
-        little = rejection_note(metrics, patches_in(settings.data.horizon, model.patch_len))
-        if little is not None:
-            log.info("note: %s", little)
+        note = rejection_note(metrics, patches_in(settings.data.horizon, model.patch_len))
+        if note is not None:
+            log.info("note: %s", note)
         if traced:
             metrics["breakdown"] = breakdown(out.seconds, *traced)
         if report.num_samples is not None and law is not None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data_provider.series import Series
+from data_provider.series import Series, listed
 from exp.settings import LOSSLESS, Settings
-from utils.errors import UserError, shorten
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from exp.predict.forecaster import Forecast
@@ -23,8 +23,8 @@ def refuse_clip(series: Series, clip_min: float | None, where: str) -> None:
         return
     above = [name for name, highest in zip(series.names, series.values.max(axis=0)) if highest < clip_min]
     if above:
-        raise UserError(f"{where}: `clip_min` {clip_min:g} is above every value of {_listed(above)}: lower it, or "
-                        "leave it out")
+        raise UserError(f"{where}: `clip_min` {clip_min:g} is above every value of {listed(above, MOST_NAMES)}: lower "
+                        "it, or leave it out")
 
 
 def add_caveats(forecast: Forecast, series: Series, settings: Settings) -> None:
@@ -53,8 +53,8 @@ def _clip(forecast: Forecast, lowest, clip_min: float | None) -> None:
     if clip_min is not None:
         under = [name for name, low in zip(forecast.names, lowest) if low < clip_min]
         if under:
-            forecast.notes.append(f"the history of {_listed(under)} goes below `clip_min` {clip_min:g}; the forecast "
-                                  "may not")
+            forecast.notes.append(f"the history of {listed(under, MOST_NAMES)} goes below `clip_min` {clip_min:g}; the "
+                                  "forecast may not")
         raised = forecast.values < clip_min
         forecast.values[raised] = clip_min
         if raised.any():
@@ -63,10 +63,5 @@ def _clip(forecast: Forecast, lowest, clip_min: float | None) -> None:
     below = [name for name, low, values in zip(forecast.names, lowest, forecast.values.swapaxes(0, 2))
              if low >= 0 and values.min() < 0]
     if below:
-        forecast.notes.append(f"{_listed(below)} never fell below 0, but the forecast or one of its quantiles does: "
-                              "`clip_min` 0 prevents that")
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(map(shorten, names[:MOST_NAMES])) + (f" and {more} more" if more > 0 else "")
+        forecast.notes.append(f"{listed(below, MOST_NAMES)} never fell below 0, but the forecast or one of its "
+                              "quantiles does: `clip_min` 0 prevents that")
