@@ -79,7 +79,8 @@ def of_columns(frame: pd.DataFrame, place: Place, notes: list[str]) -> Series:
     return Series(values, names, dates, notes)
 
 
-def _times_and_parts(frame: pd.DataFrame, place: Place, times: list[str], counters: list[str]):
+def _times_and_parts(frame: pd.DataFrame, place: Place, times: list[str],
+                     counters: list[str]) -> tuple[pd.Series | None, list[str], list[str]]:
     """Times or None, the parts of the calendar that went into them, and those that only repeat them."""
     dates = _joined(frame[times]) if times else None
     parts = [name for name in frame.columns if part_of(name) is not None and name not in {*times, *counters}]

@@ -64,7 +64,7 @@ def _as_pandas(df) -> pd.DataFrame:
             df = pd.DataFrame(dict(df))
     except Exception as error:  # whatever another library raises
         reason = shorten(" ".join(str(error).split()), 120)
-        raise UserError(f"`df` is of type {type(df).__name__} and cannot be made a DataFrame ({reason}): "
+        raise UserError(f"`df` is of type {type(df).__name__} and cannot be made into a DataFrame ({reason}): "
                         f"{ACCEPTED}") from error
     if isinstance(df, pd.Series):
         df = df.to_frame("y" if df.name is None or isinstance(df.index, pd.MultiIndex) else str(df.name))

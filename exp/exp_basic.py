@@ -95,7 +95,7 @@ def caveats(model: TimerBackbone, path: str | Path, context: int) -> list[str]:
     stored = read_settings(path)
     trained = (stored or {}).get("seq_len")
     if stored is None and not model.config.use_norm:
-        notes.append(f"{path} has no args.json and use_norm was not given, so that it is taken for a model without "
+        notes.append(f"{path} has no args.json and use_norm was not given, so it is taken for a model without "
                      "normalisation; checkpoints of OpenLTM and STRIDE are usually trained with use_norm, and forecast "
                      "badly without it")
     if not model.config.causal and isinstance(trained, int) and context > trained:

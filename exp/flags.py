@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, replace
 from typing import Any
 
-from exp.elsewhere import is_foreign, refusal
+from exp.foreign_flags import is_foreign, refusal
 from exp.settings import SECTIONS, SPECULATION, Settings, fields_of
 from models.config import DRAFT_ONLY, ModelConfig
 from models.registry import DRAFTS

@@ -71,8 +71,8 @@ def law_of_history(model: TimerBackbone, series: Series, data: DataSettings, spe
     constant = OwnScale.of(series.values[-scale_length(model, data.test_context):]).constant
     for name, known in zip(np.array(series.names, dtype=object)[~constant], enough.flatten().numpy()[~constant]):
         if not known:
-            raise UserError(f"{where}: {shorten(name)} is constant in the context of all but fewer than {least} of the "
-                            "windows to calibrate a law on: give `sigma`, or leave out `num_samples`")
+            raise UserError(f"{where}: {shorten(name)} is constant in the context of so many windows that fewer than "
+                            f"{least} are left to calibrate a law on: give `sigma`, or leave out `num_samples`")
     return fit_law(residuals.flatten(0, 1), len(residuals), spec.covariance == "full")
 
 

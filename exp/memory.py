@@ -76,7 +76,7 @@ def refuse_unfitting(needed: Callable[[Shape], float], shape: Shape, device: tor
     smaller = {words: replace(shape, **{name: 1}) for name, words in SMALLER.items() if getattr(shape, name) > 1}
     helping = [words for words, least in smaller.items() if needed(least) <= there]
     helping = helping or [words for words, least in smaller.items() if needed(least) < bytes_needed / 2]
-    raise UserError(f"{what} takes about {_in_words(bytes_needed)} of memory, but {_in_words(there)} are available: "
+    raise UserError(f"{what} takes about {_in_words(bytes_needed)} of memory, but {_in_words(there)} is available: "
                     f"{' or '.join(helping or smaller)}")
 
 

@@ -1,4 +1,4 @@
-"""What the processes of torchrun have to agree on before and after they compute together."""
+"""The processes that torchrun starts: how many there are, and which of them reports an error."""
 from __future__ import annotations
 
 import os
@@ -11,10 +11,10 @@ def started_by_torchrun() -> int:
 
 
 def told_by_another() -> bool:
-    """True where several processes run and another one has told of an error before: this one can stay silent.
+    """True where several processes run and another one has reported an error already: this one can stay silent.
 
-    Bad input fails in every process, an error of one of them soon ends the others. Whoever comes first speaks: rank 0
-    may be waiting for the one that failed. The processes share a store, which torchrun keeps.
+    Bad input fails in every process, and an error of one of them soon ends the others. The first to fail reports it,
+    not rank 0, which may be waiting for the one that failed. The processes share a store, which torchrun keeps.
     """
     if started_by_torchrun() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return False

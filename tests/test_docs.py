@@ -11,8 +11,8 @@ from helpers import ROOT
 
 import utils
 from data_provider import download
-from exp.elsewhere import WORDS
 from exp.flags import build_parser
+from exp.foreign_flags import WORDS
 from scripts.benchmark import decode_memory, decode_speed, fidelity
 from scripts.sweeps import analyze_sweep_results, param_sweep
 

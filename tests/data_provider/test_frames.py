@@ -223,7 +223,7 @@ def test_a_frame_of_another_library_is_converted_or_refused():
     class Broken(Foreign):
         def to_dict(self, as_series=True):
             raise RuntimeError("two\nlines")
-    assert "`df` is of type Broken and cannot be made a DataFrame ('two lines')" in refusal(Broken())
+    assert "`df` is of type Broken and cannot be made into a DataFrame ('two lines')" in refusal(Broken())
 
 
 # --- kinds of times

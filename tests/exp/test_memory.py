@@ -51,7 +51,7 @@ def test_settings_are_named_that_help_alone(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 100 * 2**20)
     with pytest.raises(UserError) as caught:
         refuse_unfitting(lambda shape: 50.5 * 2**20 * shape.windows, SHAPE, CPU, "a batch")
-    assert str(caught.value) == ("a batch takes about 404.0 MiB of memory, but 100.0 MiB are available: lower "
+    assert str(caught.value) == ("a batch takes about 404.0 MiB of memory, but 100.0 MiB is available: lower "
                                  "`batch_size`")
     refuse_unfitting(lambda shape: 12.5 * 2**20 * shape.windows, SHAPE, CPU, "a batch")  # just fits
 

@@ -1,4 +1,4 @@
-"""Flags of OpenLTM, STRIDE, Timer and the Time-Series-Library that are none here: what to write instead of each.
+"""Flags of OpenLTM, STRIDE, Timer and the Time-Series-Library that do not exist here: what to write instead of each.
 
 None of them is taken and ignored: a command line that keeps one of them would not do what it says.
 """

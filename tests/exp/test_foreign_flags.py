@@ -4,8 +4,8 @@ import re
 import pytest
 
 import run
-from exp.elsewhere import WORDS
 from exp.flags import FLAGS, build_parser
+from exp.foreign_flags import WORDS
 
 
 def refused(flags, capsys):
