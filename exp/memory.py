@@ -113,7 +113,7 @@ def _pass_bytes(model, shape: Shape, verified: int) -> float:
         new = min(N + verified, block_of(shape.windows, C))
         queries, keys = new * C, (N + verified) * C
         tokens = max(shape.windows * queries, shape.windows * shape.samples * C)
-    else:
+    else:  # cut as on a CPU; a GPU takes larger parts, so that this is low there
         queries = keys = N * C
         tokens = queries * min(shape.windows * shape.samples * (1 + verified), max(1, CPU_TOKENS // queries))
     pairs = pairs_at_once(queries, keys)

@@ -249,7 +249,7 @@ class Forecaster:
         if self.draft is not None:
             notes += caveats(self.draft, str(run.draft_checkpoint), context)
         if not self.model.config.use_norm:
-            notes.append("the model was trained without normalisation, on values in the scale of its own training "
+            notes.append("a model without normalisation expects values in the scale of its own training "
                          "data; it is given yours in standard deviations from the mean of the context")
         return notes
 
