@@ -113,7 +113,8 @@ def training_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]
         found = differing(stored, of_training(settings)) if stored is not None else {}
         if found:
             raise UserError(f"{folder} holds another run, which had {told(found)}: name this one with --des or "
-                            "--model_id, or move the folder away")
+                            "--model_id (with a script: give another CHECKPOINTS=FOLDER, or copy its settings file), "
+                            "or move the folder away")
         yield
 
 

@@ -122,7 +122,7 @@ def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) ->
     for axis, key, batch in zip(axes, ("ms_batch_1", "ms_batch_n"), (1, batch_size)):
         for i, row in enumerate(rows):
             drawn = row.get("target_passes") or row.get("draft_passes")
-            label = row["method"] + ("" if drawn else f": MSE {row['mse']:.3f}, off the scale")
+            label = row["method"] + ("" if drawn else f": MSE {row['mse']:.3f}, not drawn")
             axis.scatter(*([row[key]], [row["mse"]]) if drawn else ([], []), s=80, color=colours[i % 8],
                          marker=markers[i % 8], label=label)
             if drawn:
