@@ -208,7 +208,9 @@ def _numeric_column(name: str, column: pd.Series, place: Place) -> np.ndarray:
     wrong = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(wrong):
         raise UserError(f"{place.row(wrong[0])}, column {shorten(name)}: {shorten(column.iloc[wrong[0]])} is not a "
-                        f"number ({len(wrong)} such cells in this column): correct the cell or drop the column")
+                        f"number ({len(wrong)} such cells in this column): correct the cell or drop the column"
+                        + ("; several series below each other need the columns unique_id, ds and y"
+                           if len(wrong) == len(column) else ""))
     return numbers
 
 

@@ -155,19 +155,23 @@ def _stored(run: RunSettings, values: Values) -> dict[str, Any]:
         stored = stored_settings(checkpoint)
         if stored:  # refuses flags that contradict it
             describe(checkpoint, values["model"], {name: values[name] for name in values.given & set(stored)})
-            _note_other_data(checkpoint, stored, values)
+            _note_other_data(checkpoint, stored, values, "is tested on")
         return stored
     if values["adaptation"]:
         return _of_pretrained(values)
     if values["distill"]:
-        return stored_settings(checkpoint_in(values["distill_target_ckpt"]))
+        target = checkpoint_in(values["distill_target_ckpt"])
+        stored = stored_settings(target)
+        if stored:
+            _note_other_data(target, stored, values, "teaches its draft on")
+        return stored
     return {}
 
 
-def _note_other_data(checkpoint: Path, stored: Mapping[str, Any], values: Values) -> None:
-    trained_on, tested_on = Path(str(stored.get("data_path", ""))).name, Path(values["data_path"]).name
-    if trained_on != tested_on and not values["do_predict"]:
-        log.info("note: %s was trained on %s and is tested on %s", checkpoint, trained_on, tested_on)
+def _note_other_data(checkpoint: Path, stored: Mapping[str, Any], values: Values, used: str) -> None:
+    trained_on, used_on = Path(str(stored.get("data_path", ""))).name, Path(values["data_path"]).name
+    if trained_on and trained_on != used_on and not values["do_predict"]:
+        log.info("note: %s was trained on %s and %s %s", checkpoint, trained_on, used, used_on)
 
 
 def _of_pretrained(values: Values) -> dict[str, Any]:

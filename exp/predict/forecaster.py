@@ -263,6 +263,9 @@ class Forecaster:
             law = found.law
             notes.append(f"quantiles come from {samples} paths, with noise fitted to the target's errors on "
                          f"{found.held_out['windows']:.0f} recent windows; {found.describe()}")
+        else:
+            notes.append(f"quantiles come from {samples} paths, with noise of `sigma` {law.factor.item():g} standard "
+                         "deviations of the context, which is not fitted to the target's errors")
         if samples < ENOUGH_PATHS:
             notes.append(f"with {samples} paths the outermost quantiles are just the lowest and the highest path: set "
                          f"num_samples to {ENOUGH_PATHS} or more")

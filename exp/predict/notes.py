@@ -63,5 +63,8 @@ def _clip(forecast: Forecast, lowest, clip_min: float | None) -> None:
     below = [name for name, low, values in zip(forecast.names, lowest, forecast.values.swapaxes(0, 2))
              if low >= 0 and values.min() < 0]
     if below:
+        remedy = "prevents that" if lowest.min() >= 0 else \
+            "would prevent that, but it holds for all series, and others do fall below 0: forecast them in a call of " \
+            "their own"
         forecast.notes.append(f"{listed(below, MOST_NAMES)} never fell below 0, but the forecast or one of its "
-                              "quantiles does: `clip_min` 0 prevents that")
+                              f"quantiles does: `clip_min` 0 {remedy}")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,7 @@ class Trainer:
         if self.run_settings.resume:
             self._restore()
         else:
-            # the state of an older run of the same name must not be mistaken for this run's
-            (self.folder / RESUME).unlink(missing_ok=True)
+            self._forget_older_run()
         self.curves = Curves(self.folder) if self.is_main else None  # not before: --resume may be refused
         try:
             self._run_epochs()
@@ -73,6 +73,17 @@ class Trainer:
             raise UserError(f"no validation loss was finite, so there is no checkpoint in {self.folder}: lower "
                             "--learning_rate")
         return self.best
+
+    def _forget_older_run(self) -> None:
+        """Removes the state of an older run of the same name: it must not be mistaken for this run's."""
+        path = self.folder / RESUME
+        if not path.exists():
+            return
+        with suppress(UserError):  # damaged
+            if self.is_main and not read_tensors(path).get("finished", True):
+                log.info("note: %s is of a training that was interrupted; this one starts over (--resume continues)",
+                         path)
+        path.unlink(missing_ok=True)
 
     def _run_epochs(self) -> None:
         total = self.settings.train_epochs * self.train_loader.batch_sampler.batches_per_epoch

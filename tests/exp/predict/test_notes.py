@@ -102,6 +102,12 @@ def counts():
 BELOW = "never fell below 0, but the forecast or one of its quantiles does: `clip_min` 0 prevents that"
 
 
+def test_a_limit_is_not_recommended_where_other_series_go_below_it(said):
+    assert means(said(counts(), kind=UNIVARIATE)[0])["a"].min() < 0  # a condition of this test
+    text = said(counts().assign(b=lambda frame: frame.b - 2000), kind=UNIVARIATE)[1]
+    assert "'a' never fell below 0" in text and "others do fall below 0: forecast them in a call of their own" in text
+
+
 def test_counts_that_are_forecast_below_zero_are_told(said):
     table, text = said(counts(), kind=UNIVARIATE)
     assert means(table)["a"].min() < 0 < means(table)["b"].min()  # a condition of this test

@@ -168,7 +168,7 @@ def test_a_new_run_does_not_leave_the_state_of_an_older_one(monkeypatch):
     assert not (Path("checkpoints") / SETTING / "resume.pth").exists()
 
 
-def test_an_interruption_ends_with_130_and_keeps_the_checkpoint(monkeypatch, capsys):
+def test_an_interruption_ends_with_130_and_keeps_the_checkpoint(place, monkeypatch, capsys):
     seen, validate = [], Trainer.validate
 
     def recording(self):
@@ -181,3 +181,8 @@ def test_an_interruption_ends_with_130_and_keeps_the_checkpoint(monkeypatch, cap
     assert captured.err.startswith("interrupted") and "--resume" in captured.err and "Traceback" not in captured.err
     assert same(weights(), seen[0])
     assert not list(Path().rglob("*.tmp"))
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    for said in (1, 0):  # the second follows a whole training
+        assert train("--train_epochs", 1, "--val_every", 5) == 0
+        assert capsys.readouterr().out.count("training that was interrupted; this one starts over") == said
