@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Exp_Forecast(Exp_Basic):
         seed_everything(run.seed)
         setting, checkpoint = run.test_dir or self.setting(), self.tested_checkpoint()
         self._refuse_unwritable(setting)
-        with self._results_folder(setting, checkpoint) as folder:
+        with results_folder(self._results_base(setting), self._used(checkpoint)) as folder:
             if run.do_predict:
                 predict(Forecaster(self.settings, checkpoint, self.device), self.settings.data.file, folder)
             else:
@@ -82,14 +82,16 @@ class Exp_Forecast(Exp_Basic):
 
     def _train_and_test_once(self, setting: str) -> None:
         folder, kept = self.checkpoint_folder(setting), self._kept()
+        used = self._used(folder / CHECKPOINT)
         with ExitStack() as held:
             if self.is_main:  # both folders from the start: hours later they might be another's
                 held.enter_context(training_folder(folder, kept))
-                results = held.enter_context(self._results_folder(setting, folder / CHECKPOINT))
+                results = held.enter_context(results_folder(self._results_base(setting), used))
             self.train(setting, kept)
             if self.world_size > 1:
                 dist.barrier()
             if self.is_main:
+                used |= self._used(folder / CHECKPOINT)  # the results are of the new weights
                 self._compare_or_test(setting, folder / CHECKPOINT, results)
 
     def _kept(self) -> dict[str, Any]:
@@ -206,12 +208,11 @@ class Exp_Forecast(Exp_Basic):
             return f"{windows}_spec_{spec.rule}_{spec.emission if samples is None else 'samples'}"
         return windows if samples is None else f"{windows}_samples"
 
-    def _results_folder(self, setting: str, checkpoint: Path) -> AbstractContextManager[Path]:
-        """The folder for the results of this run with `checkpoint`, held until they are there."""
+    def _used(self, checkpoint: Path) -> dict[str, Any]:
+        """What the results of this run with `checkpoint` depend on."""
         files = sources(data_path=self.settings.data.file, checkpoint=checkpoint,
                         spec_draft_ckpt=self.settings.run.draft_checkpoint)
-        used = of_results(flat(self.settings)) | {SOURCES: files}
-        return results_folder(self._results_base(setting), used)
+        return of_results(flat(self.settings)) | {SOURCES: files}
 
     def _results_base(self, setting: str) -> Path:
         run = self.settings.run

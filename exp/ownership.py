@@ -34,9 +34,11 @@ OWNER = "settings.json"  # in a folder of results: what they were made with
 SOURCES = "sources"  # files that a run read: name -> path and sha256
 # compared by `SOURCES`, that is by content and place, not as text
 PATHS = {"root_path", "data_path", "checkpoints", "distill_target_ckpt", "pretrain_model_path", "spec_draft_ckpt"}
-# of the sections data, spec and report: without effect on results
+# of the architecture and the sections data, spec and report: without effect on results
 NOT_IN_RESULTS = {"num_workers", "subset_rand_ratio", "save_samples", "trace_inference_breakdown", "visualize",
-                  "output_attention", "pictures", "spec_debug_accept", "spec_debug_out", "spec_debug_n"}
+                  "output_attention", "pictures", "spec_debug_accept", "spec_debug_out", "spec_debug_n", "dropout",
+                  "flash_attention"}
+BEFORE = DEFAULTS | {"processes": 1}  # of settings that an older version did not store
 IN_RESULTS = {"seed", "amp", "amp_dtype", "compile", "rolling"}
 LONGEST = 80  # characters of a folder's name that tell a difference; longer ones become a digest
 PATIENCE = 10.0  # seconds to wait for the workers of a process that was killed
@@ -56,9 +58,9 @@ def of_training(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_results(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the flags that results depend on, beside the model's own."""
+    """Those of the flags that results depend on; the architecture, because a bare checkpoint takes it from flags."""
     return {name: flags[name] for name, flag in FLAGS.items() if name not in PATHS and (
-        name in IN_RESULTS or (flag.section in ("data", "spec", "report") and name not in NOT_IN_RESULTS))}
+        name in IN_RESULTS or (flag.section in ("config", "data", "spec", "report") and name not in NOT_IN_RESULTS))}
 
 
 def differing(then: Mapping[str, Any], now: Mapping[str, Any], exactly: bool = False) -> dict[str, tuple[Any, Any]]:
@@ -67,13 +69,16 @@ def differing(then: Mapping[str, Any], now: Mapping[str, Any], exactly: bool = F
     A file counts as the same if its content is, wherever it lies; unless `exactly`, also if it lies in the same place:
     a longer series or a retrained target is a reason to run again.
     """
-    pairs = {name: (then.get(name, DEFAULTS.get(name)), now[name]) for name in sorted(now) if name != SOURCES}
+    pairs = {name: (then.get(name, BEFORE.get(name)), now[name]) for name in sorted(now) if name != SOURCES}
     found: dict[str, Any] = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     old, new = _files(then), _files(now)
     for name in sorted(old.keys() & new.keys()):
         same_place = os.path.realpath(old[name]["path"]) == os.path.realpath(new[name]["path"])
         if old[name]["sha256"] != new[name]["sha256"] and not (same_place and not exactly):
             found[name] = tuple(f"{file['path']} ({file['sha256'][:8]})" for file in (old[name], new[name]))
+    if "data_path" in new.keys() - old.keys() and isinstance(then.get("data_path"), str):  # of an older version
+        names = tuple(Path(path).name for path in (then["data_path"], new["data_path"]["path"]))
+        found |= {"data_path": names} if names[0] != names[1] else {}
     return found
 
 
@@ -121,14 +126,18 @@ def training_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]
 @contextmanager
 def results_folder(base: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """Holds a folder for results made with `settings`: `base`, or one beside it if `base` has others."""
-    folder = _own(base, settings)
-    with locked_folder(folder, "wait for it, or name these results with --des"):
-        try:
-            yield folder
-        except KeyboardInterrupt:
+    while True:
+        folder = _own(base, settings)
+        with locked_folder(folder, "wait for it, or name these results with --des"):
+            if _others(folder, settings):  # a run that held the folder when `_own` looked has ended since
+                continue
+            try:
+                yield folder
+            except KeyboardInterrupt:
+                _note_owner(folder, settings)
+                raise
             _note_owner(folder, settings)
-            raise
-        _note_owner(folder, settings)
+            return
 
 
 def _note_owner(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -137,17 +146,21 @@ def _note_owner(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _own(base: Path, settings: Mapping[str, Any]) -> Path:
-    owner = _owner(base)
-    found = {} if owner is None else differing(owner, settings)
-    if not found:
-        return base
-    parts = [f"{name}_{now}" for name, (_, now) in found.items()]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))
-    if len(name) > LONGEST:
-        name = hashlib.sha256(name.encode()).hexdigest()[:12]
-    own = base.with_name(f"{base.name}_{name}")
-    log.info("note: %s has results with %s; these go to %s", base, told(found), own)
+    """`base`, or the first folder beside it that has no other settings: its name, too, may have been taken before."""
+    own = base
+    while found := _others(own, settings):
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(f"{name}_{now}" for name, (_, now) in found.items()))
+        if len(name) > LONGEST:
+            name = hashlib.sha256(name.encode()).hexdigest()[:12]
+        theirs, own = own, own.with_name(f"{own.name}_{name}")
+        log.info("note: %s has results with %s; these go to %s", theirs, told(found), own)
     return own
+
+
+def _others(folder: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What `settings` differ in from those of the results in a folder."""
+    owner = _owner(folder)
+    return {} if owner is None else differing(owner, settings)
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:
@@ -176,7 +189,6 @@ def _locked(lock: Path, what: str, litter: str, remedy: str) -> Iterator[None]:
     Raises UserError that names the process if another one holds it.
     """
     made = [part for part in (lock.parent, *lock.parent.parents) if not part.exists()]
-    lock.parent.mkdir(parents=True, exist_ok=True)
     handle = _hold(lock, what, remedy)
     try:
         for left in lock.parent.glob(litter):
@@ -194,7 +206,7 @@ def _hold(lock: Path, what: str, remedy: str) -> IO[str]:
     """The open lock file, locked and with this process's name in it."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        handle = open(lock, "a+", encoding="utf-8")  # noqa: SIM115 (held until `_locked` ends)
+        handle = _opened(lock)
         try:
             if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -208,12 +220,30 @@ def _hold(lock: Path, what: str, remedy: str) -> IO[str]:
             continue
         except OSError:  # a file system without locks
             pass
-        if lock.exists() and os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
+        if _is_at(lock, handle):
             with suppress(OSError):  # a full disk: the lock holds without a name in it
                 handle.truncate(0)
                 os.write(handle.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return handle
         handle.close()  # its holder removed it between our opening and locking it
+
+
+def _opened(lock: Path, attempts: int = 10) -> IO[str]:
+    """The lock file, in a folder that is made if need be. A run that wrote nothing may remove the folder meanwhile."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return open(lock, "a+", encoding="utf-8")
+    except FileNotFoundError:
+        if attempts == 1:
+            raise
+        return _opened(lock, attempts - 1)
+
+
+def _is_at(path: Path, handle: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_dead(holder: str) -> bool:

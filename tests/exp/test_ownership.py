@@ -1,6 +1,7 @@
 """A folder belongs to one set of settings and to one process at a time; what is lost on a kill is litter."""
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,8 +14,10 @@ import torch
 from exp_helpers import DRAFT, SETTING, TARGET, TRAIN, command, metrics, same, train, untrained_target, weights
 from helpers import ROOT, tiny_series, write_series
 
-from exp.ownership import LOCK, OWNER, locked_file, locked_folder
+from exp import ownership
+from exp.ownership import LOCK, OWNER, locked_file, locked_folder, results_folder
 from utils.errors import UserError
+from utils.files import digest
 
 HOLD = """
 import sys, time
@@ -80,6 +83,18 @@ def test_a_checkpoint_that_nobody_trained_here_is_not_overwritten(place, capsys)
     assert "without settings" in capsys.readouterr().err and same(weights(), before)
 
 
+def test_a_checkpoint_of_an_older_version_knows_its_data_by_name_only(place, capsys):
+    assert train("--train_epochs", 1) == 0
+    args = Path("checkpoints") / SETTING / "args.json"
+    kept = json.loads(args.read_text())
+    args.write_text(json.dumps({name: value for name, value in kept.items() if name not in ("processes", "sources")}))
+    old = args.read_bytes()
+    write_series(tiny_series(650), "mine.csv")
+    assert train("--train_epochs", 1, "--data_path", "mine.csv") == 2
+    assert "--data_path tiny.csv (here mine.csv)" in capsys.readouterr().err and args.read_bytes() == old
+    assert train("--train_epochs", 1) == 0 and json.loads(args.read_text()) == kept
+
+
 def test_a_resumed_run_may_name_its_folders_in_another_way_or_have_moved_its_data(place, capsys):
     assert train("--train_epochs", 1, "--checkpoints", "./checkpoints") == 0
     Path("moved").mkdir()
@@ -129,6 +144,50 @@ def test_the_same_name_in_another_folder_of_checkpoints_has_results_of_its_own(l
     assert len(folders()) == 2
 
 
+def test_a_folder_beside_has_one_owner_too(lab, place):
+    """Its name tells a difference to a folder that may have been replaced since."""
+    base = Path("test_results") / f"{TARGET}_pl24"
+    for changes in ("", "--amp"):
+        assert command(lab, f"--test_pred_len 24 {changes}") == 0
+        assert command(lab, f"--test_pred_len 24 --batch_size 16 {changes}") == 0
+        shutil.rmtree(base)
+    assert folders() == [f"{base.name}_batch_size_16", f"{base.name}_batch_size_16_amp_True"]
+    owners = [json.loads((base.parent / name / OWNER).read_text()) for name in folders()]
+    assert [owner["amp"] for owner in owners] == [False, True]
+
+
+def test_results_that_came_before_the_lock_are_not_overwritten(place, monkeypatch):
+    real = ownership.locked_folder
+
+    def late(folder, remedy):
+        monkeypatch.setattr(ownership, "locked_folder", real)
+        with results_folder(folder, {"seed": 1, "sources": {}}):  # another run, between our look and our lock
+            (folder / "metrics.json").write_text("of seed 1")
+        return real(folder, remedy)
+    monkeypatch.setattr(ownership, "locked_folder", late)
+    with results_folder(Path("base"), {"seed": 2, "sources": {}}) as folder:
+        (folder / "metrics.json").write_text("of seed 2")
+    assert folder.name == "base_seed_2" and Path("base/metrics.json").read_text() == "of seed 1"
+
+
+def test_the_architecture_of_a_bare_checkpoint_is_part_of_the_settings(lab, place):
+    folder = Path("checkpoints") / TARGET
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pth").write_bytes((lab / "checkpoints" / TARGET / "checkpoint.pth").read_bytes())
+    sizes = "--test_pred_len 24 --checkpoints checkpoints --d_model 16 --n_heads 2 --d_ff 32"
+    assert command(lab, sizes) == 0 and command(lab, f"{sizes} --use_norm") == 0
+    assert folders() == [f"{TARGET}_pl24", f"{TARGET}_pl24_use_norm_True"]
+    assert metrics(folders()[0])["mse"] != metrics(folders()[1])["mse"]
+
+
+def test_results_after_a_training_name_its_weights(place):
+    for rows in (602, 650):
+        write_series(tiny_series(rows))
+        assert train("--train_epochs", 1) == 0
+        kept = json.loads((Path("test_results") / f"{SETTING}_pl36" / OWNER).read_text())["sources"]["checkpoint"]
+        assert kept["sha256"] == digest(kept["path"])
+
+
 def test_many_differences_make_a_short_name(lab, place):
     assert command(lab, "--test_pred_len 24") == 0
     assert command(lab, "--test_pred_len 24 --seed 1 --batch_size 7 --test_windows 9 --num_workers 1 --test_seq_len 36 "
@@ -166,6 +225,19 @@ def test_a_folder_in_use_is_refused_with_the_name_of_the_process(place):
     with locked_folder(Path("folder"), "wait"):
         pass
     assert not Path("folder").exists() or not list(Path("folder").iterdir())
+
+
+def test_a_folder_that_another_run_removes_as_unused_is_made_again(place, monkeypatch):
+    real, left = Path.mkdir, [1]
+
+    def mkdir(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        if left:
+            left.pop()
+            self.rmdir()
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with locked_folder(Path("a/folder"), "wait"):
+        assert Path("a/folder").is_dir()
 
 
 @pytest.mark.slow

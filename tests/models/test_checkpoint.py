@@ -284,7 +284,8 @@ def test_a_bare_openltm_checkpoint_is_tested_by_the_flags(tmp_path, monkeypatch)
                            for name in ("with_settings", "bare"))
     assert with_settings["mse"] == bare["mse"]
     assert run.main([*common, "--test_dir", "bare", *sizes[:-1]]) == 0  # --use_norm is a flag that matters
-    assert json.loads((tmp_path / "test_results" / "bare_pl24" / "metrics.json").read_text())["mse"] != bare["mse"]
+    other = tmp_path / "test_results" / "bare_pl24_use_norm_False" / "metrics.json"
+    assert json.loads(other.read_text())["mse"] != bare["mse"]
 
 
 def test_one_tensor_too_many_is_another_model(tmp_path):
