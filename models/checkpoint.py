@@ -20,12 +20,13 @@ from typing import IO, Any
 import torch
 
 from models.config import ModelConfig
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.files import replace_when_done, write_json
 from utils.limits import check
 
 CHECKPOINT = "checkpoint.pth"
 ARGS = "args.json"
+OF_INPUT = {"seq_len", "data"}  # settings that later runs take from args.json, beside the architecture
 DIRECTORY = 0x10  # among the attributes of an entry, where torch looks for it
 DIGEST = "sha256"  # name of the entry with the digest of all others
 
@@ -152,10 +153,10 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
     of_model = {field.name: field for field in fields(ModelConfig)}
     check(of_model, settings, beside)
     trained = _settings_inside(Path(path))
-    for name in trained.keys() & settings.keys() & of_model.keys():
+    for name in sorted(trained.keys() & settings.keys() & (of_model.keys() | OF_INPUT)):
         if trained[name] != settings[name]:
-            raise UserError(f"{beside} says {name} is {settings[name]}, but {path} was trained with {trained[name]}: "
-                            "restore the file")
+            raise UserError(f"{beside} says {name} is {shorten(settings[name])}, but {path} was trained with "
+                            f"{shorten(trained[name])}: restore the file")
     # a file that does not mention normalisation has always meant a model that has it
     return {"use_norm": True} | settings
 

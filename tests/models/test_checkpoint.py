@@ -106,6 +106,15 @@ def test_settings_that_are_not_those_of_the_training_are_refused(tmp_path):
     assert read_settings(tmp_path / "checkpoint.pth")["note"] == "b"
 
 
+def test_what_later_runs_take_from_the_settings_is_that_of_the_training(tmp_path):
+    """A test would quietly get another context."""
+    save_checkpoint(tmp_path, new_model().state_dict(), {"model": "timer_xl", "seq_len": 48})
+    args = tmp_path / "args.json"
+    args.write_text(args.read_text().replace("48", "96"))
+    with pytest.raises(UserError, match="seq_len is 96, but .* was trained with 48"):
+        read_settings(tmp_path / "checkpoint.pth")
+
+
 def test_other_programs_read_a_file_with_a_digest(tmp_path):
     path, state = tmp_path / "checkpoint.pth", new_model().state_dict()
     save_tensors(path, state)
