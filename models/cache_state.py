@@ -9,7 +9,7 @@ import torch
 from layers.attention import MOST_PAIRS, TokenLayout
 from layers.cache import LayerCache
 from layers.normalisation import PatchStats, patch_moments
-from utils.buffers import read_at, repeated, write_after
+from utils.buffers import read_at, repeated, with_room, write_after
 from utils.interface import Prediction
 
 # A long pass is encoded block by block, which bounds everything but the buffers of the state: at most so many patches
@@ -38,16 +38,15 @@ class CacheState:
 
     def __init__(self, model, context: torch.Tensor, room: int):
         """context [B, N, P, C]"""
-        B, N, P, C = context.shape
+        B, N, _, C = context.shape
         self.model, self.context_patches, self.pending = model, N, N
         self.stride = model.stride(N)
-        self.series = context.new_zeros(B, N + room, P, C)
+        self.series = with_room(context, room)
         self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
         self.level: int | None = 0  # the common length of all rows, None once they may differ
         self.longest = 0  # upper bound on the lengths of rows
         self.unit = model.unit_of(context)
         self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
-        self.series[:, :N] = context
         self.moments: torch.Tensor | None = None
         self.frozen: PatchStats | None = None
         if not model.config.causal:

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pytest
 import torch
-from helpers import tiny_series
+from helpers import PATCH as TINY_PATCH
+from helpers import tiny_draft, tiny_series
 
 import run
 from models.checkpoint import read_settings, read_state, save_checkpoint
 from models.config import ModelConfig
 from models.registry import MODELS
 from models.timer_xl import Model
+from utils.errors import UserError
 
 CONTEXT, PATCH, ROWS = 48, 12, 600
 BASE = f"--quiet --data_path tiny.csv --seq_len {CONTEXT} --input_token_len {PATCH}"
@@ -26,6 +29,34 @@ def save(folder, model, **settings):
     """An untrained model as training would leave it."""
     name = next(name for name, kind in MODELS.items() if type(model) is kind)
     save_checkpoint(Path(folder), model.state_dict(), model.config.as_dict() | {"model": name} | settings)
+
+
+# kinds of normalisation: changes of `tiny_target`
+NORMALISED = {"plain": {"use_norm": False}, "norm": {}, "causal": {"norm_mode": "causal", "norm_window": 5}}
+
+
+def keep(folder, model, **settings):
+    """An untrained model with the context of five patches, as a training on another file would leave it."""
+    save(folder, model, seq_len=5 * TINY_PATCH, data_path="other.csv", **settings)
+
+
+def keep_pair(folder, target, **settings):
+    """A target, and its draft in folder_draft."""
+    keep(folder, target, **settings)
+    keep(f"{folder}_draft", tiny_draft(target), **settings)
+
+
+def assert_setting_refused(read, folder, name, value, wanted):
+    """That `read(checkpoint)` refuses the value of a setting in args.json, in words of bearable length."""
+    (folder / "args.json").write_text(json.dumps({"model": "timer_xl", name: value}))
+    with pytest.raises(UserError, match=rf"args\.json: {name} is ") as caught:
+        read(folder / "checkpoint.pth")
+    assert wanted in str(caught.value) and len(str(caught.value)) < 300 + len(str(folder))
+
+
+def count(notes, words):
+    """How many of the notes (level, text) hold some words."""
+    return sum(words in text for _, text in notes)
 
 
 def load(lab, setting):

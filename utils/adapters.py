@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .buffers import read_at, repeated, write_after
+from .buffers import read_at, repeated, with_room, write_after
 from .interface import Decodable, Prediction
 from .window_state import WindowState
 
@@ -100,11 +100,10 @@ class LockstepState:
 
     def __init__(self, model: FromCache, context: torch.Tensor, room: int):
         """context [B, N, P, C]"""
-        B, N, P, C = context.shape
+        N = context.shape[1]
         self.model, self.context_patches = model, N
-        self.series = context.new_zeros(B, N + room, P, C)
-        self.series[:, :N] = context
-        self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
+        self.series = with_room(context, room)
+        self.lengths = torch.zeros(len(context), dtype=torch.long, device=context.device)
         self.unit = stdev_of(context)
         # kept apart from `unit`: the decoder overwrites that of the draft's state with the target's
         self.mean, self.stdev = context.mean(dim=(1, 2), keepdim=True), self.unit

@@ -2,6 +2,15 @@
 import torch
 
 
+def with_room(context: torch.Tensor, room: int) -> torch.Tensor:
+    """A copy of context [B, N, P, C] with place for `room` patches after it: appending writes, rolling back only moves
+    the number of patches that count."""
+    B, N, P, C = context.shape
+    buffer = context.new_zeros(B, N + room, P, C)
+    buffer[:, :N] = context
+    return buffer
+
+
 def write_after(buffer: torch.Tensor, times: torch.Tensor, values: torch.Tensor) -> None:
     """buffer[b, times[b] + j] = values[b, j] for values [B, k, ...]"""
     rows = torch.arange(len(times), device=times.device)[:, None]

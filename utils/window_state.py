@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from .buffers import repeated, write_after
+from .buffers import repeated, with_room, write_after
 from .interface import Prediction
 
 # On a CPU a pass over many windows is split so that its activations stay in the cache: 512 windows of 49 tokens at
@@ -33,12 +33,9 @@ class WindowState:
 
     def __init__(self, model: WindowModel, context: torch.Tensor, room: int):
         """context [B, N, P, C]"""
-        B, N, P, C = context.shape
-        self.model, self.context_patches = model, N
-        # static buffer: appending writes, rolling back only moves `lengths`
-        self.series = context.new_zeros(B, N + room, P, C)
-        self.series[:, :N] = context
-        self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
+        self.model, self.context_patches = model, context.shape[1]
+        self.series = with_room(context, room)
+        self.lengths = torch.zeros(len(context), dtype=torch.long, device=context.device)
         self.unit = model.unit_of(context)
 
     def append(self, patches: torch.Tensor) -> None:

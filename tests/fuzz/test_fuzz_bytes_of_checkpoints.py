@@ -3,13 +3,11 @@ import copy
 import io
 import pickle
 import types
-from pathlib import Path
 
 import pytest
 import torch
 from fuzz.damage import damaged
 from fuzz.endings import ends_well, share
-from helpers import save_pair
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,14 +19,6 @@ from models import timer_xl
 from models.config import ModelConfig
 from models.registry import load
 from utils.calibration import fit_law
-
-
-@pytest.fixture(scope="module")
-def given_models(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("checkpoints"))
-        save_pair()
-        return Path("given").resolve()
 
 
 def written(content) -> bytes:

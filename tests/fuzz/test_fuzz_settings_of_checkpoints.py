@@ -1,12 +1,10 @@
 """args.json: a model, or one line that names the file."""
 import json
-from pathlib import Path
 
-import pytest
 import torch
 from fuzz.damage import JSON, damaged
 from fuzz.endings import ends_well, share
-from helpers import save_pair, save_small
+from helpers import save_small
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,14 +17,6 @@ NAMES = ["model", "d_model", "n_heads", "d_ff", "e_layers", "input_token_len", "
          "dropout", "activation", "covariate", "flash_attention", "draft_stochastic", "draft_patches",
          "draft_scale_d_model", "draft_scale_n_heads", "draft_scale_d_ff", "draft_scale_e_layers", "seq_len", "data",
          "data_path", "seed", "new"]
-
-
-@pytest.fixture(scope="module")
-def given_models(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("args"))
-        save_pair()
-        return Path("given").resolve()
 
 
 def check(folder, which, content):

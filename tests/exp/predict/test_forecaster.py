@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exp_helpers import assert_picture, save
-from helpers import PATCH, tiny_draft, tiny_target
+from exp_helpers import NORMALISED, assert_picture, count, keep, keep_pair
+from helpers import PATCH, tiny_target
 
 import run
 from exp.evaluate.methods import make_speculative
@@ -20,41 +20,16 @@ from utils.errors import UserError
 from utils.scores import QUANTILES
 
 CONTEXT, HORIZON, ROWS = 5 * PATCH, 20, 70
-CASES = {"plain": {"use_norm": False}, "norm": {}, "causal": {"norm_mode": "causal", "norm_window": 5}}
-
-
-def keep(folder, model, **settings):
-    save(folder, model, seq_len=CONTEXT, data_path="other.csv", **settings)
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Pairs of a target and a draft; the target named 'uni' forecasts every series for itself."""
     monkeypatch.chdir(tmp_path)
-    for name, changes in CASES.items():
-        target = tiny_target(**changes)
-        keep(f"checkpoints/{name}", target)
-        keep(f"checkpoints/{name}_draft", tiny_draft(target))
+    for name, changes in NORMALISED.items():
+        keep_pair(f"checkpoints/{name}", tiny_target(**changes))
     keep("checkpoints/uni", tiny_target(use_norm=False), data="UnivariateDatasetBenchmark")
     return tmp_path
-
-
-@pytest.fixture
-def notes():
-    """What `Forecaster.predict` has to say, as (level, text)."""
-    said = []
-
-    class Kept(logging.Handler):
-        def emit(self, record):
-            said.append((record.levelno, record.getMessage()))
-    logger, handler = logging.getLogger("exp.predict.forecaster"), Kept()
-    logger.addHandler(handler)
-    yield said
-    logger.removeHandler(handler)
-
-
-def count(notes, words):
-    return sum(words in text for _, text in notes)
 
 
 def values(rows=ROWS, seed=0):
@@ -99,7 +74,7 @@ def results(name="plain", horizon=HORIZON):
     return Path(f"test_results/{name}_pl{horizon}_predict_mine")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NORMALISED)
 @pytest.mark.parametrize("draft", ["", "--spec_tol 0"])
 def test_the_csv_holds_the_forecast_in_units_and_times_of_the_file(place, name, draft):
     daily().to_csv("mine.csv", index=False)
@@ -108,7 +83,7 @@ def test_the_csv_holds_the_forecast_in_units_and_times_of_the_file(place, name, 
     table = pd.read_csv(results(name) / "forecast.csv", parse_dates=["ds"])
     assert list(table.columns) == ["unique_id", "ds", "mean"]  # no quantiles without a law
     assert list(table.unique_id) == list(np.repeat(["a", "b/2", "c $", "d"], HORIZON))
-    expected = rolled(tiny_target(**CASES[name]), values())
+    expected = rolled(tiny_target(**NORMALISED[name]), values())
     np.testing.assert_allclose(wide(table), expected, rtol=1e-5, atol=1e-5 * np.array([1, 50, 0.01, 3]).max())
     assert list(table.ds[:HORIZON]) == list(pd.date_range("2021-02-01", periods=ROWS + HORIZON, freq="D")[ROWS:])
 
@@ -251,7 +226,7 @@ def test_sampled_paths_become_quantiles_in_the_units_of_the_series(place, name):
 @pytest.mark.parametrize("name", ["norm", "uni", "causal"])
 def test_the_law_is_that_of_the_targets_errors_on_the_newest_windows(place, name):
     """Of the first patch: later ones are drawn after sampled ones."""
-    rows, model = 400, tiny_target(**CASES["plain" if name == "uni" else name])
+    rows, model = 400, tiny_target(**NORMALISED["plain" if name == "uni" else name])
     frame = daily(rows)
     older = frame.index < 300  # wilder, so that a law of older windows would be wider
     frame.iloc[older, 1:] += 1.5 * values(rows).std(axis=0) * np.random.default_rng(1).normal(size=(older.sum(), 4))

@@ -1,13 +1,12 @@
 """What a model is given in a forecast depends on its context alone, not on the rows before it nor on their unit."""
-import logging
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exp_helpers import save
-from helpers import PATCH, tiny_draft, tiny_target
+from exp_helpers import NORMALISED, count, keep_pair
+from helpers import PATCH, tiny_target
 
 import run
 from exp.predict import Forecaster
@@ -16,38 +15,18 @@ from models.checkpoint import save_tensors
 from utils.errors import NotFinite, UserError
 
 CONTEXT, HORIZON, ROWS = 5 * PATCH, 20, 300
-CASES = {"plain": {"use_norm": False}, "norm": {}, "causal": {"norm_mode": "causal", "norm_window": 5}}
 UNIVARIATE = "UnivariateDatasetBenchmark"
-
-
-def keep(folder, model, **settings):
-    save(folder, model, seq_len=CONTEXT, data_path="other.csv", **settings)
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Pairs of a target and a draft; those named 'uni ...' forecast every series for itself."""
     monkeypatch.chdir(tmp_path)
-    for name, changes in CASES.items():
+    for name, changes in NORMALISED.items():
         target = tiny_target(**changes)
         for prefix, more in (("", {}), ("uni_", {"data": UNIVARIATE})):
-            keep(f"checkpoints/{prefix}{name}", target, **more)
-            keep(f"checkpoints/{prefix}{name}_draft", tiny_draft(target), **more)
+            keep_pair(f"checkpoints/{prefix}{name}", target, **more)
     return tmp_path
-
-
-@pytest.fixture
-def notes():
-    """How many of the notes of `Forecaster.predict` hold some words."""
-    said = []
-
-    class Kept(logging.Handler):
-        def emit(self, record):
-            said.append(record.getMessage())
-    logger, handler = logging.getLogger("exp.predict.forecaster"), Kept()
-    logger.addHandler(handler)
-    yield lambda words: sum(words in text for text in said)
-    logger.removeHandler(handler)
 
 
 def frame(rows=ROWS, times=True):
@@ -79,7 +58,7 @@ def forecaster(name, draft=False, **more):
 
 SOME = {("causal", "draft"), ("uni_norm", "paths"), ("norm", "alone")}  # the others are for the full run
 MATRIX = [pytest.param(name, way, marks=[] if (name, way) in SOME else pytest.mark.slow)
-          for name in (*CASES, *(f"uni_{name}" for name in CASES)) for way in WAYS]
+          for name in (*NORMALISED, *(f"uni_{name}" for name in NORMALISED)) for way in WAYS]
 
 
 @pytest.mark.parametrize("name, way", MATRIX)
@@ -148,7 +127,7 @@ def test_a_variable_that_is_constant_in_the_context_is_forecast_as_that_constant
     got = forecaster(name, **WAYS[way]).predict(table, HORIZON)
     assert (numbers(got[got.unique_id == "b"]) == 0.1 + 0.2).all()
     assert numbers(got[got.unique_id == "c"]).std() > 0
-    assert notes("'b' is 0.3 in all of the newest 40 rows") == 1 and notes("all of the newest") == 1
+    assert count(notes, "'b' is 0.3 in all of the newest 40 rows") == 1 and count(notes, "all of the newest") == 1
 
 
 def test_windows_with_a_constant_context_do_not_count_for_a_law(place):
@@ -178,12 +157,13 @@ def test_a_law_of_nothing_but_constant_contexts_is_refused(place):
 def test_a_context_longer_than_that_of_training_is_noted(place, notes):
     for name, said in (("norm", 1), ("uni_norm", 1), ("plain", 1), ("causal", 0)):
         for context, expected in ((CONTEXT, 0), (CONTEXT - PATCH, 0), (2 * CONTEXT, said)):
-            before = notes("was trained with a context of 40 steps")
+            before = count(notes, "was trained with a context of 40 steps")
             forecaster(name, context=context).predict(frame(), HORIZON)
-            assert notes("was trained with a context of 40 steps") - before == expected
-    before = notes("is given 80")
+            assert count(notes, "was trained with a context of 40 steps") - before == expected
+    before = count(notes, "is given 80")
     forecaster("norm", draft=True, context=2 * CONTEXT).predict(frame(), HORIZON)
-    assert notes("is given 80") - before == 2 and notes("norm_draft/checkpoint.pth was trained with a context") == 1
+    assert count(notes, "is given 80") - before == 2
+    assert count(notes, "norm_draft/checkpoint.pth was trained with a context") == 1
 
 
 @pytest.mark.parametrize("flags", ["--do_predict", "--is_training 0", "--is_training 0 --compare --season 7 "
@@ -208,7 +188,7 @@ def test_a_bare_checkpoint_without_normalisation_is_noted(place, notes, capsys):
     frame(700).to_csv("mine.csv", index=False)
     for given, asked, said in ((sizes | {"use_norm": True}, f"{flags} --use_norm", 0), (sizes, flags, 1)):
         Forecaster.load("bare.pth", context=CONTEXT, model=ModelSettings(asked=given)).predict(frame(), HORIZON)
-        assert notes("OpenLTM and STRIDE") == notes("a model without normalisation expects") == said
+        assert count(notes, "OpenLTM and STRIDE") == count(notes, "a model without normalisation expects") == said
         capsys.readouterr()
         assert run.main(f"--quiet --is_training 0 --root_path . --data_path mine.csv --checkpoints . --test_dir . "
                         f"--test_file_name bare.pth --seq_len {CONTEXT} --test_pred_len 8 --test_windows 2 {asked}"
@@ -218,9 +198,9 @@ def test_a_bare_checkpoint_without_normalisation_is_noted(place, notes, capsys):
 
 def test_that_values_are_scaled_by_the_context_is_noted_for_a_model_without_normalisation(place, notes):
     for name, said in (("norm", 0), ("causal", 0), ("plain", 1), ("uni_plain", 1)):
-        before = notes("deviations from the mean of the context")
+        before = count(notes, "deviations from the mean of the context")
         forecaster(name).predict(frame(), HORIZON)
-        assert notes("deviations from the mean of the context") - before == said
+        assert count(notes, "deviations from the mean of the context") - before == said
 
 
 # --- forecasts that are not finite
