@@ -1,6 +1,7 @@
 """A folder belongs to one set of settings and to one process at a time; what is lost on a kill is litter."""
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -190,9 +191,12 @@ def test_results_after_a_training_name_its_weights(place):
 
 def test_many_differences_make_a_short_name(lab, place):
     assert command(lab, "--test_pred_len 24") == 0
-    assert command(lab, "--test_pred_len 24 --seed 1 --batch_size 7 --test_windows 9 --num_workers 1 --test_seq_len 36 "
-                        "--rolling window --amp") == 0
-    assert max(map(len, folders())) < len(f"{TARGET}_pl24") + 90
+    many = "--seed 4000000000 --batch_size 100000 --test_windows 9 --test_seq_len 36 --rolling window --amp"
+    assert command(lab, f"--test_pred_len 24 {many}") == 0
+    base, other = folders()
+    assert re.fullmatch(f"{base}_[0-9a-f]{{12}}", other)
+    assert command(lab, f"--test_pred_len 24 {many}") == 0  # the same settings find it again
+    assert folders() == [base, other]
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"sources": 3}', '{"sources": {"data": {}}}', "\x00"])
