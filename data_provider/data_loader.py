@@ -1,46 +1,68 @@
-"""Windows over a series, with OpenLTM's splits and pairs. Items are sliced from tensor views, a whole batch at once."""
-import math
+"""Windows over the series of files, with OpenLTM's splits and pairs; a whole batch is gathered at once.
+
+Both data sets number their items series by series, each in the order of time: `counts` [n_series] windows of every
+series. A series has `variables` variables, which are forecast together. labels: (file, name) of every variable of every
+series; seasons [n_series] and naive_errors [n_series * variables], of a split with a horizon, scale its errors.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 from torch.utils.data import Dataset
 
-from data_provider.reading import read_series
+from data_provider.files import DataFile
+from data_provider.series import listed
+from data_provider.splits import Cut, TooShort
+from data_provider.tables import InMemory, table_of
 from utils.errors import UserError
 
-SPLITS = ("train", "val", "test")
-MONTH_HOURS = 30 * 24
+
+class SeriesWindows(Dataset):
+    """What both have in common."""
+
+    cut: Cut
+    counts: torch.Tensor
+    names: list[str]
+    labels: list[tuple[str, str]]
+    notes: list[str]
+    seasons: torch.Tensor
+    naive_errors: torch.Tensor
+
+    @property
+    def n_series(self) -> int:
+        """Number of series that items are cut from, in sequence; all variables of a file together count as one."""
+        return len(self.counts)
+
+    @property
+    def variables(self) -> int:
+        """Number of variables per item."""
+        return len(self.labels) // self.n_series
+
+    @property
+    def first_items(self) -> torch.Tensor:
+        """The first item of every series [n_series]."""
+        return self.counts.cumsum(0) - self.counts
+
+    def series_of(self, items: torch.Tensor) -> torch.Tensor:
+        """The series that items [B] are cut from."""
+        return torch.searchsorted(self.counts.cumsum(0), items, right=True)
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def __getitem__(self, index: int):
+        x, y = self.__getitems__([index])
+        return x[0], y[0]
+
+    def __getitems__(self, indices: list[int]):
+        """x [B, context, C], y [B, context or horizon, C]"""
+        raise NotImplementedError
 
 
-def split_borders(file_name: str, rows: int) -> tuple[list[int], list[int]]:
-    """First and one-past-last row of train, val and test, before a context is prepended to val and test.
-
-    ETT files: 12/4/4 months of 30 days, at one (ETTh) or four (ETTm) rows per hour. Others: 70/10/20 %.
-    """
-    if file_name.startswith(("ETTh", "ETTm")):
-        month = MONTH_HOURS * (4 if file_name.startswith("ETTm") else 1)
-        return [0, 12 * month, 16 * month], [12 * month, 16 * month, 20 * month]
-    train, test = int(rows * 0.7), int(rows * 0.2)
-    return [0, train, rows - test], [train, rows - test, rows]
-
-
-def standardised(where: str | Path, scaler: StandardScaler, known: np.ndarray, wanted: np.ndarray) -> torch.Tensor:
-    """Standardises rows `wanted` [T, C] by mean and deviation of the rows `known`, which the scaler keeps; float32."""
-    try:
-        with np.errstate(all="ignore"):
-            scaled = torch.from_numpy(scaler.fit(known).transform(wanted)).float()
-        usable = bool(torch.isfinite(scaled).all())
-    except ValueError:  # scikit-learn met a sum that is not finite
-        usable = False
-    if not usable:
-        raise UserError(f"{where}: values too large, or too far from those that set the scale, to be "
-                        "standardised: correct or rescale them")
-    return scaled
-
-
-class MultivariateDatasetBenchmark(Dataset):
+class MultivariateDatasetBenchmark(SeriesWindows):
     """All variables of a window together.
 
     An item is (x [context, C], y): in `train` and `val` y [context, C] pairs every token with its next patch
@@ -50,89 +72,75 @@ class MultivariateDatasetBenchmark(Dataset):
     Raises UserError if the file or the split cannot yield a single window.
     """
 
-    def __init__(self, path: str | Path, split: str, context: int, patch_len: int, horizon: int = 0,
-                 subset_ratio: float = 1.0, rolled: bool = False):
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-        self.split, self.context, self.patch_len, self.horizon = split, context, patch_len, horizon
-        self.rolled = rolled or split == "test"
-        series = read_series(path)
-        self.names, self.notes, rows = series.names, series.notes, len(series.values)
-        starts, ends = split_borders(Path(path).name, rows)
-        index = SPLITS.index(split)
-        ahead = horizon if self.rolled else patch_len
-        # val and test borrow their first context from the rows before them
-        first = starts[index] - (context if index else 0)
-        needed = ends[index] if rows < ends[index] else 0
-        if needed or first < 0 or ends[index] - first < context + ahead:
-            raise UserError(self._too_short(path, rows, ends, ahead))
-        self.scaler = StandardScaler()
-        self.values = standardised(path, self.scaler, series.values[:ends[0]], series.values[first:ends[index]])
-        self._spans = self.values.unfold(0, context + ahead, 1)  # [all windows, C, context + ahead], a view
-        # few-shot training keeps windows evenly spread over the whole training part
-        self.ratio = subset_ratio if split == "train" else 1.0
-        self.windows = math.ceil(len(self._spans) * self.ratio)
-
-    def _too_short(self, path, rows, ends, ahead) -> str:
-        if rows < ends[-1]:
-            return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
-                    "rename the file for a 70/10/20 split, or give the complete file")
-        # the smallest file whose train, val and test parts each hold one window: search upwards from just below it
-        enough = max(self.context + ahead, int((self.context + self.patch_len) / 0.7) - 1, 10 * (self._least_val - 3),
-                     5 * self.horizon - 1)
-        while not self._fits(*split_borders("", enough)):
-            enough += 1
-        return (f"{path}: {rows} rows are too few for the {self.split} split with a context of {self.context} and "
-                f"{ahead} steps ahead: about {enough} rows are needed; shorten `context` or `horizon`")
-
-    def _fits(self, starts, ends) -> bool:
-        lengths = [end - start for start, end in zip(starts, ends)]
-        return lengths[0] >= self.context + self.patch_len and lengths[1] >= self._least_val \
-            and lengths[2] >= max(self.horizon, 1)
-
-    @property
-    def _least_val(self) -> int:
-        """Number of rows of the validation part that yield one window."""
-        return self.horizon if self.rolled and self.split == "val" else self.patch_len
-
-    @property
-    def n_series(self) -> int:
-        """Number of series that items are cut from, in sequence; all variables together count as one."""
-        return 1
-
-    @property
-    def variables(self) -> int:
-        """Number of variables per item."""
-        return len(self.names) // self.n_series
-
-    def __len__(self) -> int:
-        return self.windows * self.n_series
-
-    def __getitem__(self, index: int):
-        x, y = self.__getitems__([index])
-        return x[0], y[0]
+    def __init__(self, path: str | Path | Sequence[DataFile], cut: Cut):
+        if not isinstance(path, (str, Path)):
+            if len(path) > 1:
+                raise UserError(f"`data_path` names {len(path)} files, which have different variables: forecast each "
+                                "series by itself (`kind` UnivariateDatasetBenchmark), or name one file")
+            path = path[0].path
+        self.cut, self.table = cut, InMemory(path, cut)
+        self.names, self.notes, self.values = self.table.names, self.table.notes, self.table.values
+        self.labels = [(Path(path).name, name) for name in self.names]
+        self.counts = torch.tensor([self.table.windows])
+        if cut.has_horizon:
+            self.seasons = torch.tensor([self.table.season])
+            self.naive_errors = torch.from_numpy(self.table.naive_errors)
 
     def __getitems__(self, indices: list[int]):
-        """A whole batch in one gather: x [B, context, C], y [B, context or horizon, C]."""
-        return self._pair(self._spans[self._place(torch.as_tensor(indices))].transpose(1, 2))
+        return self.cut.pair(self.table.whole(self.cut.place(torch.as_tensor(indices))))
 
-    def _place(self, window: torch.Tensor) -> torch.Tensor:
-        """Start of window number `window` in the series."""
-        return (window.double() / self.ratio + 1e-9).long()
-
-    def _pair(self, span: torch.Tensor):
-        x = span[:, :self.context]
-        return x, span[:, self.context:] if self.rolled else span[:, self.patch_len:]
+    def fingerprint(self) -> str:
+        return self.table.fingerprint()
 
 
-class UnivariateDatasetBenchmark(MultivariateDatasetBenchmark):
-    """Each variable of each window separately: items (x [context, 1], y [..., 1]), variable by variable."""
+class UnivariateDatasetBenchmark(SeriesWindows):
+    """Each variable of each file separately: items (x [context, 1], y [..., 1]), file by file, variable by variable.
 
-    @property
-    def n_series(self) -> int:
-        return len(self.names)
+    Every series has the splits of its own file and its own scale; lengths and steps may differ. npy files stay on disk,
+    so that a pool of them may be larger than memory. A file that was found by a pattern and is too short for a window
+    is left out, with a note; one that was named raises UserError.
+    """
+
+    def __init__(self, files: str | Path | Sequence[DataFile], cut: Cut):
+        self.cut = cut
+        if isinstance(files, (str, Path)):
+            files = [DataFile(Path(files))]
+        tables, left_out = [], []
+        for file in files:
+            try:
+                tables.append((file, table_of(file.path, cut)))
+            except TooShort as error:
+                if file.named:
+                    raise
+                left_out.append((file.path.name, error))
+        if not tables:
+            raise left_out[0][1]
+        self.tables = [table for _, table in tables]
+        alone = len(self.tables) == 1
+        self.notes = [note if alone else f"{table.path.name}: {note}" for table in self.tables for note in table.notes]
+        if left_out:
+            self.notes.append(f"{len(left_out)} of {len(files)} files are too short for a window of the {cut.split} "
+                              f"split and left out: {listed([name for name, _ in left_out])}")
+        self.labels = [(file.label, name) for file, table in tables for name in table.names]
+        self.names = [name for _, name in self.labels]
+        widths = torch.tensor([len(table.names) for table in self.tables])
+        self.counts = torch.tensor([table.windows for table in self.tables]).repeat_interleave(widths)
+        self._first_series = widths.cumsum(0) - widths
+        self._table_of = torch.arange(len(self.tables)).repeat_interleave(widths)
+        if cut.has_horizon:
+            self.seasons = torch.tensor([table.season for table in self.tables]).repeat_interleave(widths)
+            self.naive_errors = torch.cat([torch.from_numpy(table.naive_errors) for table in self.tables])
 
     def __getitems__(self, indices: list[int]):
-        index = torch.as_tensor(indices)
-        window, variable = index % self.windows, index // self.windows
-        return self._pair(self._spans[self._place(window), variable][..., None])
+        items = torch.as_tensor(indices)
+        series = self.series_of(items)
+        start, number = self.cut.place(items - self.first_items[series]), self._table_of[series]
+        spans = torch.empty(len(items), self.cut.span)
+        for part in number.unique().tolist():
+            mine = number == part
+            spans[mine] = self.tables[part].single(start[mine], series[mine] - self._first_series[part])
+        return self.cut.pair(spans[..., None])
+
+    def fingerprint(self) -> str:
+        parts = [table.fingerprint() for table in self.tables]
+        return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -18,12 +18,11 @@ def read_series(path: str | Path) -> Series:
     if not path.is_file():
         raise UserError(f"data file {path} does not exist: correct `root_path`/`data_path` or DATASET_ROOT, or run: "
                         "python -m data_provider.download")
-    readers = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy}
     kind = path.suffix.lower()
-    if kind not in readers:
-        raise UserError(f"{path}: unknown file type {path.suffix!r}: use one of {', '.join(sorted(readers))}")
+    if kind not in READERS:
+        raise UserError(f"{path}: unknown file type {path.suffix!r}: use one of {', '.join(sorted(READERS))}")
     try:
-        return readers[kind](path)
+        return READERS[kind](path)
     except UserError:
         raise
     except Exception as error:  # every parser fails in its own ways
@@ -113,3 +112,6 @@ def _read_npz(path: Path) -> Series:
 
 def _read_npy(path: Path) -> Series:
     return of_array(np.load(path, allow_pickle=False), Place(str(path)), most_axes=3)
+
+
+READERS = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy}

@@ -35,12 +35,12 @@ class Series:
 class Place:
     """A frame or a file in errors. Data rows are counted from 1, without the header."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, first: int = 0):
+        self.name, self.first = name, first
 
     def row(self, row: int) -> str:
-        """row: counted from 0."""
-        return f"{self.name}, data row {row + 1}"
+        """row: counted from 0, and from `first`."""
+        return f"{self.name}, data row {self.first + row + 1}"
 
 
 class CsvPlace(Place):

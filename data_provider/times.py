@@ -13,6 +13,10 @@ from data_provider.series import Series
 from utils.errors import UserError, shorten
 
 MONTH = r"(?:1[7-9]|2[01])\d\d(?:0[1-9]|1[0-2])"  # 202001
+NO_TIMES_SEASON = 24  # steps: hourly values are the most common of those without times
+READ_FOR_SEASON = 1000  # rows: a few more than a day of minutes
+# longest step, in days -> steps per season; a step below a day has a season of a day
+SEASONS = ((1.5, 7), (8.0, 52), (32.0, 12), (93.0, 4))
 Times: TypeAlias = pd.DatetimeIndex | pd.PeriodIndex | np.ndarray
 Number = Callable[[int], int]
 # ways to parse a column of text, in order of preference
@@ -80,6 +84,24 @@ def frequency_of(times: pd.DatetimeIndex) -> str | None:
     frequency = to_offset(frequency).freqstr
     again = pd.date_range(times[0], periods=len(times), freq=frequency)
     return frequency if (again == times).all() else None  # pandas guesses wrong for business hours, for example
+
+
+def season_of(dates: pd.Series | None, where: str) -> int:
+    """Steps per season: a day, or of daily values a week, of longer steps a year. By the usual step between the times;
+    24 where there are none that can be read."""
+    if dates is None:
+        return NO_TIMES_SEASON
+    try:
+        times = parsed(dates.iloc[:READ_FOR_SEASON], where)
+    except UserError:
+        return NO_TIMES_SEASON
+    if isinstance(times, np.ndarray) or len(times) < 3:
+        return NO_TIMES_SEASON
+    stamps = times.to_timestamp() if isinstance(times, pd.PeriodIndex) else times
+    step = float(np.median((stamps[1:] - stamps[:-1]) / pd.Timedelta(days=1)))
+    if step <= 0:
+        return NO_TIMES_SEASON
+    return max(1, round(1 / step)) if step <= 0.5 else next((season for most, season in SEASONS if step <= most), 1)
 
 
 def _counted(first: int, step: int, rows: int, steps: int) -> Calendar:

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from data_provider.data_factory import DATASETS, ordered_loader, spread_windows
+from data_provider.data_loader import SeriesWindows
+from data_provider.splits import Cut
 from exp.processes import started_by_torchrun
 from exp.settings import RunSettings, Settings
 from exp.stored import completed, setting_name, tested_checkpoint
@@ -173,29 +175,30 @@ class Exp_Basic:
             log.info("note: %s", note)
         return model
 
-    def dataset(self, split: str, context: int | None = None, rolled: bool = False):
+    def dataset(self, split: str, context: int | None = None, rolled: bool = False) -> SeriesWindows:
         """One split of the series; context: default, that of training; rolled: windows with a whole horizon after."""
         data = self.settings.data
-        dataset = DATASETS[data.kind](data.file, split, context or data.context, self.patch_len, horizon=data.horizon,
-                                      subset_ratio=data.subset_ratio, rolled=rolled)
+        files = data.files
+        dataset = DATASETS[data.kind](files, Cut(split, context or data.context, self.patch_len, data.horizon,
+                                                 data.subset_ratio, rolled, self.settings.report.season))
         for note in dataset.notes:
             if note not in self._said:  # once, although each split reads the file
-                log.info("note: %s: %s", data.file, note)
+                log.info("note: %s: %s", files[0].path if len(files) == 1 else data.label, note)
         self._said.update(dataset.notes)
         return dataset
 
-    def tested_split(self):
+    def tested_split(self) -> SeriesWindows:
         """The windows to forecast: the test split, or the validation split for choosing settings."""
         data = self.settings.data
         return self.dataset("val" if data.test_flag == "V" else "test", data.test_context, rolled=True)
 
-    def test_part(self) -> tuple[Any, DataLoader]:
+    def test_part(self) -> tuple[SeriesWindows, DataLoader]:
         """The tested split and a loader of its windows, or of `test_windows` of them."""
         data, dataset = self.settings.data, self.tested_split()
         items = None if data.test_windows is None else spread_windows(dataset, data.test_windows)
         return dataset, ordered_loader(dataset, data.batch_size, items, data.num_workers)
 
-    def validation_part(self) -> tuple[Any, DataLoader]:
+    def validation_part(self) -> tuple[SeriesWindows, DataLoader]:
         """The validation split with the context of the test, in order."""
         data, dataset = self.settings.data, self.dataset("val", self.settings.data.test_context)
         return dataset, ordered_loader(dataset, data.batch_size, None, data.num_workers)

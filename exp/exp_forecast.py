@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import Dataset, Subset
 
 from data_provider.data_factory import ordered_loader, spread_windows, train_loader
+from exp.evaluate.by_series import Walk
 from exp.evaluate.comparison import compare, compared_methods, describe
 from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
 from exp.evaluate.methods import AloneMethod, Method, make_rule, make_speculative
@@ -26,6 +28,8 @@ from exp.predict.files import predict
 from exp.predict.forecaster import Forecaster
 from exp.report.results import (
     breakdown_line,
+    errors_line,
+    files_table,
     inference_line,
     log_breakdown,
     log_forecast,
@@ -36,6 +40,7 @@ from exp.report.results import (
     write_csv,
     write_metrics,
     write_partial,
+    write_series,
 )
 from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
 from exp.train.target_forecasts import TargetForecasts
@@ -66,7 +71,7 @@ class Exp_Forecast(Exp_Basic):
         self._refuse_unwritable(setting)
         with results_folder(self._results_base(setting), self._used(checkpoint)) as folder:
             if run.do_predict:
-                predict(Forecaster(self.settings, checkpoint, self.device), self.settings.data.file, folder)
+                predict(Forecaster(self.settings, checkpoint, self.device), self.settings.data.files[0].path, folder)
             else:
                 self._compare_or_test(setting, checkpoint, folder)
 
@@ -97,7 +102,7 @@ class Exp_Forecast(Exp_Basic):
     def _kept(self) -> dict[str, Any]:
         """The contents of args.json."""
         train = self.settings.train
-        files = sources(data_path=self.settings.data.file, distill_target_ckpt=train.target_checkpoint,
+        files = sources(self.settings.data.files, distill_target_ckpt=train.target_checkpoint,
                         pretrain_model_path=train.pretrain_model_path)
         return flat(self.settings) | {SOURCES: files, "processes": self.world_size}
 
@@ -108,6 +113,7 @@ class Exp_Forecast(Exp_Basic):
             self._refuse_unwritable(self.setting(iteration))
             refuse_unwritable(self.checkpoint_folder(self.setting(iteration)), "--checkpoints/--model_id/--des")
         self._check_test_part(self.tested_split())
+        self._validated()
         if "calibrated" in (settings.spec.sigma_mode, settings.train.teacher_noise):
             calibration_part(self)
         if run.use_speculative or run.compare:
@@ -133,17 +139,22 @@ class Exp_Forecast(Exp_Basic):
         if self.rank:  # equal initial weights, but separate dropout and noise in every process
             torch.manual_seed(seed + 1_000_003 * self.rank)
         train = self._taught(windows, loss, settings.train.teacher_dropout, seed)
-        val = self._taught(self.dataset("val"), loss, 0.0, seed + VALIDATION_SEED)
+        val = self._taught(self._validated(), loss, 0.0, seed + VALIDATION_SEED)
         parameters = sum(p.numel() for p in model.parameters())
         log.info("training %s (%s parameters) on %s: %s", settings.model.name, f"{parameters:,}", self.device, folder)
         trainer = Trainer(model, loss, train_loader(train, data.batch_size, seed, self.rank, self.world_size,
-                                                    data.num_workers),
+                                                    data.num_workers, windows.counts if data.by_series else None),
                           ordered_loader(val, data.batch_size, None, data.num_workers), settings, folder,
                           kept | {"parameters": parameters}, self.device, self.rank, self.world_size)
         best = trainer.run()
         if self.is_main:
             forget(folder / CHECKPOINT)
         log.info("best validation loss %.5f: %s", best, folder / CHECKPOINT)
+
+    def _validated(self) -> Dataset:
+        """The windows that validations go over."""
+        dataset, count = self.dataset("val"), self.settings.data.val_windows
+        return dataset if count is None else Subset(dataset, spread_windows(dataset, count, "val_windows"))
 
     def _initial_model(self) -> torch.nn.Module:
         settings = self.settings
@@ -198,10 +209,10 @@ class Exp_Forecast(Exp_Basic):
         """Of the folder of results: what was done."""
         run, spec, samples = self.settings.run, self.settings.spec, self.settings.report.num_samples
         if run.do_predict:
-            return f"_predict_{Path(self.settings.data.data_path).stem}"
-        file = Path(self.settings.data.data_path)
-        other = self.settings.model.trained_on not in (None, file.name)
-        windows = (f"_{file.stem}" if other else "") + ("_val" if self.settings.data.test_flag == "V" else "")
+            return f"_predict_{self.settings.data.label}"
+        other = self.settings.model.trained_on not in (None, self.settings.data.label)
+        validated = "_val" if self.settings.data.test_flag == "V" else ""
+        windows = (f"_{self.settings.data.label}" if other else "") + validated
         if run.compare:
             return f"{windows}_compare"
         if run.use_speculative:
@@ -210,7 +221,7 @@ class Exp_Forecast(Exp_Basic):
 
     def _used(self, checkpoint: Path) -> dict[str, Any]:
         """What the results of this run with `checkpoint` depend on."""
-        files = sources(data_path=self.settings.data.file, checkpoint=checkpoint,
+        files = sources(self.settings.data.files, checkpoint=checkpoint,
                         spec_draft_ckpt=self.settings.run.draft_checkpoint)
         return of_results(flat(self.settings)) | {SOURCES: files}
 
@@ -240,8 +251,9 @@ class Exp_Forecast(Exp_Basic):
         observer = AcceptanceLog(report.judgements_windows) if report.log_judgements else None
         out = self._evaluate(tested, loader, folder, dataset, observer)
         metrics = self._metrics(out, setting, checkpoint)
-        log.info("%s%s, horizon %d: mse:%.4f, mae:%.4f", setting, self._suffix(), settings.data.horizon, metrics["mse"],
-                 metrics["mae"])
+        log.info("%s%s, horizon %d: %s", setting, self._suffix(), settings.data.horizon, errors_line(metrics))
+        if len(metrics["files"]) > 1:
+            log.info(files_table(metrics["files"]))
         log.info(inference_line(metrics))
         note = rejection_note(metrics, patches_in(settings.data.horizon, model.patch_len))
         if note is not None:
@@ -255,6 +267,8 @@ class Exp_Forecast(Exp_Basic):
             log.info(breakdown_line(metrics["breakdown"]))
             log_breakdown(folder.name, metrics["breakdown"])
         write_metrics(folder, metrics)
+        if out.by_series is not None:
+            write_series(folder, out.by_series.rows())
         log_forecast(folder.name, metrics)
         log_inference(folder.name, metrics)
         self._write_extras(folder, method, model, law, dataset, observer)
@@ -280,9 +294,10 @@ class Exp_Forecast(Exp_Basic):
 
     def _evaluate(self, method: Method, loader, folder: Path, dataset, observer) -> Evaluation:
         settings = self.settings
+        walk = Walk.over(dataset, spread_windows(dataset, settings.data.test_windows))
         try:
             return evaluate({"tested": method}, loader, self.device, settings.model.config.covariate,
-                            settings.run.quiet, observer)["tested"]
+                            settings.run.quiet, observer, walk=walk)["tested"]
         except Interrupted as stop:
             self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise
@@ -301,6 +316,7 @@ class Exp_Forecast(Exp_Basic):
     def _metrics(self, out: Evaluation, setting: str, checkpoint: Path) -> dict:
         data, settings = self.settings.data, self.settings
         metrics = out.result(data.batch_size) | hardware(self.device)
+        metrics["files"] = {} if out.by_series is None else out.by_series.files()
         metrics |= {"setting": setting, "checkpoint": str(checkpoint), "data_path": data.data_path, "data": data.kind,
                     "context": data.test_context, "horizon": data.horizon, "seed": settings.run.seed,
                     "test_windows": data.test_windows, "test_flag": data.test_flag}

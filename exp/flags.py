@@ -109,6 +109,9 @@ def _add(group, flag: Flag) -> None:
         group.add_argument(f"--{flag.name}", action=action, help=words)
         return
     inner = limit.limit if isinstance(limit, OrNone) else limit
+    if getattr(inner, "several", False):
+        group.add_argument(f"--{flag.name}", nargs="+", type=reader(inner), help=words, metavar="PATH")
+        return
     choices = sorted(inner.names) if isinstance(inner, OneOf) else None
     group.add_argument(f"--{flag.name}", type=None if choices else reader(inner), choices=choices, help=words,
                        metavar=None if choices else "N" if hasattr(inner, "low") else flag.name.upper())
@@ -123,7 +126,8 @@ def given_flags(argv: Sequence[str] | None, calling: Parser | None = None) -> di
     if calling is not None:
         parser.also_known = calling.own_flags()
     given = vars(parser.parse_args(argv))
-    return {name: _read_choice(name, value) for name, value in given.items()}
+    return {name: ",".join(value) if name == "data_path" else _read_choice(name, value)
+            for name, value in given.items()}
 
 
 def _read_choice(name: str, value: Any) -> Any:

@@ -1,7 +1,6 @@
 """The target's law according to the settings; a calibration is fitted once and stored beside the checkpoint."""
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data_provider.data_factory import ordered_loader
 from data_provider.scaling import OwnScale, too_far
 from data_provider.series import Series
 from exp.exp_basic import Exp_Basic
@@ -38,13 +38,18 @@ def calibration_part(experiment: Exp_Basic) -> tuple[Any, Any]:
     """(data set, loader) to calibrate on: windows of the test context. Raises UserError if it is unsuitable."""
     dataset, loader = experiment.validation_part()
     patch_len, settings = experiment.patch_len, experiment.settings
-    if dataset.windows < LEAST_PATCHES * patch_len:
-        raise UserError(f"{settings.data.data_path}: the validation part has {dataset.windows} windows, too few to "
+    windows = int(dataset.counts.min())
+    if windows < LEAST_PATCHES * patch_len:
+        raise UserError(f"{settings.data.data_path}: the validation part has {windows} windows, too few to "
                         f"calibrate on: {LEAST_PATCHES * patch_len} are needed; use a fixed sigma, or a longer file")
     elements = patch_len * dataset.variables
     if settings.spec.covariance == "full" and elements > MOST_ELEMENTS:
         raise UserError(f"`covariance` full: a patch has {elements} elements ({patch_len} steps of {dataset.variables} "
                         f"variables), more than {MOST_ELEMENTS}: use diag, or `kind` UnivariateDatasetBenchmark")
+    if windows < int(dataset.counts.max()):  # of a pool: a law is fitted to as many windows of every series
+        newest = dataset.first_items + dataset.counts - windows
+        items = (newest[:, None] + torch.arange(windows)).flatten().tolist()
+        loader = ordered_loader(dataset, settings.data.batch_size, items, settings.data.num_workers)
     return dataset, loader
 
 
@@ -118,7 +123,7 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
     """The calibration of `checkpoint` for these data and this context: loaded, or fitted and stored."""
     data, covariance = experiment.settings.data, experiment.settings.spec.covariance
     dataset, loader = calibration_part(experiment)
-    path = file_beside(Path(checkpoint), data.data_path, data.test_context, covariance)
+    path = file_beside(Path(checkpoint), data.label, data.test_context, covariance)
     made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.rolling)
     if path.exists():
         calibration = load(path, made_for, model.patch_len, dataset.variables)
@@ -133,17 +138,16 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
     return calibration
 
 
-def file_beside(checkpoint: Path, data_path: str, context: int, covariance: str) -> Path:
+def file_beside(checkpoint: Path, label: str, context: int, covariance: str) -> Path:
     """Path of a checkpoint's calibration: one file per data set, context and covariance."""
     checkpoint = Path(checkpoint)
-    return checkpoint.with_name(f"{checkpoint.stem}_calibration_{Path(data_path).stem}_{context}_{covariance}.pth")
+    return checkpoint.with_name(f"{checkpoint.stem}_calibration_{label}_{context}_{covariance}.pth")
 
 
 def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: str) -> dict[str, str | int]:
     """Everything a calibration depends on; a stored one is valid only if all values match."""
-    values = dataset.values.contiguous().numpy().tobytes()
-    return {"form": FORM, "weights": digest(checkpoint), "data": hashlib.sha256(values).hexdigest(),
-            "windows": type(dataset).__name__, "context": context, "patch": dataset.patch_len,
+    return {"form": FORM, "weights": digest(checkpoint), "data": dataset.fingerprint(),
+            "windows": type(dataset).__name__, "context": context, "patch": dataset.cut.patch_len,
             "covariance": covariance, "rolling": rolling}
 
 

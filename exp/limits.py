@@ -61,3 +61,19 @@ class DeviceList:
         if not self.fits(devices):
             raise ValueError(f"{text!r} names a GPU twice: every process needs its own")
         return devices
+
+
+@dataclass(frozen=True)
+class Paths:
+    """One path or several, as one text with commas between them."""
+
+    words: str = "paths with commas between them"
+    several: bool = True  # on a command line they may also be separate words
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str) and value.strip(", ") != ""
+
+    def read(self, text: str) -> str:
+        if not self.fits(text):
+            raise ValueError(f"{text!r} names no file")
+        return text

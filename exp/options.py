@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_provider.files import label_of, names_in
+from data_provider.series import listed
 from exp.flags import DEFAULTS, FLAGS, NEEDS, given_flags, sections
 from exp.limits import MOST_SEED
 from exp.settings import (
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # giving any of these without --spec_accept_rule selects the published rule
 PUBLISHED = {"spec_sigma", "spec_accept_bias", "spec_sigma_mode"}
+POOLED = "UnivariateDatasetBenchmark"  # the kind of a pool, whose files have different variables
 LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp"}  # plain sampling has them too
 
 
@@ -52,7 +56,7 @@ def settled(given: Mapping[str, Any]) -> Settings:
     data = _data(values, stored)
     config = _config(values, stored, asked, data)
     _refuse_odd_lengths(values, data, config.input_token_len)
-    trained_on = None if run.is_training else Path(stored.get("data_path", "")).name or None
+    trained_on = None if run.is_training or not stored.get("data_path") else label_of(stored["data_path"])
     model = ModelSettings(**values.section("model") | {"asked": asked, "config": config, "trained_on": trained_on})
     train = _train(values)
     return Settings(run, model, data, train, _spec(values), ReportSettings(**values.section("report")))
@@ -169,9 +173,10 @@ def _stored(run: RunSettings, values: Values) -> dict[str, Any]:
 
 
 def _note_other_data(checkpoint: Path, stored: Mapping[str, Any], values: Values, used: str) -> None:
-    trained_on, used_on = Path(str(stored.get("data_path", ""))).name, Path(values["data_path"]).name
-    if trained_on and trained_on != used_on and not values["do_predict"]:
-        log.info("note: %s was trained on %s and %s %s", checkpoint, trained_on, used, used_on)
+    trained_on, used_on = (names_in(str(path)) for path in (stored.get("data_path", ""), values["data_path"]))
+    new = [name for name in used_on if name not in trained_on]
+    if trained_on and new and not values["do_predict"]:
+        log.info("note: %s was trained on %s and %s %s", checkpoint, listed(trained_on), used, listed(new))
 
 
 def _of_pretrained(values: Values) -> dict[str, Any]:
@@ -191,7 +196,12 @@ def _data(values: Values, stored: Mapping[str, Any]) -> DataSettings:
     parts = sections(values | known)["data"]
     if "test_seq_len" not in values.given:
         parts["test_context"] = parts["context"]
-    return DataSettings(**parts)
+    settings = DataSettings(**parts)
+    several = len(settings.files) > 1
+    if several and values["do_predict"]:
+        raise UserError(f"--do_predict forecasts one file, but --data_path names {len(settings.files)}: forecast each "
+                        "by itself")
+    return replace(settings, kind=POOLED) if several and "data" not in values.given | known.keys() else settings
 
 
 def _config(values: Values, stored: Mapping[str, Any], asked: Mapping[str, Any], data: DataSettings) -> ModelConfig:
@@ -216,7 +226,7 @@ def _refuse_odd_lengths(values: Values, data: DataSettings, patch_len: int) -> N
     if values["skip_patches"] >= data.context // patch_len:
         raise UserError(f"--skip_patches {values['skip_patches']} leaves nothing of the {data.context} steps of "
                         f"--seq_len: use at most {data.context // patch_len - 1}")
-    if values["compare"] and values["season"] > data.test_context:
+    if values["compare"] and (values["season"] or 0) > data.test_context:
         raise UserError(f"--season {values['season']} is longer than the context of {data.test_context} steps: the "
                         "seasonal-naive row of --compare repeats a whole season; give a shorter one")
 

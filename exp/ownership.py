@@ -13,11 +13,12 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from data_provider.files import DataFile
 from exp.flags import DEFAULTS, FLAGS
 from models.checkpoint import CHECKPOINT, read_settings
 from models.registry import checkpoint_in
@@ -46,10 +47,13 @@ PATIENCE = 10.0  # seconds to wait for the workers of a process that was killed
 log = logging.getLogger(__name__)
 
 
-def sources(**paths: str | Path | None) -> dict[str, dict[str, str]]:
+def sources(data: Sequence[DataFile], **checkpoints: str | Path | None) -> dict[str, dict[str, str]]:
     """Path and digest (empty for a file that does not exist yet) of the files that a run depends on."""
-    files = {name: checkpoint_in(path) for name, path in paths.items() if path is not None}
-    return {name: {"path": str(path), "sha256": digest(path) if path.is_file() else ""} for name, path in files.items()}
+    files = {name: [checkpoint_in(path)] for name, path in checkpoints.items() if path is not None}
+    files["data_path"] = [file.path for file in data]
+    return {name: {"path": ", ".join(map(str, paths)),
+                   "sha256": digest(*paths) if all(path.is_file() for path in paths) else ""}
+            for name, paths in files.items()}
 
 
 def of_training(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
-from data_provider.data_factory import DATASETS, data_file
+from data_provider.data_factory import BALANCES, DATASETS
+from data_provider.files import DataFile, data_files, label_of
 from exp.limits import (
     COUNT,
     LARGEST,
@@ -30,6 +30,7 @@ from exp.limits import (
     CsvName,
     DeviceList,
     NamePart,
+    Paths,
 )
 from exp.schedules import LRADJ
 from models.config import LAYERS, STEPS, WIDTH, ModelConfig
@@ -113,8 +114,8 @@ class ModelSettings(Section):
     """The model and its architecture.
 
     asked: settings of `ModelConfig` that were given; the others come from the checkpoint. config: the resulting
-    architecture of the model to train or test. trained_on: name of the file that a tested checkpoint was trained on, if
-    its args.json tells.
+    architecture of the model to train or test. trained_on: short name of the data that a tested checkpoint was trained
+    on, if its args.json tells.
     """
 
     name: str = limited("timer_xl", OneOf(MODELS), "model to train or test", flag="model")
@@ -141,7 +142,12 @@ class DataSettings(Section):
                         "one separately", flag="data")
     root_path: str | None = limited(None, OrNone(Text()), "folder of --data_path (default: $DATASET_ROOT, else "
                                     "./dataset)")
-    data_path: str = limited("ETT-small/ETTh1.csv", Text(), "data file: csv, txt, npz or npy")
+    data_path: str = limited("ETT-small/ETTh1.csv", Paths(), "data files (csv, txt, npz, npy), folders of them, or "
+                             "patterns like 'ETT-small/*.csv'; several are a pool, each of whose series is forecast by "
+                             "itself")
+    balance: str | None = limited(None, OrNone(OneOf(BALANCES)), "training batches draw every series equally often, or "
+                                  "every window once per epoch (default: series for a pool, windows for one file)",
+                                  needs=TRAINING)
     test_flag: str = limited("T", OneOf(("T", "V")), "split to forecast: T, test; V, validation, for choosing settings",
                              free=True, not_with=TEST_WINDOWS)
     context: int = limited(672, STEPS, "context length in training, a multiple of the patch", flag="seq_len")
@@ -149,14 +155,26 @@ class DataSettings(Section):
     horizon: int = limited(96, STEPS, "steps to forecast", flag="test_pred_len", free=True)
     test_windows: int | None = limited(None, OrNone(COUNT), "test on this many windows per series, evenly spaced "
                                        "from the first to the last (default: all)", free=True, not_with=TEST_WINDOWS)
+    val_windows: int | None = limited(None, OrNone(COUNT), "validate on this many windows per series, evenly spaced "
+                                      "(default: all)", needs=TRAINING)
     subset_ratio: float = limited(1.0, SHARE, "few-shot: fraction of the training windows, evenly spaced",
                                   flag="subset_rand_ratio", not_with=TEST_WINDOWS)
     batch_size: int = limited(32, COUNT)
     num_workers: int = limited(0, whole(0, 64), free=True, not_with=TEST_WINDOWS)
 
     @property
-    def file(self) -> Path:
-        return data_file(self.root_path, self.data_path)
+    def files(self) -> list[DataFile]:
+        return data_files(self.root_path, self.data_path)
+
+    @property
+    def by_series(self) -> bool:
+        """True if training batches draw every series equally often."""
+        return len(self.files) > 1 if self.balance is None else self.balance == "series"
+
+    @property
+    def label(self) -> str:
+        """A short name of the data."""
+        return label_of(self.data_path)
 
     @property
     def univariate(self) -> bool:
@@ -322,8 +340,9 @@ RULE_FIELDS = set().union(*map(parameters_of, RULES)) - {"emit"}
 class ReportSettings(Section):
     """Measurements and files beyond the point metrics."""
 
-    season: int = limited(24, COUNT, "steps per season, for the seasonal-naive row of --compare", needs=("compare",),
-                          free=True)
+    season: int | None = limited(None, OrNone(COUNT), "steps per season, for MASE and the seasonal-naive row of "
+                                 "--compare (default: a day by the file's times; 24 where it has none)", free=True,
+                                 not_with=TEST_WINDOWS)
     num_samples: int | None = limited(None, OrNone(whole(2, 10000)), "sample this many paths per test window, from the "
                                       "target alone or with a sampling rule, and score them: CRPS, energy score, "
                                       "band coverage (the 95 % band needs at least 39), PIT; with --do_predict: "

@@ -52,6 +52,38 @@ class PointMetrics:
                 "mspe": relative_squared / nonzero, "smape": symmetric / self.elements}
 
 
+class SeriesMetrics:
+    """MSE, MAE and MASE of each of S series, so that a few wild ones do not drown the rest.
+
+    MASE is the mean absolute error over naive_errors [S], the mean absolute error of the seasonal-naive forecast on the
+    part of the series that was trained on (Hyndman and Koehler, 2006). It is NaN for a series where that is 0 or NaN.
+    """
+
+    def __init__(self, naive_errors: torch.Tensor):
+        self.naive_errors = naive_errors.double()
+        self.sums = torch.zeros(3, len(naive_errors), dtype=torch.float64)  # squared and absolute errors, elements
+
+    def update(self, forecast: torch.Tensor, truth: torch.Tensor, series: torch.Tensor) -> None:
+        """forecast, truth [B, H, C]; series [B, C]: numbers of the series that the variables are."""
+        error = (forecast - truth).double().abs()
+        sums = torch.stack([error.square().sum(dim=1), error.sum(dim=1), torch.full_like(error[:, 0], error.shape[1])])
+        self.sums.index_add_(1, series.flatten(), sums.flatten(1).cpu())
+
+    def scored(self) -> list[int]:
+        """Numbers of the series that have a score."""
+        return self.sums[2].nonzero()[:, 0].tolist()
+
+    def of(self, chosen: torch.Tensor | None = None) -> dict[str, float]:
+        """The means over the elements of the chosen series (a mask [S]; None: all); without those that have no MASE."""
+        chosen = torch.ones_like(self.naive_errors, dtype=torch.bool) if chosen is None else chosen
+        squared, absolute, elements = self.sums[:, chosen]
+        scale = self.naive_errors[chosen]
+        known = (scale > 0) & (elements > 0)
+        total, count = elements.sum(), elements[known].sum()
+        mase = (absolute[known] / scale[known]).sum() / count
+        return {"mse": float(squared.sum() / total), "mae": float(absolute.sum() / total), "mase": float(mase)}
+
+
 class SpeculationMetrics:
     """Acceptance and passes over all windows.
 
@@ -209,9 +241,9 @@ class RollingScale:
     it is 1, the calibration unchanged, if there are none. Nothing later than the window is used.
     """
 
-    def __init__(self, patch_len: int, span: int, windows: int, prior: float):
-        """windows: number per series; rows are numbered series by series. prior: a number of windows."""
-        self.patch_len, self.span, self.windows, self.prior = patch_len, span, windows, prior
+    def __init__(self, patch_len: int, span: int, first_rows: torch.Tensor, prior: float):
+        """first_rows [n_series]: rows are numbered series by series. prior: a number of windows."""
+        self.patch_len, self.span, self.first_rows, self.prior = patch_len, span, first_rows, prior
         self.rows = torch.zeros(0, dtype=torch.long)
         self.squares: torch.Tensor | None = None
 
@@ -224,7 +256,7 @@ class RollingScale:
         self.squares = squares if self.squares is None else torch.cat([self.squares, squares])
         self.rows = torch.cat([self.rows, rows])
         total = torch.cat([torch.zeros_like(self.squares[:1]), self.squares.cumsum(dim=0)])
-        first_of_series = rows // self.windows * self.windows
+        first_of_series = self.first_rows[torch.searchsorted(self.first_rows, rows, right=True) - 1]
         patch = torch.arange(squares.shape[1])
         passed = rows[:, None] - torch.minimum((patch + 1) * self.patch_len, torch.tensor(horizon))
         first = torch.maximum(passed - self.span + 1, first_of_series[:, None])

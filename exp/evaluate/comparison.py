@@ -40,7 +40,7 @@ CSV_COLUMNS = [*COLUMNS, "ms_batch_1_p10", "ms_batch_1_p90", "ms_batch_n_p10", "
 
 def compared_methods(target: Model, draft: Model, settings: Settings) -> dict[str, Method]:
     """Rows of the table, in order; the others are compared with the first."""
-    horizon, spec, season = settings.data.horizon, settings.spec, settings.report.season
+    horizon, spec, season = settings.data.horizon, settings.spec, settings.report.season or 24
     cached = " (cached)" if getattr(target, "rolling", None) == "cache" else ""
     rows: dict[str, Method] = {
         TARGET + cached: AloneMethod(target, horizon),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from tqdm import tqdm
 
+from exp.evaluate.by_series import BySeries, Walk
 from exp.evaluate.methods import Method, Observer
 from utils.decoded import Decoded, Round
 from utils.errors import NotFinite
@@ -19,20 +20,23 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # contexts [B, L, C] and 
 class Evaluation:
     """Results of one method on the windows so far: errors, cost, deviation from a reference.
 
-    covariate: only the last variable counts.
+    covariate: only the last variable counts. walk: the windows, in order, of which metrics by series are wanted.
     """
 
-    def __init__(self, covariate: bool = False):
+    def __init__(self, covariate: bool = False, walk: Walk | None = None):
         self.covariate = covariate
         self.point = PointMetrics()
+        self.by_series = None if walk is None else BySeries(walk)
         self.speculation: SpeculationMetrics | None = None
         self.passes: dict[str, int] = {}
         self.seconds, self.windows, self.squares = 0.0, 0, 0.0
 
     def update(self, decoded: Decoded, truth: torch.Tensor, seconds: float, reference: torch.Tensor | None) -> None:
         """Adds a batch: truth [B, H, C], seconds of decoding, the reference's forecast [B, H, C] or None."""
-        forecast = scored(decoded.forecast, self.covariate)
-        self.point.update(forecast, scored(truth, self.covariate))
+        forecast, wanted = scored(decoded.forecast, self.covariate), scored(truth, self.covariate)
+        self.point.update(forecast, wanted)
+        if self.by_series is not None:
+            self.by_series.update(forecast, wanted)
         if reference is not None:
             self.squares += float((forecast - scored(reference, self.covariate)).double().square().sum())
         self._count(decoded)
@@ -61,7 +65,8 @@ class Evaluation:
         return {name: total / self.windows for name, total in self.passes.items()}
 
     def result(self, batch_size: int) -> dict:
-        return self.point.result() | self.cost() | {
+        scaled = {} if self.by_series is None else {"mase": self.by_series.mase()}
+        return self.point.result() | scaled | self.cost() | {
             "windows": self.windows, "batch_size": batch_size, "seconds": self.seconds,
             "ms_per_forecast": 1000 * self.seconds / self.windows}
 
@@ -81,16 +86,18 @@ def scored(series: torch.Tensor, covariate: bool) -> torch.Tensor:
 
 def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.device, covariate: bool = False,
              quiet: bool = False, observer: Observer | None = None, reference: str | None = None,
-             records: Mapping[str, Evaluation] | None = None, what: str = "test") -> dict[str, Evaluation]:
+             records: Mapping[str, Evaluation] | None = None, what: str = "test",
+             walk: Walk | None = None) -> dict[str, Evaluation]:
     """Forecasts every window with every method.
 
     observer: sees the rounds of speculative methods. reference: the method from whose forecasts deviations are
-    measured. records: Evaluations of another kind, by method. what: the word before the progress bar.
+    measured. records: Evaluations of another kind, or of earlier windows, by method. what: the word before the progress
+    bar. walk: all the windows, for metrics by series.
     Raises NotFinite, which names model and window, where a model's output is not finite.
     Raises Interrupted, with what there is, where Ctrl-C ends it early. It keeps whole batches only, the same for every
     method unless it comes in the moment of counting.
     """
-    results = {name: (records or {}).get(name) or Evaluation(covariate) for name in methods}
+    results = {name: (records or {}).get(name) or Evaluation(covariate, walk) for name in methods}
     watch = Stopwatch(device)
     try:
         with tqdm(total=_windows(batches), desc=what, unit="window", disable=quiet) as bar:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ PRIOR = 0.25  # weight of factor 1 in the rolling scale, as a fraction of one co
 class PathEvaluation(Evaluation):
     """Scores of sampled paths, as sampled and rescaled by preceding windows; add: callback that stores paths."""
 
-    def __init__(self, covariate: bool, patch_len: int, rolling: RollingScale, rows: list[int], add=None):
+    def __init__(self, covariate: bool, patch_len: int, rolling: RollingScale, rows: Sequence[int], add=None):
         super().__init__(covariate)
         self.plain, self.rescaled = PathMetrics(patch_len), PathMetrics(patch_len)
         self.rolling, self.rows, self.add = rolling, torch.tensor(rows), add
@@ -53,7 +53,7 @@ def samples_shape(settings: Settings, dataset) -> tuple[int, int, int, int]:
 
 def windows_at_once(settings: Settings, dataset) -> int:
     """Number of windows whose paths are decoded at once, if the batch has as many."""
-    steps = (settings.data.test_context + settings.data.horizon) * len(dataset.names)
+    steps = (settings.data.test_context + settings.data.horizon) * dataset.variables
     return max(1, MOST_STEPS // ((settings.report.num_samples or 1) * steps))
 
 
@@ -64,7 +64,7 @@ def evaluate_paths(method: Method, dataset, loader: Batches, settings: Settings,
     patch_len, span = settings.model.config.input_token_len, settings.data.test_context
     rows = spread_windows(dataset, data.test_windows)
     prior = PRIOR * span * len(rows) / len(dataset)
-    rolling = RollingScale(patch_len, span, dataset.windows, prior)
+    rolling = RollingScale(patch_len, span, dataset.first_items, prior)
     at_once = windows_at_once(settings, dataset)
     kept = samples_file(folder / "samples.npz", samples_shape(settings, dataset), rows) \
         if settings.report.save_samples else nullcontext(None)

@@ -48,6 +48,21 @@ def log_breakdown(setting: str, breakdown: dict) -> None:
     append_text(BREAKDOWN_LOG, f"{setting}  \n{breakdown_line(breakdown)}\n\n")
 
 
+def errors_line(metrics: dict) -> str:
+    return ", ".join(f"{name}:{metrics[name]:.4f}" for name in ("mse", "mae", "mase") if metrics.get(name) is not None)
+
+
+def files_table(files: dict[str, dict]) -> str:
+    """Errors of every file of a pool, for the terminal."""
+    return format_table([{"file": name} | scores for name, scores in files.items()],
+                        {"file": "file", "mse": "MSE", "mae": "MAE", "mase": "MASE"})
+
+
+def write_series(folder: Path, rows: list[dict]) -> None:
+    """folder/series.csv: errors of every series."""
+    write_csv(folder / "series.csv", rows, ["file", "series", "mse", "mae", "mase"])
+
+
 def inference_line(metrics: dict) -> str:
     parts = [f"windows: {metrics['windows']}", f"batch_size: {metrics['batch_size']}",
              f"ms_per_forecast: {metrics['ms_per_forecast']:.3f}"]
@@ -123,7 +138,7 @@ def refuse_huge_samples(shape: tuple[int, int, int, int]) -> None:
 
 
 @contextmanager
-def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: list[int]):
+def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: Sequence[int]):
     """Writes samples.npz incrementally: yields add(paths [b, S, H, C], truth [b, H, C]), to be called in order."""
     truths = []
     with replace_when_done(path) as beside, zipfile.ZipFile(beside, "w") as archive:

@@ -88,11 +88,11 @@ class Bench:
         self.draft_checkpoint = Path(str(settings.run.draft_checkpoint))
         self.target, self.draft = experiment.load_tested(self.checkpoint), experiment.load_draft()
         dataset = experiment.tested_split()
-        self.available = dataset.windows
+        self.available = int(dataset.counts.max())
         self.windows = windows or min(DEFAULT_WINDOWS, self.available)
         if self.windows > self.available:
-            raise UserError(f"--windows {windows}: the test part of {settings.data.file} has {self.available}: give at "
-                            "most that many")
+            raise UserError(f"--windows {windows}: the test part of {settings.data.data_path} has {self.available}: "
+                            "give at most that many")
         data = settings.data
         shape = Shape(min(data.batch_size, self.windows * dataset.n_series), dataset.variables, data.test_context,
                       data.horizon)
@@ -109,7 +109,7 @@ class Bench:
     def files(self) -> dict[str, str]:
         """Digests of the files that were loaded."""
         return {"target_sha256": with_settings(self.checkpoint), "draft_sha256": with_settings(self.draft_checkpoint),
-                "data_sha256": digest(self.settings.data.file)}
+                "data_sha256": digest(*(file.path for file in self.settings.data.files))}
 
     def describe(self) -> dict[str, Any]:
         """Everything that results depend on besides the cell: file contents, windows, lengths and the machine."""

@@ -8,7 +8,7 @@ from utils.speculative_decoder import decode_alone, patches_in, sample_alone
 from utils.target_law import TargetLaw
 
 AT_ONCE = 256  # windows: fixed batches in a fixed order, so that a resumed run gets the same labels, bit by bit
-MOST_KEPT = 2**31  # bytes
+MOST_KEPT = 2**30  # bytes
 
 
 class TargetForecasts(Dataset):

@@ -29,9 +29,10 @@ COUNTERS = {"epoch": int, "batch": int, "step": int, "best": float, "bad_rounds"
 class Trainer:
     """Trains `model` in place; its best weights on the validation split are in folder/checkpoint.pth.
 
-    train_loader must carry an `EpochSampler`; loss_fn(model, x, y) is one of `exp.train.losses`. With val_every = 0 a
-    validation ends every epoch, otherwise every `val_every` steps; `patience` counts validations. With ema > 0 the
-    exponential moving average of the weights is validated and saved, not their last value.
+    train_loader must carry a `BatchSampler` of data_provider.samplers; loss_fn(model, x, y) is one of
+    `exp.train.losses`. With val_every = 0 a validation ends every epoch, otherwise every `val_every` steps; `patience`
+    counts validations. With ema > 0 the exponential moving average of the weights is validated and saved, not their
+    last value.
     kept: contents of args.json, flag -> value.
     """
 
@@ -144,15 +145,16 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Mean validation loss over all windows, every window counted once."""
+        """Mean validation loss over the windows of the loader, every window counted once."""
         self.candidate.eval()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total, windows = torch.zeros((), dtype=torch.float64, device=self.device), 0
         for x, y in tqdm(self.val_loader, desc="validate", unit="batch", leave=False,
                          disable=self.run_settings.quiet or not self.is_main):
             with autocast(self.run_settings, self.device):
                 loss = self.loss_fn(self.candidate, x.to(self.device), y.to(self.device))
             total += loss.double() * len(x)
-        return (total / len(self.val_loader.dataset)).item()
+            windows += len(x)
+        return (total / windows).item()
 
     def _validate_and_save(self) -> None:
         loss = self.validate()

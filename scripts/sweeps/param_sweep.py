@@ -89,9 +89,8 @@ def build_parser() -> "Parser":
 
 def shared_settings(own, given: dict[str, Any]) -> "Settings":
     """Settings shared by all cells, with absolute paths; given: flags of run.py."""
-    from data_provider.data_factory import data_file
+    from data_provider.files import root
     from exp.options import settled
-    from exp.settings import DataSettings
     from models.checkpoint import nearest
     from models.registry import checkpoint_in
     from utils.errors import UserError
@@ -100,12 +99,12 @@ def shared_settings(own, given: dict[str, Any]) -> "Settings":
             raise UserError(f"{flag} {path} does not exist: train it (bash scripts/quickstart.sh SETTINGS trains both, "
                             f"for etth1 by default), or give another checkpoint{nearest(Path(path))}")
     target, draft = (checkpoint_in(path).resolve() for path in (own.target, own.draft))
-    file = data_file(given.get("root_path"), given.get("data_path", DataSettings.data_path))
+    folder = os.path.realpath(root(given.get("root_path")))
     # some flags apply to the swept rules only, so one of these is set; the rule of each cell replaces it
     return settled({"batch_size": 64} | given | {
         "is_training": 0, "use_speculative": True, "spec_accept_rule": own.rule[0], "spec_draft_ckpt": str(draft),
         "test_pred_len": own.horizon, "checkpoints": str(target.parent.parent), "test_dir": target.parent.name,
-        "test_file_name": target.name, "root_path": os.path.realpath(file.parent), "data_path": file.name})
+        "test_file_name": target.name, "root_path": folder})
 
 
 def refuse_foreign(given: dict[str, Any]) -> None:

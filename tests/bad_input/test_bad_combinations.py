@@ -19,7 +19,7 @@ CASES = [
     Case("distill_target_d_model without distill", "--distill_target_d_model 16", ["--distill_target_d_model",
                                                                                   "no effect", "--distill"]),
     Case("draft_teacher_noise without distill", "--draft_teacher_noise 0.1", ["--draft_teacher_noise", "--distill"]),
-    Case("season without compare", "--season 12", ["--season", "--compare"]),
+    Case("season of a prediction", f"{PREDICT} --season 12", ["--season", "--do_predict"]),
     Case("pretrain_model_path without adaptation", "--pretrain_model_path x.pth", ["--pretrain_model_path",
                                                                                    "--adaptation"]),
     Case("draft_stochastic for a target", "--draft_stochastic", ["--draft_stochastic", "timer_xl_draft"]),

@@ -6,15 +6,16 @@ import pandas as pd
 import pytest
 import torch
 
-from data_provider import data_loader
+from data_provider import splits
 from data_provider.data_factory import (
     DATASETS,
-    data_file,
     ordered_loader,
     spread_windows,
     train_loader,
 )
-from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark, split_borders
+from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark
+from data_provider.files import root
+from data_provider.splits import Cut, split_borders
 from utils.errors import UserError
 
 CONTEXT, PATCH, HORIZON, ROWS = 24, 8, 20, 300
@@ -63,12 +64,12 @@ def naive_windows(values, split, context, patch, horizon, stride=1):
 
 
 def dataset_of(path, split, kind="MultivariateDatasetBenchmark"):
-    return DATASETS[kind](path, split, CONTEXT, PATCH, HORIZON)
+    return DATASETS[kind](path, Cut(split, CONTEXT, PATCH, HORIZON))
 
 
 def loader_of(dataset, batch_size=16, num_workers=0):
     """The loader of its split."""
-    if dataset.split == "train":
+    if dataset.cut.split == "train":
         return train_loader(dataset, batch_size, seed=1, num_workers=num_workers)
     return ordered_loader(dataset, batch_size, num_workers=num_workers)
 
@@ -93,13 +94,13 @@ def test_other_files_are_split_at_70_10_and_20_percent():
 
 @pytest.mark.parametrize("horizon, windows", [(96, 2785), (192, 2689), (336, 2545), (720, 2161)])
 def test_etth_has_the_published_number_of_test_windows(etth, horizon, windows):
-    dataset = MultivariateDatasetBenchmark(etth, "test", 672, 96, horizon)
+    dataset = MultivariateDatasetBenchmark(etth, Cut("test", 672, 96, horizon))
     assert len(dataset) == windows
 
 
 def test_etth_train_and_val_windows_follow_from_the_borders(etth):
-    assert len(MultivariateDatasetBenchmark(etth, "train", 672, 96)) == 8640 - 672 - 96 + 1
-    assert len(MultivariateDatasetBenchmark(etth, "val", 672, 96)) == 2880 - 96 + 1
+    assert len(MultivariateDatasetBenchmark(etth, Cut("train", 672, 96))) == 8640 - 672 - 96 + 1
+    assert len(MultivariateDatasetBenchmark(etth, Cut("val", 672, 96))) == 2880 - 96 + 1
 
 
 def test_the_first_step_to_forecast_is_the_first_test_row(etth):
@@ -107,7 +108,7 @@ def test_the_first_step_to_forecast_is_the_first_test_row(etth):
     values = np.load(etth)
     scale = (values - values[:8640].mean(axis=0)) / values[:8640].std(axis=0)
     for context in (96, 672):
-        y = MultivariateDatasetBenchmark(etth, "test", context, 96, 96)[0][1]
+        y = MultivariateDatasetBenchmark(etth, Cut("test", context, 96, 96))[0][1]
         np.testing.assert_allclose(y, scale[11520:11616], atol=1e-5)
 
 
@@ -115,7 +116,7 @@ def test_a_cut_ett_file_is_refused_with_the_rows_it_needs(tmp_path):
     path = tmp_path / "ETTh1.npy"
     np.save(path, series(14000))
     with pytest.raises(UserError, match=r"14000.*14400"):
-        MultivariateDatasetBenchmark(path, "test", CONTEXT, PATCH, HORIZON)
+        MultivariateDatasetBenchmark(path, Cut("test", CONTEXT, PATCH, HORIZON))
 
 
 # --- scaling
@@ -125,17 +126,17 @@ def test_the_scaler_sees_training_rows_only(tmp_path):
     changed = values.copy()
     changed[int(ROWS * 0.7):] *= 50
     before, after = write(tmp_path / "before.csv", values), write(tmp_path / "after.csv", changed)
-    first, second = (MultivariateDatasetBenchmark(p, "train", CONTEXT, PATCH) for p in (before, after))
+    first, second = (MultivariateDatasetBenchmark(p, Cut("train", CONTEXT, PATCH)) for p in (before, after))
     torch.testing.assert_close(first.values, second.values, rtol=0, atol=0)
-    np.testing.assert_allclose(first.scaler.mean_, values[:210].mean(axis=0))
-    np.testing.assert_allclose(first.scaler.scale_, values[:210].std(axis=0))
+    np.testing.assert_allclose(first.table.scaler.mean_, values[:210].mean(axis=0))
+    np.testing.assert_allclose(first.table.scaler.scale_, values[:210].std(axis=0))
 
 
 def test_the_last_training_row_counts_for_the_scaler(tmp_path):
     values = series()
     values[209] += 1000
-    dataset = MultivariateDatasetBenchmark(write(tmp_path / "t.csv", values), "train", CONTEXT, PATCH)
-    np.testing.assert_allclose(dataset.scaler.mean_, values[:210].mean(axis=0))
+    dataset = MultivariateDatasetBenchmark(write(tmp_path / "t.csv", values), Cut("train", CONTEXT, PATCH))
+    np.testing.assert_allclose(dataset.table.scaler.mean_, values[:210].mean(axis=0))
 
 
 @pytest.mark.parametrize("row, value", [(0, 1e308), (299, 1e60)])
@@ -143,14 +144,14 @@ def test_values_that_overflow_are_refused(tmp_path, recwarn, row, value):
     values = series()
     values[row] = values[row + 1 if row == 0 else row - 1] = value
     with pytest.raises(UserError, match=r"t\.csv: values too large"):
-        MultivariateDatasetBenchmark(write(tmp_path / "t.csv", values), "test", CONTEXT, PATCH, HORIZON)
+        MultivariateDatasetBenchmark(write(tmp_path / "t.csv", values), Cut("test", CONTEXT, PATCH, HORIZON))
     assert not list(recwarn)
 
 
 def test_a_constant_variable_does_not_become_nan(tmp_path):
     values = series()
     values[:, 1] = 4.0
-    dataset = MultivariateDatasetBenchmark(write(tmp_path / "flat.csv", values), "test", CONTEXT, PATCH, HORIZON)
+    dataset = MultivariateDatasetBenchmark(write(tmp_path / "flat.csv", values), Cut("test", CONTEXT, PATCH, HORIZON))
     assert torch.isfinite(dataset.values).all()
 
 
@@ -158,7 +159,7 @@ def test_a_constant_variable_does_not_become_nan(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_multivariate_items_equal_a_naive_loop_over_windows(tiny, split):
-    dataset = MultivariateDatasetBenchmark(tiny, split, CONTEXT, PATCH, HORIZON)
+    dataset = MultivariateDatasetBenchmark(tiny, Cut(split, CONTEXT, PATCH, HORIZON))
     expected = naive_windows(series(), split, CONTEXT, PATCH, HORIZON)
     assert len(dataset) == len(expected)
     for index, (x, y) in enumerate(expected):
@@ -169,13 +170,13 @@ def test_multivariate_items_equal_a_naive_loop_over_windows(tiny, split):
 
 @pytest.mark.parametrize("kind", DATASETS.values())
 def test_rolled_validation_has_the_horizon_behind_each_context(tiny, kind):
-    rolled = kind(tiny, "val", CONTEXT, PATCH, HORIZON, rolled=True)
-    values = MultivariateDatasetBenchmark(tiny, "val", CONTEXT, PATCH).values  # a context and the 30 rows of the split
-    assert len(values) == CONTEXT + 30 and rolled.windows == 30 - HORIZON + 1
+    rolled = kind(tiny, Cut("val", CONTEXT, PATCH, HORIZON, rolled=True))
+    values = MultivariateDatasetBenchmark(tiny, Cut("val", CONTEXT, PATCH)).values  # a context and the split's 30 rows
+    assert len(values) == CONTEXT + 30 and rolled.counts[0] == 30 - HORIZON + 1
     for index in range(len(rolled)):
-        start, variables = index % rolled.windows, slice(None)
+        start, variables = index % rolled.counts[0], slice(None)
         if rolled.n_series > 1:
-            variables = slice(index // rolled.windows, index // rolled.windows + 1)
+            variables = slice(index // rolled.counts[0], index // rolled.counts[0] + 1)
         x, y = rolled[index]
         assert torch.equal(x, values[start:start + CONTEXT, variables])
         assert torch.equal(y, values[start + CONTEXT:start + CONTEXT + HORIZON, variables])
@@ -183,7 +184,8 @@ def test_rolled_validation_has_the_horizon_behind_each_context(tiny, kind):
 
 def test_rolled_validation_tells_the_rows_it_needs(tmp_path):
     def attempt(rows):
-        return MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(rows)), "val", 24, PATCH, 48, rolled=True)
+        path = write(tmp_path / "s.csv", series(rows))
+        return MultivariateDatasetBenchmark(path, Cut("val", 24, PATCH, 48, rolled=True))
 
     with pytest.raises(UserError) as caught:
         attempt(300)
@@ -195,7 +197,7 @@ def test_rolled_validation_tells_the_rows_it_needs(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_univariate_items_are_the_variables_one_by_one(tiny, split):
-    dataset = UnivariateDatasetBenchmark(tiny, split, CONTEXT, PATCH, HORIZON)
+    dataset = UnivariateDatasetBenchmark(tiny, Cut(split, CONTEXT, PATCH, HORIZON))
     expected = naive_windows(series(), split, CONTEXT, PATCH, HORIZON)
     assert len(dataset) == 3 * len(expected)
     for variable in range(3):
@@ -208,7 +210,7 @@ def test_univariate_items_are_the_variables_one_by_one(tiny, split):
 @pytest.mark.parametrize("kind", [MultivariateDatasetBenchmark, UnivariateDatasetBenchmark])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_batch_equals_its_items_one_by_one(tiny, kind, split):
-    dataset = kind(tiny, split, CONTEXT, PATCH, HORIZON, subset_ratio=0.5)
+    dataset = kind(tiny, Cut(split, CONTEXT, PATCH, HORIZON, subset_ratio=0.5))
     indices = [len(dataset) - 1, 0, 3, 3]
     x, y = dataset.__getitems__(indices)
     for row, index in enumerate(indices):
@@ -217,29 +219,29 @@ def test_a_batch_equals_its_items_one_by_one(tiny, kind, split):
 
 
 def test_every_training_token_is_followed_by_its_next_patch(tiny):
-    x, y = MultivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH)[5]
+    x, y = MultivariateDatasetBenchmark(tiny, Cut("train", CONTEXT, PATCH))[5]
     assert torch.equal(y[:-PATCH], x[PATCH:])
-    longer = MultivariateDatasetBenchmark(tiny, "train", CONTEXT + PATCH, PATCH)[5][0]
+    longer = MultivariateDatasetBenchmark(tiny, Cut("train", CONTEXT + PATCH, PATCH))[5][0]
     assert torch.equal(y[-PATCH:], longer[-PATCH:])
 
 
 def test_few_shot_keeps_every_strideth_window_of_training_only(tiny):
     expected = naive_windows(series(), "train", CONTEXT, PATCH, HORIZON, stride=4)
-    few = MultivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH, subset_ratio=0.25)
+    few = MultivariateDatasetBenchmark(tiny, Cut("train", CONTEXT, PATCH, subset_ratio=0.25))
     assert len(few) == len(expected)
     for index, (x, y) in enumerate(expected):
         np.testing.assert_allclose(few[index][0], x, atol=1e-5)
         np.testing.assert_allclose(few[index][1], y, atol=1e-5)
-    last_x, _ = UnivariateDatasetBenchmark(tiny, "train", CONTEXT, PATCH, subset_ratio=0.25)[3 * len(few) - 1]
+    last_x, _ = UnivariateDatasetBenchmark(tiny, Cut("train", CONTEXT, PATCH, subset_ratio=0.25))[3 * len(few) - 1]
     np.testing.assert_allclose(last_x, expected[-1][0][:, [2]], atol=1e-5)
     for split in ("val", "test"):
-        assert len(MultivariateDatasetBenchmark(tiny, split, CONTEXT, PATCH, HORIZON, subset_ratio=0.25)) \
+        assert len(MultivariateDatasetBenchmark(tiny, Cut(split, CONTEXT, PATCH, HORIZON, subset_ratio=0.25))) \
             == len(naive_windows(series(), split, CONTEXT, PATCH, HORIZON))
 
 
 def test_an_unknown_split_is_a_programming_error(tiny):
     with pytest.raises(ValueError, match="split"):
-        MultivariateDatasetBenchmark(tiny, "vali", CONTEXT, PATCH)
+        MultivariateDatasetBenchmark(tiny, Cut("vali", CONTEXT, PATCH))
 
 
 # --- too short
@@ -248,14 +250,15 @@ def test_an_unknown_split_is_a_programming_error(tiny):
 def test_a_split_without_a_window_tells_the_rows_it_needs(tmp_path, split, context, horizon):
     path = write(tmp_path / "short.csv", series(ROWS if split != "val" else 60))
     with pytest.raises(UserError, match=rf"{split} split.*context of {context}.*rows are needed") as caught:
-        MultivariateDatasetBenchmark(path, split, context, PATCH, horizon)
+        MultivariateDatasetBenchmark(path, Cut(split, context, PATCH, horizon))
     assert "short.csv" in str(caught.value)
 
 
 @pytest.mark.parametrize("split, context, horizon", [("train", 240, 8), ("val", 24, 8), ("test", 24, 96)])
 def test_the_rows_asked_for_are_enough_and_hardly_more(tmp_path, split, context, horizon):
     def attempt(rows):
-        return MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(rows)), split, context, PATCH, horizon)
+        path = write(tmp_path / "s.csv", series(rows))
+        return MultivariateDatasetBenchmark(path, Cut(split, context, PATCH, horizon))
 
     with pytest.raises(UserError) as caught:
         attempt(50)
@@ -274,10 +277,10 @@ def test_the_rows_needed_are_found_without_trying_them_all(tmp_path, monkeypatch
         tried.append(rows)
         assert len(tried) < 50
         return split_borders(name, rows)
-    monkeypatch.setattr(data_loader, "split_borders", noted)
+    monkeypatch.setattr(splits, "split_borders", noted)
     with pytest.raises(UserError) as caught:
-        MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(50)), split, context, PATCH, horizon,
-                                     rolled=rolled)
+        MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(50)), Cut(split, context, PATCH, horizon,
+                                     rolled=rolled))
 
     def enough(rows):
         train, val, test = (end - start for start, end in zip(*split_borders("", rows)))
@@ -360,10 +363,10 @@ def test_a_loader_may_walk_over_some_windows_only(tiny):
 
 def test_data_are_in_root_path_or_dataset_root_or_dataset(monkeypatch):
     monkeypatch.delenv("DATASET_ROOT", raising=False)
-    assert data_file(None, "a.csv").as_posix() == "dataset/a.csv"
+    assert root(None).as_posix() == "dataset"
     monkeypatch.setenv("DATASET_ROOT", "/elsewhere")
-    assert data_file(None, "a.csv").as_posix() == "/elsewhere/a.csv"
-    assert data_file("/given", "a.csv").as_posix() == "/given/a.csv"
+    assert root(None).as_posix() == "/elsewhere"
+    assert root("/given").as_posix() == "/given"
 
 
 # --- some windows of each series
@@ -373,14 +376,14 @@ def test_data_are_in_root_path_or_dataset_root_or_dataset(monkeypatch):
 def test_series_and_their_variables_are_counted(tiny, kind, n_series, variables):
     dataset = dataset_of(tiny, "test", kind)
     assert (dataset.n_series, dataset.variables) == (n_series, variables)
-    assert dataset[0][0].shape == (CONTEXT, variables) and len(dataset) == n_series * dataset.windows
+    assert dataset[0][0].shape == (CONTEXT, variables) and len(dataset) == n_series * dataset.counts[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 41])
 @pytest.mark.parametrize("kind", DATASETS)
 def test_windows_are_spread_from_the_first_to_the_last(tiny, kind, count):
     dataset = dataset_of(tiny, "test", kind)
-    assert dataset.windows == 41
+    assert dataset.counts[0] == 41
     items = np.array(spread_windows(dataset, count)).reshape(dataset.n_series, count)
     assert np.array_equal(items - items[:1], np.arange(dataset.n_series)[:, None] * 41 + np.zeros(count))
     assert items[0, 0] == 0 and (count == 1 or items[0, -1] == 40)
@@ -391,7 +394,7 @@ def test_windows_are_spread_from_the_first_to_the_last(tiny, kind, count):
 @pytest.mark.parametrize("kind", DATASETS)
 def test_without_a_number_all_windows_are_walked_over(tiny, kind):
     dataset = dataset_of(tiny, "test", kind)
-    assert spread_windows(dataset, None) == list(range(len(dataset)))
+    assert list(spread_windows(dataset, None)) == list(range(len(dataset)))
 
 
 def test_more_windows_than_there_are_is_refused(tiny):

@@ -14,6 +14,7 @@ from helpers import ROOT
 from data_provider import download as download_module
 from data_provider.data_loader import MultivariateDatasetBenchmark
 from data_provider.download import download, main, obtain_etth1
+from data_provider.splits import Cut
 from data_provider.synthetic import synthetic_frame, write_synthetic
 
 
@@ -73,7 +74,7 @@ def test_the_synthetic_set_has_a_daily_season_worth_forecasting(written):
 
 
 def test_the_synthetic_set_gives_the_windows_of_etth1(written):
-    assert len(MultivariateDatasetBenchmark(written, "test", 672, 96, 96)) == 2785
+    assert len(MultivariateDatasetBenchmark(written, Cut("test", 672, 96, 96))) == 2785
 
 
 def test_a_download_with_the_right_checksum_is_kept(source, tmp_path):

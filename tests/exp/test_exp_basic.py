@@ -34,21 +34,22 @@ def test_testing_may_use_another_context_than_training(experiment):
     assert other.tested_split()[0][0].shape == other.test_part()[0][0][0].shape == (2 * CONTEXT, 3)
     assert other.dataset("train")[0][0].shape == other.dataset("val")[0][0].shape == (CONTEXT, 3)
     dataset, loader = other.validation_part()  # what a law is fitted on has the context of the test
-    assert dataset.split == "val" and joined(loader).shape[1:] == (2 * CONTEXT, 3)
+    assert dataset.cut.split == "val" and joined(loader).shape[1:] == (2 * CONTEXT, 3)
     assert other.dataset("train", context=PATCH)[0][0].shape == (PATCH, 3)
 
 
 @pytest.mark.parametrize("kind", ["MultivariateDatasetBenchmark", "UnivariateDatasetBenchmark"])
 def test_the_test_part_is_all_of_its_windows_in_order(experiment, kind):
     dataset, loader = experiment(kind=kind, batch_size=7).test_part()
-    assert dataset.split == "test" and dataset[0][1].shape[0] == HORIZON
+    assert dataset.cut.split == "test" and dataset[0][1].shape[0] == HORIZON
     assert torch.equal(joined(loader), dataset.__getitems__(list(range(len(dataset))))[0])
 
 
 def test_settings_are_chosen_on_horizons_of_the_validation_part(experiment):
     chosen = experiment(test_flag="V", test_context=2 * CONTEXT)
     dataset, loader = chosen.test_part()
-    assert dataset.split == "val" and dataset[0][0].shape == (2 * CONTEXT, 3) and dataset[0][1].shape == (HORIZON, 3)
+    assert dataset.cut.split == "val"
+    assert dataset[0][0].shape == (2 * CONTEXT, 3) and dataset[0][1].shape == (HORIZON, 3)
     assert len(joined(loader)) == len(dataset) == 30 - HORIZON + 1  # a tenth of 300 rows
     assert torch.equal(dataset[0][1][:PATCH], chosen.validation_part()[0][0][1][-PATCH:])  # of the same steps
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from data_provider.splits import Cut
 from exp.laws import file_beside, forget, identity, load, save
 from utils.calibration import Calibration, fit_law
 from utils.errors import UserError
@@ -22,12 +23,10 @@ def residuals(windows=200, factor=None):
 def kept(tmp_path):
     """A checkpoint, what its calibration depends on, and the file of the calibration."""
     (tmp_path / "checkpoint.pth").write_bytes(b"weights")
-    dataset = SimpleNamespace(values=torch.arange(6.0).view(3, 2), patch_len=P)
-
-    def made_for(covariance="diag", **changes):
-        other = SimpleNamespace(**vars(dataset) | changes)
+    def made_for(covariance="diag", values="one", patch_len=P):
+        other = SimpleNamespace(fingerprint=lambda: values, cut=Cut("val", 48, patch_len))
         return identity(tmp_path / "checkpoint.pth", other, 48, covariance, "window")
-    path = file_beside(tmp_path / "checkpoint.pth", "x/ETTh1.csv", 48, "diag")
+    path = file_beside(tmp_path / "checkpoint.pth", "ETTh1", 48, "diag")
     calibration = fit_law(residuals(), 1, full=False)
     save(path, calibration, made_for())
     return SimpleNamespace(folder=tmp_path, path=path, made_for=made_for, calibration=calibration)
@@ -52,7 +51,7 @@ def test_a_calibration_for_anything_else_is_refused(kept):
     def refused(made_for, word, values=(P, C)):
         with pytest.raises(UserError, match=rf"{kept.path.name} was calibrated for other {word} .*delete it"):
             load(kept.path, made_for, *values)
-    refused(kept.made_for(values=torch.zeros(3, 2)), "data")
+    refused(kept.made_for(values="another"), "data")
     refused(kept.made_for(patch_len=8), "patch")
     refused(kept.made_for("full"), "covariance")
     refused(kept.made_for() | {"context": 96}, "context")

@@ -26,12 +26,12 @@ def test_a_test_on_another_file_is_noted(lab, tell, place):
     shutil.copy(place / "other.csv", lab / "other.csv")
     assert command(lab, "--test_pred_len 12 --data_path other.csv") == 0
     checkpoint = f"{lab}/checkpoints/{TARGET}/checkpoint.pth"
-    assert f"note: {checkpoint} was trained on tiny.csv and is tested on other.csv" in tell()
+    assert f"note: {checkpoint} was trained on 'tiny.csv' and is tested on 'other.csv'" in tell()
     distil = f"--distill --distill_target_ckpt {checkpoint} --test_windows 2 --train_epochs 1 --model timer_xl_draft"
     for file, said in (("tiny.csv", False), ("other.csv", True)):
         write_series(tiny_series(602), file)
         assert train(*distil.split(), "--data_path", file, "--des", Path(file).stem) == 0
-        assert (f"note: {checkpoint} was trained on tiny.csv and teaches its draft on other.csv" in tell()) is said
+        assert (f"note: {checkpoint} was trained on 'tiny.csv' and teaches its draft on 'other.csv'" in tell()) is said
     predict = f"--quiet --do_predict --root_path {lab} --checkpoints {lab}/checkpoints --test_dir {TARGET}"
     assert run.main(f"{predict} --data_path other.csv --test_pred_len 12".split()) == 0  # its results name the file
     assert "is tested on" not in tell()

@@ -48,7 +48,8 @@ def test_no_parameter_stands_for_two_flags():
 def test_the_parser_knows_every_flag_and_says_something_of_it(monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     lines = re.sub(r"\n {10,}", "  ", build_parser().format_help())  # a flag and its words on one line
-    said = dict(re.findall(r"^  --(\w+)(?:, --no-\w+)?(?: \w+| \{[^}]*\})? {2,}(\S.*)$", lines, re.MULTILINE))
+    value = r"(?: \w+(?: \[\w+ \.\.\.\])?| \{[^}]*\})?"
+    said = dict(re.findall(rf"^  --(\w+)(?:, --no-\w+)?{value} {{2,}}(\S.*)$", lines, re.MULTILINE))
     assert set(said) == set(FLAGS)
     for name, own in ((flag.name, flag.field) for flag in FLAGS.values()):
         assert own.metadata["help"] in said[name], name
@@ -85,7 +86,7 @@ def test_every_flag_is_read_from_a_command_line(name):
         assert given_flags([f"--{'no-' if default else ''}{name}"]) == {name: not default}
         return
     inner = getattr(limit, "limit", limit)
-    texts = ("3", "0.5", "cache", "mean", "fixed", "x.csv", str(default))
+    texts = ("3", "0.5", "cache", "mean", "fixed", "series", "x.csv", str(default))
     text = next(text for text in texts if limit_reads(inner, text))
     value, = given_flags([f"--{name}", text]).values()
     assert limit.fits(value) and value == inner.read(text)
@@ -320,7 +321,7 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
              "--num_samples 9 --use_speculative --spec_draft_ckpt d.pth --spec_accept_rule exact")
     settings = read_command_line(words.split())
     values = flat(settings)
-    younger = {"clip_min", "pictures"}
+    younger = {"clip_min", "pictures", "balance", "val_windows"}
     assert set(values) == set(FLAGS) == set(json.loads(OLD)) - {"parameters"} | younger
     assert json.loads(json.dumps(values)) == values
     assert (values["devices"], values["spec_k"], values["output_token_len"]) == ([1, 0], "auto", 48)

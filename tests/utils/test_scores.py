@@ -240,13 +240,13 @@ def test_rolling_factors_are_those_of_a_loop_over_the_past():
     expected = factors_by_hand(paths, truth, rows, 20, 9, 0.5)
     assert (expected != 1).any(dim=2).sum() > 20
     for parts in (1, 4):
-        rolling = RollingScale(PATCH, 9, 20, 0.5)
+        rolling = RollingScale(PATCH, 9, torch.tensor([0, 20]), 0.5)
         found = torch.cat([rolling.factors(*batch) for batch in zip(
             paths.chunk(parts), truth.chunk(parts), torch.tensor(rows).chunk(parts))])
         torch.testing.assert_close(found, expected)
     changed = truth.clone()
     changed[4:] += 100
-    found = RollingScale(PATCH, 9, 20, 0.5).factors(paths, changed, torch.tensor(rows))
+    found = RollingScale(PATCH, 9, torch.tensor([0, 20]), 0.5).factors(paths, changed, torch.tensor(rows))
     torch.testing.assert_close(found[:5], expected[:5])  # row 4 is not known before row 13
 
 
@@ -254,6 +254,6 @@ def test_paths_that_are_twice_too_narrow_are_widened_twice():
     generator = torch.Generator().manual_seed(0)
     paths = torch.randn(400, 40, PATCH, C, generator=generator)
     truth = 2 * torch.randn(400, PATCH, C, generator=generator)
-    found = RollingScale(PATCH, 200, 400, 1.0).factors(paths, truth, torch.arange(400))
+    found = RollingScale(PATCH, 200, torch.tensor([0]), 1.0).factors(paths, truth, torch.arange(400))
     assert (found[:PATCH] == 1).all()
     assert found[-1].mean() == pytest.approx(2, rel=0.1)

@@ -197,10 +197,10 @@ class Windows:
     names, variables, n_series = ["a", "b"], 2, 1
 
     def __init__(self, count=97):
-        self.windows = count
+        self.counts, self.first_items = torch.tensor([count]), torch.tensor([0])
 
     def __len__(self):
-        return self.windows
+        return int(self.counts)
 
     def __getitems__(self, indices):
         level = torch.tensor(indices, dtype=torch.float32)[:, None, None]
