@@ -20,12 +20,13 @@ from exp.evaluate.methods import AloneMethod, Method, make_rule, make_speculativ
 from exp.evaluate.paths import evaluate_paths, samples_shape, windows_at_once
 from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
 from exp.exp_basic import Exp_Basic, autocast, load_model, seed_everything
-from exp.flags import flat
+from exp.flags import flat, in_flags
 from exp.laws import calibrated, calibration_part, forget, target_law
 from exp.memory import Shape, refuse_unfitting_test, refuse_unfitting_training
 from exp.ownership import SOURCES, of_results, results_folder, sources, training_folder
 from exp.predict.files import predict
 from exp.predict.forecaster import Forecaster
+from exp.report.decision import decide
 from exp.report.results import (
     breakdown_line,
     errors_line,
@@ -342,6 +343,20 @@ class Exp_Forecast(Exp_Basic):
                 if plan is not None:
                     log.info("%s: %s", name, plan.describe())
 
+    def _planned(self, methods: Mapping[str, Method], batch_sizes: list[int]) -> Mapping[str, Method]:
+        """The methods whose K was planned: all for `k` auto; else a copy of the last, so that no row changes."""
+        if self.settings.spec.k == "auto":
+            self._plan(methods, batch_sizes)
+            return methods
+        *_, name = methods
+        copied = {name: methods[name].again()}
+        try:
+            self._plan(copied, batch_sizes)
+        except UserError as error:  # the table needs no validation windows: it does not fail for want of advice
+            log.info("note: --compare is without the planner's K: %s", in_flags(str(error)))
+            return {}
+        return copied
+
     def _write_extras(self, folder: Path, method: Method, model, law: TargetLaw | None, dataset, observer) -> None:
         settings, report = self.settings, self.settings.report
         if report.visualize:
@@ -358,17 +373,17 @@ class Exp_Forecast(Exp_Basic):
         target, draft = self.load_tested(checkpoint), self.load_draft()
         dataset, loader = self.test_part()
         self._refuse_unfitting(dataset, target, draft)
-        methods = compared_methods(target, draft, settings)
-        if settings.spec.k == "auto":
-            self._plan(methods, [1, min(settings.data.batch_size, len(dataset))])
+        walk = Walk.over(dataset, spread_windows(dataset, settings.data.test_windows))
+        methods = compared_methods(target, draft, settings, walk)
+        planned = self._planned(methods, sorted({1, min(settings.data.batch_size, len(dataset))}))
         try:
-            rows = compare(methods, dataset, loader, settings, self.device, folder)
+            rows = compare(methods, dataset, loader, settings, self.device, folder, planned, walk)
         except Interrupted as stop:
             self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise
         log.info(describe(rows))
-        write_metrics(folder, {"rows": rows, "checkpoint": str(checkpoint), "draft": settings.run.draft_checkpoint,
-                               "settings": flat(settings)})
+        write_metrics(folder, {"rows": rows, "decision": decide(rows), "checkpoint": str(checkpoint),
+                               "draft": settings.run.draft_checkpoint, "settings": flat(settings)})
         if settings.report.visualize:
             *_, tolerance = methods.values()
             draw_forecasts(folder, tolerance, AloneMethod(target, settings.data.horizon), dataset, settings,

@@ -74,6 +74,8 @@ class Plan:
     checked: dict[int, float] = field(default_factory=dict)
 
     def describe(self) -> str:
+        if len(self.predicted) == 1:
+            return f"planner, batch {self.batch}: a horizon of one patch leaves nothing to propose -> K = 0"
         best = min(self.predicted, key=lambda k: self.predicted[k])
         text = (f"planner, batch {self.batch}: acceptance {100 * self.acceptance:.1f} % on validation windows; "
                 f"predicted {self.predicted[0]:.2f} ms plain, {self.predicted[best]:.2f} ms with K = {best}")

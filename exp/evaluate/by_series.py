@@ -15,17 +15,20 @@ from utils.scores import SeriesMetrics
 @dataclass(frozen=True)
 class Walk:
     """Windows in the order of an evaluation. first [W]: number of the first variable of each; labels: file and name of
-    every variable of every series; naive_errors: see `utils.scores.SeriesMetrics`; variables: of a window."""
+    every variable of every series; naive_errors: see `utils.scores.SeriesMetrics`; seasons [W]: steps per season of each;
+    variables: of a window."""
 
     first: torch.Tensor
     labels: list[tuple[str, str]]
     naive_errors: torch.Tensor
+    seasons: torch.Tensor
     variables: int
 
     @classmethod
     def over(cls, dataset: SeriesWindows, items: Sequence[int]) -> Walk:
-        first = dataset.series_of(torch.as_tensor(items)) * dataset.variables
-        return cls(first, dataset.labels, dataset.naive_errors, dataset.variables)
+        series = dataset.series_of(torch.as_tensor(items))
+        return cls(series * dataset.variables, dataset.labels, dataset.naive_errors, dataset.seasons[series],
+                   dataset.variables)
 
 
 class BySeries:

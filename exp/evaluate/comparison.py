@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from exp.evaluate.by_series import Walk
 from exp.evaluate.evaluation import Evaluation, evaluate
 from exp.evaluate.methods import (
     AloneMethod,
@@ -17,38 +19,48 @@ from exp.evaluate.methods import (
     make_rule,
     make_speculative,
 )
+from exp.flags import NAMES
+from exp.report.decision import decide, faster_at, kept_pct, naive_warning, recommendation, speedups, was_tried
 from exp.report.plots import compare_figure
-from exp.report.results import DRAFT, TARGET, format_table, write_csv
-from exp.settings import Settings
-from utils.acceptance import Tolerance
+from exp.report.results import DRAFT, TARGET, format_table, write_csv, write_series
+from exp.settings import LOSSLESS, RunSettings, Settings, SpecSettings, fields_of, parameters_of
+from utils.acceptance import RULES, Tolerance
 from utils.decoded import Round
 from utils.interface import Model
-from utils.planner import PAYS_FROM
 from utils.timing import hardware, time_side_by_side
 
 BATCH_1_REPEATS, BATCH_N_REPEATS = 40, 7
+TWICE = "simplified"  # the rule that stands in the table with both of its emissions
 OFTEN_ACCEPTED = 50  # per cent; below it most rounds end with their first proposal, and the draft is the reason
 COLUMNS = {
-    "method": "method", "mse": "MSE", "mae": "MAE", "acceptance_pct": "accepted %", "used_pct": "of proposed %",
+    "method": "method", "mse": "MSE", "mae": "MAE", "mase": "MASE", "acceptance_pct": "accepted %",
+    "used_pct": "of proposed %",
     "target_passes": "target passes", "draft_passes": "draft passes", "ms_batch_1": "ms, batch 1",
     "speedup_batch_1": "speed-up", "ms_batch_n": "ms, batch N", "speedup_batch_n": "speed-up N",
-    "rms_from_target": "RMS from target",
+    "rms_in_windows": "RMS in windows", "kept_pct": "kept %", "plan_batch_1": "plan 1", "plan_batch_n": "plan N",
 }
-CSV_COLUMNS = [*COLUMNS, "ms_batch_1_p10", "ms_batch_1_p90", "ms_batch_n_p10", "ms_batch_n_p90", "batch_n", "windows",
-               "horizon", "context", "device", "cores", "threads", "torch"]
+SOMETIMES = ("mase", "kept_pct", "plan_batch_1", "plan_batch_n")  # printed where some row has them
+CSV_COLUMNS = [*COLUMNS, "rms_from_target", "ms_batch_1_p10", "ms_batch_1_p90", "ms_batch_n_p10", "ms_batch_n_p90",
+               "batch_n", "windows", "horizon", "context", "device", "cores", "threads", "torch"]
 
 
-def compared_methods(target: Model, draft: Model, settings: Settings) -> dict[str, Method]:
-    """Rows of the table, in order; the others are compared with the first."""
-    horizon, spec, season = settings.data.horizon, settings.spec, settings.report.season or 24
+def compared_methods(target: Model, draft: Model, settings: Settings, walk: Walk) -> dict[str, Method]:
+    """Rows of the table, in order; the others are compared with the first, and the tolerance is the last.
+
+    Every rule is there as it emits by default, `simplified` also by its means. The law of exact and coupling is fixed
+    here, also where `sigma_mode` lets simplified take its sigma from the gap.
+    """
+    horizon, spec = settings.data.horizon, settings.spec
+    seasons = walk.seasons.where(walk.seasons <= settings.data.test_context, 1)  # no context holds a whole season
     cached = " (cached)" if getattr(target, "rolling", None) == "cache" else ""
     rows: dict[str, Method] = {
         TARGET + cached: AloneMethod(target, horizon),
         DRAFT: AloneMethod(draft, horizon, is_draft=True),
-        f"seasonal-naive ({season})": SeasonalNaiveMethod(season, horizon),
+        f"seasonal-naive ({', '.join(map(str, seasons.unique().tolist()))})": SeasonalNaiveMethod(seasons, horizon),
     }
-    rules = {"simplified, sampled": ("simplified", "sample"), "simplified, mean": ("simplified", "mean"),
-             f"tolerance {spec.tol:g}": ("tolerance", "mean")}
+    rules = {"simplified, sampled": ("simplified", "sample"), "simplified, mean": ("simplified", "mean")}
+    rules |= {name: (name, SpecSettings(rule=name).emission) for name in RULES if name not in (TWICE, Tolerance.name)}
+    rules[f"tolerance {spec.tol:g}"] = Tolerance.name, "mean"
     for name, (rule, emit) in rules.items():
         rows[f"speculative {name}"] = make_speculative(target, draft, spec, horizon, settings.run.seed,
                                                        make_rule(spec, rule=rule, emit=emit))
@@ -56,21 +68,32 @@ def compared_methods(target: Model, draft: Model, settings: Settings) -> dict[st
 
 
 def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, device: torch.device,
-            folder: Path) -> list[dict]:
-    """Measures every method on every test window, then times them interleaved; writes compare.csv, compare.png."""
+            folder: Path, planned: Mapping[str, Method] | None = None, walk: Walk | None = None) -> list[dict]:
+    """Measures every method on every test window, then times them interleaved; writes compare.csv, compare.png.
+
+    planned: name -> method for which K was chosen, to be shown in the row of that name; it may be a copy, so that the
+    row is measured with the K of its settings. walk: the windows, for MASE and series.csv.
+    """
     data, quiet, first = settings.data, settings.run.quiet, next(iter(methods))
     measured = evaluate(methods, loader, device, settings.model.config.covariate, quiet, reference=first,
-                        what="compare")
+                        what="compare", walk=walk)
     times, batch = _times(methods, dataset, data.batch_size, device, quiet)
     machine, target = hardware(device), times[first]
     rows = []
     for name, out in measured.items():
         own = times[name]
-        details = _details(methods[name], out, dataset, batch, device)
+        details = _details(methods[name], out, dataset, batch, device, settings)
+        plans = getattr((planned or {}).get(name), "plans", {})
         rows.append({"method": name} | out.result(data.batch_size) | own | machine | details | {
-            "rms_from_target": out.rms_from_reference(), "batch_n": batch, "horizon": data.horizon,
-            "context": data.test_context, "speedup_batch_1": target["ms_batch_1"] / own["ms_batch_1"],
-            "speedup_batch_n": target["ms_batch_n"] / own["ms_batch_n"]})
+            "rms_from_target": out.rms_from_reference(), "rms_in_windows": out.rms_in_windows(), "batch_n": batch,
+            "horizon": data.horizon, "context": data.test_context,
+            "speedup_batch_1": target["ms_batch_1"] / own["ms_batch_1"],
+            "speedup_batch_n": target["ms_batch_n"] / own["ms_batch_n"]} | {
+            f"plan_batch_{key}": plans[size].proposals for key, size in (("1", 1), ("n", batch)) if size in plans})
+    for row in rows:
+        row["kept_pct"] = kept_pct(row, *rows[:2]) if rows[1:] else None
+    write_series(folder, [{"method": name} | row for name, out in measured.items() if out.by_series is not None
+                          for row in out.by_series.rows()])
     write_csv(folder / "compare.csv", [{key: row.get(key) for key in CSV_COLUMNS} for row in rows], CSV_COLUMNS)
     title = (f"horizon {data.horizon}, context {data.test_context}, {rows[0]['windows']} windows, "
              f"{machine['device']}")
@@ -98,16 +121,18 @@ def _times(methods: Mapping[str, Method], dataset, batch_size: int, device: torc
     return result, batch
 
 
-def _details(method: Method, out: Evaluation, dataset, batch: int, device: torch.device) -> dict[str, Any]:
+def _details(method: Method, out: Evaluation, dataset, batch: int, device: torch.device,
+             settings: Settings) -> dict[str, Any]:
     """What `describe` says of a speculative method beyond its figures; empty for another.
 
-    plans: batch size -> the K that was chosen for it; sampled: whether it emits samples; and, where a tolerance rejects
-    often, `_median_gap`.
+    plans: batch size -> the K that was chosen for it; sampled: whether it emits samples; flags: those of the row; and,
+    where a tolerance rejects often, `_median_gap`.
     """
     if not isinstance(method, SpeculativeMethod):
         return {}
     details: dict[str, Any] = {"plans": {size: plan.proposals for size, plan in method.plans.items()},
-                               "sampled": getattr(method.rule, "emit", "mean") == "sample"}
+                               "sampled": getattr(method.rule, "emit", "mean") == "sample",
+                               "flags": flags_of(method, settings)}
     accepted = out.acceptance_pct()
     if isinstance(method.rule, Tolerance) and accepted is not None and accepted < OFTEN_ACCEPTED:
         details |= {"tol": method.rule.tol, "median_gap": _median_gap(method, dataset, batch, device)}
@@ -129,61 +154,75 @@ def _median_gap(method: SpeculativeMethod, dataset, windows: int, device: torch.
     return float(torch.cat(gaps).median()) if gaps else None
 
 
-def describe(rows: list[dict], tolerance: float = 0.005) -> str:
-    """The table, and a sentence on each method: whether it pays off here, and what to do if it does not.
+def flags_of(method: SpeculativeMethod, settings: Settings) -> list[str]:
+    """The flags that test a method by itself as it is in the table, in place of --compare and all of speculation."""
+    run, rule = settings.run, method.rule
+    # of a K chosen for each batch size, errors are those of the largest one; no flag says K = 0, which auto has chosen
+    k = method.plans[max(method.plans)].proposals or "auto" if method.plans else settings.spec.k
+    spec = replace(settings.spec, rule=rule.name, emit=getattr(rule, "emit", None), repropose=method.repropose, k=k,
+                   sigma_mode=None if rule.name in LOSSLESS else settings.spec.sigma_mode)
+    known = fields_of(SpecSettings)
+    apply = parameters_of(rule.name) | {"k", "repropose", "adaptive"}
+    values = {"draft_checkpoint": run.draft_checkpoint}
+    if run.draft_model != fields_of(RunSettings)["draft_model"].default:
+        values["draft_model"] = run.draft_model
+    values |= {"rule": spec.rule} | {name: getattr(spec, name) for name in known if name in apply and (
+        name == "tol" or getattr(spec, name) != known[name].default)}
+    flags = ["--use_speculative"]
+    for name, value in values.items():
+        if value is not None:
+            flags += [f"--{NAMES[name]}"] + ([] if value is True else [str(value)])
+    return flags
 
-    tolerance: relative difference in MSE that counts as none. Faster means by more than the clock can be trusted.
-    """
-    columns = COLUMNS | {"ms_batch_n": f"ms, batch {rows[0]['batch_n']}", "speedup_batch_n": "speed-up"}
-    target, draft, naive = rows[0], rows[1], rows[2]
-    lines = [format_table(rows, columns), "", f"Times are medians per forecast of {rows[0]['horizon']} steps on "
+
+def describe(rows: list[dict]) -> str:
+    """The table, what a reader should know of its rows, and which way to forecast."""
+    batch = rows[0]["batch_n"]
+    columns = COLUMNS | {"ms_batch_n": f"ms, batch {batch}", "speedup_batch_n": "speed-up",
+                         "plan_batch_n": f"plan {batch}"}
+    columns = {key: heading for key, heading in columns.items()
+               if key not in SOMETIMES or any(row.get(key) is not None for row in rows)}
+    target, speculative = rows[0], rows[3:]
+    lines = [format_table(rows, columns), "", f"Times are medians per forecast of {target['horizon']} steps on "
              f"{target['device']}, {target['threads']} threads; speed-ups are over '{target['method']}' in this run."]
-    useless = naive["mse"] < target["mse"]
-    if draft["mse"] <= target["mse"] * (1 + tolerance) and not (useless and naive["mse"] < draft["mse"]):
-        lines.append(f"Draft alone: MSE {draft['mse']:.4f} against the target's {target['mse']:.4f}, "
-                     f"{draft['speedup_batch_1']:.1f}x its speed: on this data the draft by itself is enough; "
-                     "speculation pays only where the target's own forecast is wanted.")
-    if useless:
-        lines.append(f"{naive['method']}: MSE {naive['mse']:.4f}, better than the target's {target['mse']:.4f}: on "
-                     "this data the target is of no use, and neither is speculation.")
-    for row in rows[3:]:
-        lines += _verdict(row, target, tolerance)
-    return "\n".join(lines)
+    lines += naive_warning(rows) + _notes(speculative, batch)
+    for row in speculative:
+        if was_tried(row) and not row.get("sampled") and not faster_at(row):
+            lines.append(_advice(row))
+    return "\n".join(lines + recommendation(decide(rows)))
 
 
-def _verdict(row: dict, target: dict, tolerance: float) -> list[str]:
-    """One to three sentences on a speculative row."""
-    name, sizes = row["method"], {1: "speedup_batch_1", target["batch_n"]: "speedup_batch_n"}
-    plans: dict[int, int] = row.get("plans") or {}
+def _notes(rows: list[dict], batch: int) -> list[str]:
+    """What speculative rows are not: errors of another K, speculation without a proposal, point forecasts."""
     lines = []
-    if len(set(plans.values())) > 1:
-        chosen = " and ".join(f"K = {k} at batch {size}" + ("" if k else " (nothing is proposed)")
-                              for size, k in plans.items())
-        lines.append(f"{name}: --spec_k auto chose {chosen}. Each time is that of its own K; errors, acceptance and "
-                     f"passes are those of batches of {target['batch_n']} (a smaller last batch takes the K of the "
-                     "nearer size).")
-    if not row.get("proposed") and not any(plans.values()):
-        what = "these are samples around the target's means" if row.get("sampled") else "this is the target alone"
-        why = "--spec_k auto chose K = 0" if plans and row["target_passes"] > 1 else "the horizon is a single patch"
-        return [f"{name}: nothing was proposed, so {what} ({why})."]
-    worse = row["mse"] > target["mse"] * (1 + tolerance)
-    faster = [f"batch {size}" for size, key in sizes.items() if row[key] > 1 / PAYS_FROM]
-    speeds = " and ".join(f"{row[key]:.2f}x at batch {size}" for size, key in sizes.items())
-    gain = f"faster at {' and '.join(faster)}" if faster else \
-        f"not faster than the target alone ({speeds}), it does not pay"
-    lines.append(f"{name}: {gain}; MSE {'WORSE than' if worse else 'no worse than'} the target's"
-                 f" ({100 * (row['mse'] / target['mse'] - 1):+.1f} %).")
-    return lines if faster else [*lines, _advice(row)]
+    if any(len(set((row.get("plans") or {}).values())) > 1 for row in rows):
+        lines.append(f"--spec_k auto chose another K at batch 1 than at batch {batch} (the columns 'plan'): each time "
+                     f"is that of its own K; errors, acceptance and passes are those of batches of {batch} (a smaller "
+                     "last batch takes the K of the nearer size). What the other K loses was not measured, so its "
+                     "speed-up does not count below; --batch_size 1 measures it.")
+    idle: dict[str, list[str]] = {}
+    for row in rows:
+        if not was_tried(row):
+            what = "these are samples around the target's means" if row.get("sampled") else "this is the target alone"
+            why = "--spec_k auto chose K = 0" if row["target_passes"] > 1 else "the horizon is a single patch"
+            idle.setdefault(f"nothing was proposed, so {what} ({why}).", []).append(row["method"])
+    lines += [f"{', '.join(names)}: {said}" for said, names in idle.items()]
+    sampled = [row["method"] for row in rows if row.get("sampled") and was_tried(row)]
+    if sampled:
+        lines.append(f"{', '.join(sampled)}: a draw of a law, not a point forecast, and not recommended as one.")
+    return lines
 
 
 def _advice(row: dict) -> str:
-    """What to do about a method that does not pay."""
+    """What to do about a row that is not faster than the target."""
     accepted = row.get("acceptance_pct")
+    slow = " and ".join(f"{speed:.2f}x at batch {size}" for size, speed in speedups(row).items())
+    advice = f"{row['method']}: not faster than the target alone ({slow}). "
     if accepted is None or accepted >= OFTEN_ACCEPTED:
-        return ("  Its proposals are accepted often enough; making and verifying them takes as long as the passes that "
-                "they save. Use the target alone at these batch sizes, or a smaller draft.")
-    advice = (f"  {accepted:.1f} % of the judged proposals were accepted: use the target alone, or train the draft "
-              "longer, so that it comes nearer to the target.")
+        return (f"{advice}Its proposals are accepted often enough; making and verifying them takes as long as the "
+                "passes that they save: a smaller draft may help.")
+    advice += (f"{accepted:.1f} % of the judged proposals were accepted: train the draft longer, so that it comes "
+               "nearer to the target.")
     if row.get("median_gap") is not None:
         advice += (f" Half of them are {row['median_gap']:.2g} or more from the target (RMS, in standard deviations of "
                    f"the window), and --spec_tol is {row['tol']:g}: a larger one accepts more, and takes the forecast "

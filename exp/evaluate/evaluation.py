@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from exp.evaluate.by_series import BySeries, Walk
 from exp.evaluate.methods import Method, Observer
+from utils.adapters import VARIANCE_FLOOR
 from utils.decoded import Decoded, Round
 from utils.errors import NotFinite
 from utils.scores import PointMetrics, SpeculationMetrics
@@ -30,6 +31,7 @@ class Evaluation:
         self.speculation: SpeculationMetrics | None = None
         self.passes: dict[str, int] = {}
         self.seconds, self.windows, self.squares = 0.0, 0, 0.0
+        self.relative_squares, self.relative_elements = 0.0, 0
 
     def update(self, decoded: Decoded, truth: torch.Tensor, seconds: float, reference: torch.Tensor | None) -> None:
         """Adds a batch: truth [B, H, C], seconds of decoding, the reference's forecast [B, H, C] or None."""
@@ -42,6 +44,16 @@ class Evaluation:
         self._count(decoded)
         self.seconds += seconds
         self.windows += len(truth)
+
+    def deviate(self, forecast: torch.Tensor, reference: torch.Tensor, unit: torch.Tensor) -> None:
+        """Adds a batch to `rms_in_windows`: forecasts [B, H, C], unit [B, 1, C] of each window and variable.
+
+        A variable that is constant in a window has no unit there, only the floor of a variance, and does not count.
+        """
+        gap, unit = scored(forecast - reference, self.covariate), scored(unit, self.covariate)
+        varies = (unit.square() > 2 * VARIANCE_FLOOR).expand_as(gap)
+        self.relative_squares += float((gap.double() / unit)[varies].square().sum())
+        self.relative_elements += int(varies.sum())
 
     def _count(self, decoded: Decoded) -> None:
         if decoded.judged is not None:
@@ -57,6 +69,10 @@ class Evaluation:
 
     def rms_from_reference(self) -> float:
         return (self.squares / self.point.elements) ** 0.5
+
+    def rms_in_windows(self) -> float | None:
+        """The same in units of each window; None where no window has one."""
+        return (self.relative_squares / self.relative_elements) ** 0.5 if self.relative_elements else None
 
     def cost(self) -> dict:
         """Acceptance and passes per window."""
@@ -105,12 +121,16 @@ def evaluate(methods: Mapping[str, Method], batches: Batches, device: torch.devi
                 x, y = x.to(device), y.to(device)
                 made = {}
                 for name, method in methods.items():
+                    method.at(results[name].windows)
                     with watch, counted_from(results[name].windows):
                         decoded = method.decode(x, observer)
                     made[name] = decoded, watch.seconds
                 compared = None if reference is None else made[reference][0].forecast
+                unit = None if reference is None else methods[reference].unit_of(x)
                 for name, (decoded, seconds) in made.items():
                     results[name].update(decoded, y, seconds, compared)
+                    if compared is not None and unit is not None:
+                        results[name].deviate(decoded.forecast, compared, unit)
                 _show(bar, results, len(x))
     except KeyboardInterrupt:
         if not all(out.windows for out in results.values()):

@@ -34,6 +34,10 @@ class Method(ABC):
     def forecast(self, context: torch.Tensor) -> torch.Tensor:
         return self.decode(context).forecast
 
+    def unit_of(self, context: torch.Tensor) -> torch.Tensor | None:
+        """The standard deviation [B, 1, C] that the model normalises each window and variable by; None without one."""
+        return None
+
     parts: tuple[str, ...] = ()  # the attributes that hold models
 
     def traced(self, device: torch.device) -> tuple[Method, list[TracedModel]]:
@@ -43,6 +47,9 @@ class Method(ABC):
         for part, model in zip(self.parts, models):
             setattr(method, part, model)
         return method, models
+
+    def at(self, window: int) -> None:  # noqa: B027 (most methods look at a context alone)
+        """Tells that the next context is that of this window of a walk, counted from 0."""
 
     def reset(self) -> None:  # noqa: B027 (most methods learn nothing)
         """Forgets everything learned from earlier batches."""
@@ -78,19 +85,27 @@ class AloneMethod(Method):
         counts: dict[str, Any] = {"draft_passes" if self.is_draft else "target_passes": passes}
         return Decoded(decode_alone(self.model, context, self.horizon), **counts)
 
+    def unit_of(self, context: torch.Tensor) -> torch.Tensor:
+        return self.model.start(context, room=1).unit[:, 0]
+
     def sampled(self, spec: SpecSettings, law: TargetLaw, seed: int, samples: int) -> SampledMethod:
         return SampledMethod(self.model, self.horizon, law, seed, samples)
 
 
 class SeasonalNaiveMethod(Method):
-    """Repeats the last season of the context."""
+    """Repeats the last season of the context, which must hold one. seasons [W]: steps per season of every window."""
 
-    def __init__(self, season: int, horizon: int):
-        self.season, self.horizon = season, horizon
+    def __init__(self, seasons: torch.Tensor, horizon: int):
+        self.seasons, self.horizon, self.next = seasons, horizon, 0
+
+    def at(self, window: int) -> None:
+        self.next = window
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
-        last = context[:, -self.season:]
-        return Decoded(last[:, torch.arange(self.horizon, device=context.device) % last.shape[1]])
+        batch, steps = torch.arange(len(context)), torch.arange(self.horizon)
+        season = self.seasons[(self.next + batch) % len(self.seasons), None]
+        place = context.shape[1] - season + steps % season
+        return Decoded(context[batch[:, None], place])
 
 
 class SpeculativeMethod(Method):
@@ -120,7 +135,7 @@ class SpeculativeMethod(Method):
     def again(self, rule: Rule | None = None, samples: int = 1) -> SpeculativeMethod:
         """A fresh copy with the same pair and plans: noise from the seed, nothing learned."""
         method = copy.copy(self)
-        method.rule, method.samples = rule or self.rule, samples
+        method.rule, method.samples, method.plans = rule or self.rule, samples, dict(self.plans)
         method.generator = torch.Generator().manual_seed(self.seed)
         method.reset()
         return method

@@ -133,7 +133,7 @@ def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) ->
         axis.set_xlabel(f"time per forecast at batch {batch} (ms); left and low is better")
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("MSE (standardised)")
-    _legend_above(figure, axes[0], 3, title)
+    _legend_above(figure, axes[0], 4, f"{title}; whiskers: 10th to 90th percentile of the times")
     save_figure(figure, path)
 
 

@@ -59,8 +59,9 @@ def files_table(files: dict[str, dict]) -> str:
 
 
 def write_series(folder: Path, rows: list[dict]) -> None:
-    """folder/series.csv: errors of every series."""
-    write_csv(folder / "series.csv", rows, ["file", "series", "mse", "mae", "mase"])
+    """folder/series.csv: errors of every series; rows with a method tell it."""
+    columns = ["file", "series", "mse", "mae", "mase"]
+    write_csv(folder / "series.csv", rows, [*(["method"] if rows and "method" in rows[0] else []), *columns])
 
 
 def inference_line(metrics: dict) -> str:

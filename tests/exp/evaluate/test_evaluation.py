@@ -10,6 +10,7 @@ from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, eval
 from exp.evaluate.methods import AloneMethod, Method, make_speculative
 from exp.report.results import DRAFT, TARGET
 from exp.settings import Settings, SpecSettings
+from utils.adapters import VARIANCE_FLOOR
 from utils.decoded import Decoded, Round
 from utils.proposals import Judgement
 from utils.timing import time_side_by_side
@@ -55,6 +56,49 @@ def test_deviation_is_from_the_reference_over_every_element():
     out = evaluate({"odd": Odd(7.0), "even": Constant(7.0)}, batches, CPU, quiet=True, reference="even")
     assert out["odd"].rms_from_reference() == pytest.approx((2 * 9 / (7 * 4)) ** 0.5)
     assert out["even"].rms_from_reference() == 0
+
+
+class OfUnit(Constant):
+    """A reference that knows the unit of a window."""
+
+    def unit_of(self, context):
+        return (context.var(dim=1, keepdim=True, unbiased=False) + VARIANCE_FLOOR).sqrt()
+
+
+def test_deviation_in_windows_is_in_the_unit_of_each_window_and_variable():
+    generator = torch.Generator().manual_seed(0)
+    x = 10 ** torch.randn(7, 1, 3, generator=generator) * torch.randn(7, 8, 3, generator=generator)
+    x[2, :, 1] = 5.3  # constant: it has no unit
+    y, gap = torch.zeros(7, 4, 3), 2.0
+    methods = {"reference": OfUnit(1.0), "other": Constant(1.0 + gap)}
+    squares = [gap**2 / float(x[b, :, c].var(unbiased=False) + 1e-5) for b in range(7) for c in range(3)
+               if (b, c) != (2, 1)]
+    for covariate, expected in ((False, squares), (True, squares[2::3][:2] + squares[7::3])):
+        assert len(expected) == (7 if covariate else 20)
+        out = evaluate(methods, [(x[:5], y[:5]), (x[5:], y[5:])], CPU, covariate, quiet=True, reference="reference")
+        wanted = (sum(expected) / len(expected)) ** 0.5
+        assert out["other"].rms_in_windows() == pytest.approx(wanted, rel=1e-4)
+        assert out["reference"].rms_in_windows() == 0 and out["other"].rms_from_reference() == gap
+
+
+def test_without_a_unit_there_is_no_deviation_in_windows():
+    y = torch.zeros(3, 4, 2)
+    for reference, x in ((OfUnit(), torch.full((3, 8, 2), 5.3)), (Constant(), torch.randn(3, 8, 2))):
+        out = evaluate({"a": reference, "b": Constant(1.0)}, [(x, y)], CPU, quiet=True, reference="a")
+        assert out["b"].rms_in_windows() is None and out["b"].rms_from_reference() == 1
+
+
+def test_a_huge_deviation_has_a_finite_figure():
+    x, y = torch.randn(3, 8, 2), torch.zeros(3, 4, 2)
+    out = evaluate({"a": OfUnit(), "b": Constant(3e38)}, [(0.01 * x, y)], CPU, quiet=True, reference="a")
+    assert 1e39 < out["b"].rms_in_windows() < 1e42
+
+
+def test_the_unit_is_that_of_the_model(series):
+    x = series(rows=5)
+    for model in (tiny_target(), tiny_target(norm_mode="causal", norm_window=3), tiny_target(use_norm=False)):
+        unit = AloneMethod(model, PATCH).unit_of(x)
+        assert unit.shape == (5, 1, 3) and torch.equal(unit[:, None], model.unit_of(model.to_patches(x)))
 
 
 def test_every_method_is_scored_on_every_window(series):
@@ -206,52 +250,44 @@ def test_the_clock_tells_a_slow_call_from_a_fast_one():
 
 
 def told(*speculative, draft=1.2, naive=2.0, **changes):
-    """`describe` of a target whose MSE is 1 and of some speculative rows."""
+    """`describe` of a target whose errors are 1 and of some speculative rows; MSE and MAE of a row are equal."""
     shared = {"horizon": 8, "device": "cpu", "threads": 1, "batch_n": 4, "speedup_batch_1": 2.0, "speedup_batch_n": 0.5,
               "proposed": 5, "target_passes": 8.0, "acceptance_pct": 100.0} | changes
     alone = [{"method": name, "mse": mse} for name, mse in (("target", 1.0), ("draft", draft), ("naive", naive))]
-    return describe([shared | row for row in alone] + [shared | {"method": "fast", "mse": 1.0} | row
-                                                       for row in speculative])
+    rows = [shared | row for row in alone] + [shared | {"method": "fast", "mse": 1.0} | row for row in speculative]
+    return describe([{"mae": row["mse"]} | row for row in rows])
 
 
 SLOW = {"speedup_batch_1": 0.44, "speedup_batch_n": 0.9}
 
 
-def test_the_table_says_which_forecast_is_worse():
-    text = told({"method": "sampled", "mse": 1.1}, {"method": "mean", "mse": 1.004})
-    assert "sampled: faster at batch 1; MSE WORSE than the target's (+10.0 %)" in text
-    assert "mean: faster at batch 1; MSE no worse than the target's (+0.4 %)" in text
-    assert "the draft by itself is enough" not in text and "of no use" not in text
-
-
-def test_the_table_says_what_pays():
-    text = told({"method": "tried", "speedup_batch_1": 1.02, "speedup_batch_n": 1.1})
-    assert "tried: faster at batch 4;" in text  # 2 % at batch 1 are less than the clock can tell
-    assert "tried: not faster" in told({"method": "tried", "speedup_batch_1": 1.02, "speedup_batch_n": 1.02})
-
-
 def test_the_table_says_where_no_model_is_needed():
-    enough, useless = "the draft by itself is enough", "of no use"
-    text = told(naive=0.9)
-    assert "naive: MSE 0.9000, better than the target's 1.0000" in text and useless in text and enough not in text
-    assert enough in told(draft=1.004) and useless not in told(draft=1.004)
-    assert enough not in told(draft=0.95, naive=0.9)  # the draft is no better than repeating a season
-    assert enough in told(draft=0.8, naive=0.9) and useless in told(draft=0.8, naive=0.9)
+    useless = ("naive: better than the target in MSE (0.9000 to 1.0000) and MAE (0.9000 to 1.0000): on this data the "
+               "target is of no use, and neither is speculation.")
+    assert useless in told(naive=0.9) and useless in told(draft=0.8, naive=0.9)
+    assert "naive" not in told(naive=1.0).split("Times are")[1]
 
 
 def test_the_table_advises_where_speculation_does_not_pay():
     rejected = SLOW | {"acceptance_pct": 0.0, "tol": 0.15, "median_gap": 0.521}
     text = told(rejected)
-    assert "fast: not faster than the target alone (0.44x at batch 1 and 0.90x at batch 4), it does not pay" in text
-    for words in ("0.0 % of the judged proposals were accepted", "use the target alone, or train the draft longer",
+    assert "fast: not faster than the target alone (0.44x at batch 1 and 0.90x at batch 4)" in text
+    for words in ("0.0 % of the judged proposals were accepted", "train the draft longer",
                   "Half of them are 0.52 or more from the target", "--spec_tol is 0.15"):
         assert words in text
     other = told(SLOW | {"acceptance_pct": 3.0})  # a rule that is no tolerance
     assert "3.0 % of the judged proposals" in other and "--spec_tol" not in other
     often = told(SLOW | {"acceptance_pct": 97.0})
     assert "accepted often enough" in often and "train the draft" not in often
-    for quiet in (told(), told(rejected | {"speedup_batch_1": 1.5})):  # it pays somewhere
-        assert "use the target alone" not in quiet and "accepted often enough" not in quiet
+    # it pays somewhere, or cannot be recommended anyway
+    for quiet in (told(), told(rejected | {"speedup_batch_1": 1.5}), told(rejected | {"sampled": True})):
+        assert "not faster" not in quiet and "accepted often enough" not in quiet
+
+
+def test_the_table_says_which_rows_are_no_point_forecasts():
+    text = told({"method": "one", "sampled": True}, {"method": "two", "sampled": True}, {})
+    assert "one, two: a draw of a law, not a point forecast, and not recommended as one." in text
+    assert "a draw of a law" not in told({})
 
 
 NOTHING = {"proposed": 0, "acceptance_pct": None}
@@ -263,21 +299,31 @@ NOTHING = {"proposed": 0, "acceptance_pct": None}
     ({"target_passes": 1.0, "plans": {1: 0, 4: 0}}, "this is the target alone (the horizon is a single patch)"),
     ({"plans": {1: 0, 4: 0}}, "this is the target alone (--spec_k auto chose K = 0)")])
 def test_the_table_says_that_nothing_was_tried(row, said):
-    text = told(NOTHING | row)
-    assert f"fast: nothing was proposed, so {said}" in text
-    assert "faster" not in text and "use the target" not in text
+    text = told(NOTHING | row, NOTHING | row | {"method": "other"})
+    assert f"fast, other: nothing was proposed, so {said}" in text
+    assert "not faster" not in text and "a draw of a law" not in text
     assert "nothing was proposed" not in told()
 
 
-def test_the_table_says_which_k_a_row_has_at_which_batch():
+def test_the_table_says_which_errors_are_of_which_k():
     text = told({"plans": {1: 7, 4: 3}})
-    assert "fast: --spec_k auto chose K = 7 at batch 1 and K = 3 at batch 4. Each time is that of its own K" in text
-    assert "are those of batches of 4" in text and "fast: faster at batch 1" in text
+    assert "--spec_k auto chose another K at batch 1 than at batch 4 (the columns 'plan'): each time is that of" in text
+    assert "those of batches of 4" in text and "--batch_size 1 measures it" in text
     mixed = told(NOTHING | {"plans": {1: 7, 4: 0}})
-    assert "K = 0 at batch 4 (nothing is proposed)" in mixed and "fast: faster at batch 1" in mixed
-    assert "nothing was proposed, so" not in mixed
+    assert "chose another K" in mixed and "nothing was proposed, so" not in mixed
     for row in ({"plans": {1: 7, 4: 7}}, {"plans": {}}, {}):
         assert "spec_k auto" not in told(row)
+
+
+def test_columns_that_no_row_has_are_not_printed():
+    assert "kept %" not in told() and "plan" not in told()
+    text = told({"kept_pct": 83.25, "plan_batch_1": 7, "plan_batch_n": 0})
+    assert "kept %" in text and "83.25" in text and "plan 1" in text and "plan 4" in text
+
+
+def test_the_recommendation_is_the_end_of_the_table():
+    for text in (told(), told(naive=0.5), told(draft=1.0), told(SLOW)):
+        assert text.count("Recommendation: ") == 1 and text.splitlines()[-1].startswith("Recommendation: use ")
 
 
 def test_the_gap_in_the_advice_is_that_of_the_models(tmp_path):

@@ -125,9 +125,22 @@ def test_passes_of_a_draft_alone_are_draft_passes(series):
 
 def test_the_naive_method_repeats_the_last_season():
     context = torch.arange(20.0)[None, :, None]
-    decoded = SeasonalNaiveMethod(4, 6).decode(context)
+    decoded = SeasonalNaiveMethod(torch.tensor([4]), 6).decode(context)
     assert decoded.forecast[0, :, 0].tolist() == [16, 17, 18, 19, 16, 17]
     assert decoded.target_passes is None and decoded.draft_passes is None and decoded.judged is None
+
+
+def test_the_naive_method_knows_the_season_of_every_window_of_a_walk():
+    context = torch.arange(20.0)[None, :, None] + torch.tensor([0.0, 100.0, 200.0])[:, None, None]
+    seasons = torch.tensor([4, 2, 20])
+    method = SeasonalNaiveMethod(seasons, 5)
+    out = evaluate({"naive": method}, [(x, torch.zeros(len(x), 5, 1)) for x in context.split(2)], CPU, quiet=True)
+    expected = torch.tensor([[16.0, 17, 18, 19, 16], [118, 119, 118, 119, 118], [200, 201, 202, 203, 204]])
+    assert out["naive"].point.result()["mse"] == pytest.approx(float(expected.double().square().mean()))
+    method.at(1)
+    assert torch.equal(method.forecast(context[1:])[..., 0], expected[1:])
+    method.at(1)  # a batch may be longer than the rest of the walk, where only its time is taken
+    assert method.forecast(context)[2, :, 0].tolist() == [216, 217, 218, 219, 216]
 
 
 def test_paths_of_a_window_do_not_depend_on_its_batch(series):
@@ -174,7 +187,7 @@ def test_sampling_by_a_rule_gives_paths_their_mean_and_cost(series, rule):
 
 def test_a_method_without_a_law_says_so():
     with pytest.raises(NotImplementedError, match="SeasonalNaiveMethod has no law"):
-        SeasonalNaiveMethod(4, 6).sampled(SpecSettings(), TargetLaw.fixed(1.0), 0, 3)
+        SeasonalNaiveMethod(torch.tensor([4]), 6).sampled(SpecSettings(), TargetLaw.fixed(1.0), 0, 3)
 
 
 # --- a method that the program has never heard of
