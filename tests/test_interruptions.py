@@ -109,7 +109,8 @@ def test_an_interrupted_prediction_leaves_whole_files(workplace, stop):
 @pytest.mark.slow
 def test_an_interrupted_sweep_keeps_its_rows(workplace, stop):
     files = "--target given/target/checkpoint.pth --draft given/draft/checkpoint.pth --root_path . --data_path good.csv"
-    grid = "--seq_len 48 --horizon 36 --out kept.csv --k 1,2 --sigma 0.1,0.2,0.3,0.4 --bias 1,2,3,4,5,6,7,8"
+    files += " --seq_len 48 --horizon 36 --out kept.csv"
+    grid = "--grid published --k 1,2 --sigma 0.1,0.2,0.3,0.4 --bias 1,2,3,4,5,6,7,8"
     interrupt(["-m", "scripts.sweeps.param_sweep", *f"{files} {grid}".split()], "mse=", stop)
     assert 1 <= len(rows_of("kept.csv")) < 66
     assert not list(Path().rglob("*.tmp"))

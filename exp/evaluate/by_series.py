@@ -15,7 +15,7 @@ from utils.scores import SeriesMetrics
 @dataclass(frozen=True)
 class Walk:
     """Windows in the order of an evaluation. first [W]: number of the first variable of each; labels: file and name of
-    every variable of every series; naive_errors: see `utils.scores.SeriesMetrics`; seasons [W]: steps per season of each;
+    every variable of every series; naive_errors: see `utils.scores.SeriesMetrics`; seasons [W]: steps per season;
     variables: of a window."""
 
     first: torch.Tensor

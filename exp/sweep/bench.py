@@ -1,10 +1,8 @@
 """A sweep: cells of a grid of decoding parameters, measured on the same windows with models that are loaded once."""
 from __future__ import annotations
 
-import itertools
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +15,16 @@ from exp.exp_basic import Exp_Basic
 from exp.laws import target_law
 from exp.memory import Shape, refuse_unfitting_test
 from exp.report.results import DRAFT, TARGET
-from exp.settings import Settings, SpecSettings, parameters_of
+from exp.settings import Settings
+from exp.sweep.gaps import WINDOWS, Gaps, measure_gaps
+from exp.sweep.grid import Cell
 from models.checkpoint import ARGS
 from utils.errors import UserError
 from utils.files import digest
+from utils.speculative_decoder import patches_in
 from utils.timing import hardware
 
-NUMBERS = ("sigma", "bias", "tol", "k")
 DEFAULT_WINDOWS = 512
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Parameters of one row of the table; None if a parameter does not apply.
-
-    rule: one of utils.acceptance, or TARGET / DRAFT for one model alone.
-    """
-
-    rule: str
-    emit: str | None = None
-    sigma: float | None = None
-    bias: float | None = None
-    tol: float | None = None
-    k: int | None = None
-
-
-def make_cells(spec: SpecSettings, shared: set[str], grid: Mapping[str, list], given: set[str]) -> list[Cell]:
-    """The two references, then every distinct combination of the parameters that the rule uses.
-
-    spec: settings shared by all cells (rule and emission are replaced by the cell's); shared: its fields that the user
-    set; grid: column -> values; given: columns that the user set. Raises UserError if something that the user set
-    applies to none of the rules.
-    """
-    cells, used = [Cell(TARGET), Cell(DRAFT)], {"rule"}
-    for rule in grid["rule"]:
-        own = replace(spec, rule=rule, emit=None)
-        own.refuse_contradictions(shared)
-        own.refuse_simplified_calibrated()
-        axes = {name: grid[name] if _has_meaning(own, name) else [] for name in NUMBERS}
-        possible = grid["emit"] if "emit" in parameters_of(rule) else [own.emission]
-        emits = [emit for emit in grid["emit"] if emit in possible]
-        used |= {name for name, values in (axes | {"emit": emits}).items() if values}
-        cells += [Cell(rule, emit, *numbers) for emit in emits or [own.emission]
-                  for numbers in itertools.product(*(values or [None] for values in axes.values()))]
-    for name in sorted(given - used):
-        values, rules = (",".join(map(str, grid[column])) for column in (name, "rule"))
-        raise UserError(f"--{name} {values} does not apply to --rule {rules}: leave it out, or add a rule that uses "
-                        "it")
-    return cells
-
-
-def _has_meaning(spec: SpecSettings, name: str) -> bool:
-    """True if the parameter has an effect; a calibrated law estimates its own sigma."""
-    if name == "k":
-        return True
-    return name in parameters_of(spec.rule) and not (name == "sigma" and spec.sigma_mode == "calibrated")
 
 
 class Bench:
@@ -83,7 +35,7 @@ class Bench:
 
     def __init__(self, settings: Settings, windows: int | None):
         self.settings = settings
-        experiment = Exp_Basic(settings)
+        self.experiment = experiment = Exp_Basic(settings)
         self.checkpoint, self.device = experiment.tested_checkpoint(), experiment.device
         self.draft_checkpoint = Path(str(settings.run.draft_checkpoint))
         self.target, self.draft = experiment.load_tested(self.checkpoint), experiment.load_draft()
@@ -105,6 +57,19 @@ class Bench:
             self.law = target_law(experiment, self.target, self.checkpoint)
         for cell in (Cell(TARGET), Cell(DRAFT)):  # warm-up: the first passes of a process are slow
             self._method(cell).decode(self.batches[0][0])
+
+    def gaps(self) -> Gaps:
+        """The gaps between draft and target on windows spread over the validation part: the test part has no say."""
+        data, own = self.settings.data, "give values for --sigma and --tol, or --grid published"
+        try:
+            dataset = self.experiment.dataset("val", data.test_context)
+        except UserError as error:
+            raise UserError(f"{error}; or {own}, to sweep without validation windows") from None
+        count = min(int(dataset.counts.max()), max(1, WINDOWS // dataset.n_series))
+        items = torch.as_tensor(spread_windows(dataset, count)).split(len(self.batches[0][0]))
+        contexts = (dataset.__getitems__(batch.tolist())[0].to(self.device).contiguous() for batch in items)
+        return measure_gaps(self.target, self.draft, contexts, data.horizon,
+                            patches_in(data.horizon, self.target.patch_len))
 
     def files(self) -> dict[str, str]:
         """Digests of the files that were loaded."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from exp.settings import Settings
-from exp.sweep.bench import Bench, Cell
+from exp.sweep.bench import Bench
+from exp.sweep.grid import Cell
 from utils.errors import UserError
 
 RETRIES = 5

@@ -1,55 +1,98 @@
 """Pictures of a sweep; colours and saving as in exp.report.plots. Markers differ too, for greyscale print."""
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from exp.report.plots import BLACK, BLUE, GREEN, ORANGE, RED, SKY, save_figure, subplots
+from exp.report.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, save_figure, subplots
 from exp.report.results import DRAFT, TARGET
 
-STYLES = [(BLUE, "o"), (RED, "v"), (GREEN, "D"), (SKY, "P"), ("#999999", "X"), (ORANGE, "<"), ("#CC79A7", "*")]
+STYLES = {"tolerance": (BLUE, "o"), "simplified": (RED, "D"), "exact": (PURPLE, "v"), "coupling": (GREEN, "P")}
+OTHER_STYLE = ("#999999", "X")
+LINES = ["-", "--", ":", "-."]  # of the values of K, in turn
 REFERENCES = {TARGET: (BLACK, "s", "-"), DRAFT: (ORANGE, "^", "--")}  # colour, marker, line
-ERROR = "MSE (standardised)"
+# column -> label of the axis, and how to read it
+LEFT = "Lower is better, and so is further left."
+COSTS = {"target_passes": ("target passes per forecast", LEFT), "ms_per_forecast": ("time per forecast (ms)", LEFT),
+         "acceptance_pct": ("accepted of the proposals judged (%)", "Lower is better.")}
+ERRORS = {"mse": "MSE", "mae": "MAE"}
+# per cent: where errors reach beyond FAR, as those of sampled forecasts do, the axis is logarithmic from LINEAR on
+LINEAR, FAR = 2.0, 20.0
+TICKS = [0.0, *(sign * part * 10.0**power for sign in (1, -1) for power in range(7) for part in (1, 2, 5))]
+CAPTION = ("Each marker is one cell of the sweep. Its colour and shape name the rule; a hollow one puts samples into "
+           "the forecast, whose noise counts as error, a filled one puts means there. A larger marker and another kind "
+           "of line: a larger K (proposals per round). Lines join the cells of one rule and K in the order of {order}, "
+           "of which a larger one usually accepts more. {references}{reading}")
+WITH_TARGET = "Black: the target alone, 0 %. Dashed orange: the draft alone. "
+LOGARITHMIC = f" The error axis is logarithmic from {LINEAR:g} % on."
 
 
-def describe_cell(cell) -> str:
-    """The parameters of a sweep's row that have a value, as 'simplified, mean, sigma 0.25, bias 1, K 3'."""
-    numbers = [f"{'K' if name == 'k' else name} {cell[name]:g}" for name in ("sigma", "bias", "tol", "k")
-               if pd.notna(cell[name])]
-    return ", ".join([str(cell["rule"]), *([cell["emit"]] if pd.notna(cell["emit"]) else []), *numbers])
+def errors_figure(path: Path, cells: pd.DataFrame, references: pd.DataFrame, cost: str, title: str) -> None:
+    """A column of COSTS against MSE and MAE: in per cent above the target alone, or as they are without its row."""
+    relative = cells["mse_pct"].notna().all()
+    figure, axes = subplots(1, 2, figsize=(12, 5.6))
+    far = False
+    for axis, (error, name) in zip(axes, ERRORS.items()):
+        column = f"{error}_pct" if relative else error
+        _draw_references(axis, references, cost, column)
+        _draw_lines(axis, cells, cost, column)
+        axis.set(xlabel=COSTS[cost][0], ylabel=f"{name}, change from the target alone (%)" if relative
+                 else f"{name} (standardised)")
+        if relative:
+            far |= _percent_axis(axis, pd.concat([cells[column], references[column]]).abs().max())
+        axis.grid(alpha=0.25)
+        if cost != "acceptance_pct":
+            axis.set_xlim(left=-0.02 * axis.get_xlim()[1])
+    order = " or ".join(name for name, values in (("sigma", cells["sigma"]), ("tolerance", cells["tol"]))
+                        if values.notna().any())
+    caption = CAPTION.format(order=order or "the grid", reading=COSTS[cost][1],
+                             references=WITH_TARGET if relative else "")
+    _finish(figure, axes[0], path, title, caption + (LOGARITHMIC if far else ""))
 
 
-def _families(cells: pd.DataFrame):
-    """Cells by rule, emission and the parameter that decides acceptance most: (label, their rows)."""
-    for (rule, emit, sigma, tol), rows in cells.groupby(["rule", "emit", "sigma", "tol"], dropna=False):
-        threshold = [f"{name} {value:g}" for name, value in (("sigma", sigma), ("tol", tol)) if pd.notna(value)]
-        yield ", ".join([rule, emit, *threshold]), rows
+def _draw_lines(axis, cells: pd.DataFrame, cost: str, column: str) -> None:
+    """One line for each rule, emission, K and bias."""
+    ks = sorted(cells["k"].unique())
+    for (rule, emit, k, _), rows in cells.groupby(["rule", "emit", "k", "bias"], dropna=False):
+        colour, marker = STYLES.get(rule, OTHER_STYLE)
+        rows = rows.sort_values(["sigma", "tol"])
+        number = ks.index(k)
+        axis.plot(rows[cost], rows[column], color=colour, marker=marker, ls=LINES[number % len(LINES)], lw=1.1,
+                  ms=4.5 + 5 * number / max(1, len(ks) - 1), mec=colour, mfc="white" if emit == "sample" else colour,
+                  alpha=0.8, label=f"{rule}, {emit}, K {k:g}")
 
 
-def acceptance_figure(path: Path, cells: pd.DataFrame, references: pd.DataFrame, title: str) -> None:
-    """Acceptance against error, one marker per family; lines: each model alone."""
-    figure, axis = subplots(figsize=(8, 5))
-    for i, (label, rows) in enumerate(_families(cells)):
-        colour, marker = STYLES[i % len(STYLES)]
-        axis.scatter(rows["acceptance_pct"], rows["mse"], s=26 + 16 * rows["k"], color=colour, marker=marker,
-                     alpha=0.75, edgecolor="white", lw=0.5, label=label)
+def _draw_references(axis, references: pd.DataFrame, cost: str, column: str) -> None:
+    """A line at the error of each model alone, and a marker at its cost, if it has one."""
     for reference in references.to_dict("records"):
-        colour, _, line = REFERENCES[reference["rule"]]
-        axis.axhline(reference["mse"], color=colour, lw=1.4, ls=line, zorder=0,
-                     label=f"{reference['rule']}: MSE {reference['mse']:.4f}")
-    axis.set(xlabel="accepted of the proposals judged (%), larger marker: larger K", ylabel=ERROR, xlim=(-4, 104))
-    axis.grid(alpha=0.25)
-    _finish(figure, axis, path, title)
+        colour, marker, line = REFERENCES[reference["rule"]]
+        axis.axhline(reference[column], color=colour, lw=1.4, ls=line, zorder=0)
+        at = 0 if cost == "target_passes" and reference["rule"] == DRAFT else reference[cost]
+        axis.plot([at], [reference[column]], color=colour, marker=marker if pd.notna(at) else "", ms=9, ls=line, lw=1.4,
+                  zorder=4, mec=BLACK, label=reference["rule"])
+
+
+def _percent_axis(axis, furthest: float) -> bool:
+    """Ticks with their sign; linear near zero and logarithmic beyond, where errors reach far: then True."""
+    if furthest > FAR:
+        axis.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
+        axis.yaxis.set_major_locator(FixedLocator(TICKS))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+    return furthest > FAR
 
 
 def heatmap_figure(path: Path, cells: pd.DataFrame, title: str) -> None:
-    """Sigma x bias, one column of panels per K: acceptance above, error below. cells: of one rule and emission."""
+    """Sigma x bias, one column of panels per K: acceptance, MSE and MAE. cells: of one rule and emission."""
     ks = sorted(cells["k"].unique())
-    figure, axes = subplots(2, len(ks), figsize=(1.6 + 2.7 * len(ks), 5.6), squeeze=False, layout="constrained")
-    for line, (column, name, places) in enumerate((("acceptance_pct", "accepted (%)", 0), ("mse", ERROR, 4))):
+    measures = (("acceptance_pct", "accepted (%)", 0), ("mse", "MSE (standardised)", 4),
+                ("mae", "MAE (standardised)", 4))
+    figure, axes = subplots(3, len(ks), figsize=(1.6 + 2.7 * max(2, len(ks)), 8.2), squeeze=False, layout="constrained")
+    for line, (column, name, places) in enumerate(measures):
         low, high = cells[column].min(), cells[column].max()
         for axis, k in zip(axes[line], ks):
-            grid = cells[cells["k"] == k].pivot(index="sigma", columns="bias", values=column)
+            grid = cells[cells["k"] == k].pivot_table(index="sigma", columns="bias", values=column)
             image = axis.imshow(grid, cmap="cividis", vmin=low, vmax=high, aspect="auto", origin="lower")
             for (i, j), value in np.ndenumerate(grid.to_numpy()):
                 dark = value < (low + high) / 2
@@ -61,38 +104,21 @@ def heatmap_figure(path: Path, cells: pd.DataFrame, title: str) -> None:
             axis.label_outer()
         axes[line, 0].set_ylabel("sigma (standardised)")
         figure.colorbar(image, ax=list(axes[line]), label=name, shrink=0.9)
-    figure.supxlabel("bias (factor on the acceptance ratio)", fontsize=10)
+    figure.supxlabel(textwrap.fill("bias (factor on the acceptance ratio). Each field is one cell of the sweep and "
+                                   "holds its value. Colours: dark blue for the lowest value of the row of panels, "
+                                   "yellow for the highest; more is better in the top row, less in the other two.",
+                                   40 + 30 * max(2, len(ks))), fontsize=9)
     figure.suptitle(title, fontsize=10)
     save_figure(figure, path)
 
 
-def pareto_figure(path: Path, cells: pd.DataFrame, references: pd.DataFrame, front: pd.DataFrame, title: str) -> None:
-    """Time against error, lower left is better; front: the cells that no cell beats in both, fastest first."""
-    figure, axis = subplots(figsize=(8, 5))
-    for i, (label, rows) in enumerate(_families(cells)):
-        colour, marker = STYLES[i % len(STYLES)]
-        axis.scatter(rows["ms_per_forecast"], rows["mse"], s=40, color=colour, marker=marker, alpha=0.75,
-                     edgecolor="white", lw=0.5, label=label)
-    for reference in references.to_dict("records"):
-        colour, marker, _ = REFERENCES[reference["rule"]]
-        axis.scatter(reference["ms_per_forecast"], reference["mse"], s=130, color=colour, marker=marker, zorder=4,
-                     edgecolor=BLACK, label=reference["rule"])
-    axis.step(front["ms_per_forecast"], front["mse"], where="post", color=BLACK, lw=1, ls=":", zorder=1,
-              label="Pareto front of the cells")
-    for number, cell in enumerate(front.to_dict("records"), 1):
-        axis.annotate(str(number), (cell["ms_per_forecast"], cell["mse"]), xytext=(7, 7), fontsize=9,
-                      textcoords="offset points", fontweight="bold", zorder=5,
-                      bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8})
-        axis.plot([], [], " ", label=f"{number}  {describe_cell(cell)}")
-    axis.set(xlabel="time per forecast (ms)", ylabel=ERROR)
-    axis.set_xlim(left=0)
-    axis.grid(alpha=0.25)
-    _finish(figure, axis, path, title)
-
-
-def _finish(figure, axis, path: Path, title: str) -> None:
-    axis.set_title(title, fontsize=10, loc="left")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, labelspacing=0.8,
-                markerscale=0.8)
+def _finish(figure, axis, path: Path, title: str, caption: str) -> None:
+    """Title above; below, the legend of all panels and what the markers mean."""
+    labels = dict(zip(*reversed(axis.get_legend_handles_labels())))  # each once
+    figure.suptitle(title, fontsize=10)
     figure.tight_layout()
+    figure.legend(labels.values(), labels.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=5, fontsize=8,
+                  frameon=False)
+    rows = -(-len(labels) // 5)
+    figure.text(0.5, -0.035 * rows - 0.02, textwrap.fill(caption, 170), ha="center", va="top", fontsize=8)
     save_figure(figure, path)

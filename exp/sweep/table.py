@@ -12,6 +12,7 @@ COLUMNS = ["sigma", "bias", "k", "rule", "emit", "tol", "mse", "mae", "acceptanc
            "target_passes", "draft_passes", "ms_per_forecast", "seed"]
 TEXTS = ("rule", "emit")
 NOTED = ("data", "windows", "horizon", "batch_size", "device", "threads")  # of every sweep
+ADDED = ("gap",)  # noted by a start that looked for it; the others continue its table, and it theirs
 PLACES = ("target", "draft", "data")  # paths may change between two starts, contents may not
 
 
@@ -98,10 +99,10 @@ class SweepTable:
         earlier, rows = read_table(self.path)
         for name in sorted((earlier.keys() | self.settings.keys()) - set(PLACES)):
             then, now = (values.get(name, "not set") for values in (earlier, self.settings))
-            if then != now:
+            if then != now and not (name in ADDED and "not set" in (then, now)):
                 raise UserError(f"{self.path} holds a sweep with {name} {then}, but this one has {now}: give another "
                                 "--out, or the same settings")
-        self.settings |= {name: earlier[name] for name in PLACES if name in earlier}
+        self.settings |= {name: earlier[name] for name in (*PLACES, *ADDED) if name in earlier}
         self.rows = {tuple(row[name] for name in PARAMETERS): row for row in rows}
 
     @staticmethod

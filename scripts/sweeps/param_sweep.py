@@ -1,10 +1,13 @@
 """Sweeps decoding parameters over one target and one draft: one row per cell, in a csv that is written atomically.
 
-    bash scripts/sweeps/stochastic_draft_param_sweep.sh --sigma 0.25,0.5 --bias 1,2 --k 1,3
+    bash scripts/sweeps/stochastic_draft_param_sweep.sh
+    bash scripts/sweeps/stochastic_draft_param_sweep.sh --grid published --bias 1,2 --k 1,all
 
-Cells are all distinct combinations of the values that apply to their rule. A sweep that is killed and started again
-with the same settings measures the missing cells only. It also takes the flags of run.py that concern decoding, such as
---root_path, --data_path, --batch_size, --seed, --rolling, --spec_repropose, --quiet.
+Cells are all distinct combinations of the values that apply to their rule. --grid gap, the default: every rule, with
+tolerances and sigmas around the gaps between draft and target on validation windows. --grid published: the rule
+simplified with fixed sigmas and biases. --sigma, --tol and the like replace single columns of either. A sweep that is
+killed and started again with the same settings measures the missing cells only. It also takes the flags of run.py that
+concern decoding, such as --root_path, --data_path, --batch_size, --seed, --rolling, --spec_repropose, --quiet.
 """
 import argparse
 import os
@@ -13,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +39,6 @@ OWN_NAMES = {"spec_accept_rule": "rule", "spec_emit": "emit", "spec_sigma": "sig
              "spec_tol": "tol", "spec_k": "k", "test_pred_len": "horizon", "test_windows": "windows",
              "spec_draft_ckpt": "draft", "test_dir": "target", "test_file_name": "target", "checkpoints": "target"}
 NAMED_ANYWAY = {"root_path", "data_path", "seq_len", "test_seq_len", "input_token_len", "batch_size", "seed", "quiet"}
-DEFAULTS: dict[str, list] = {
-    "rule": ["simplified"], "emit": ["mean"], "sigma": [0.1, 0.25, 0.5, 1.0], "bias": [1.0, 2.0, 5.0, 10.0],
-    "tol": [0.1, 0.2, 0.3, 0.5], "k": [1, 2, 3, 4, 5]}
 
 
 def comma_separated(kind: Callable) -> Callable:
@@ -62,17 +63,19 @@ def own_names() -> Iterator[None]:
 def build_parser() -> "Parser":
     from exp.flags import Parser, reader
     from exp.limits import COUNT, NON_NEGATIVE, POSITIVE
+    from exp.sweep.grid import ALL, GRIDS
     from utils.acceptance import RULES
-    from utils.limits import OneOf
+    from utils.limits import OneOf, OrWord
     from utils.lossless import EMISSIONS
     limits = {"rule": OneOf(RULES), "emit": OneOf(EMISSIONS), "sigma": POSITIVE, "bias": POSITIVE,
-              "tol": NON_NEGATIVE, "k": COUNT}
+              "tol": NON_NEGATIVE, "k": OrWord(COUNT, ALL)}
     parser = Parser(prog="param_sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                     allow_abbrev=False)
+    parser.add_argument("--grid", choices=list(GRIDS), default="gap", help="the values of the columns that are not "
+                        "given: around the gap between draft and target, or as published (default: %(default)s)")
     for name, limit in limits.items():
-        default = ",".join(f"{value:g}" if name in ("sigma", "bias", "tol") else str(value) for value in DEFAULTS[name])
         parser.add_argument(f"--{name}", type=comma_separated(reader(limit)), metavar="A,B,...",
-                            help=f"default: {default}")
+                            help="; ".join(f"{grid}: {_default(grid, name)}" for grid in GRIDS))
     add, count = parser.add_argument, reader(COUNT)
     add("--target", required=True, help="checkpoint of the target, or its folder")
     add("--draft", required=True, help="checkpoint of the draft, or its folder")
@@ -87,8 +90,18 @@ def build_parser() -> "Parser":
     return parser
 
 
-def shared_settings(own, given: dict[str, Any]) -> "Settings":
-    """Settings shared by all cells, with absolute paths; given: flags of run.py."""
+def _default(grid: str, name: str) -> str:
+    from exp.sweep.grid import GRIDS, MEASURED
+    column = GRIDS[grid][name]
+    if grid == "gap" and name in MEASURED:
+        return "measured"
+    if isinstance(column, dict):
+        return "that of the rule (simplified: both)"
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in column)
+
+
+def shared_settings(own, given: dict[str, Any], rule: str) -> "Settings":
+    """Settings shared by all cells, with absolute paths; given: flags of run.py; rule: one of the swept ones."""
     from data_provider.files import root
     from exp.options import settled
     from models.checkpoint import nearest
@@ -102,7 +115,7 @@ def shared_settings(own, given: dict[str, Any]) -> "Settings":
     folder = os.path.realpath(root(given.get("root_path")))
     # some flags apply to the swept rules only, so one of these is set; the rule of each cell replaces it
     return settled({"batch_size": 64} | given | {
-        "is_training": 0, "use_speculative": True, "spec_accept_rule": own.rule[0], "spec_draft_ckpt": str(draft),
+        "is_training": 0, "use_speculative": True, "spec_accept_rule": rule, "spec_draft_ckpt": str(draft),
         "test_pred_len": own.horizon, "checkpoints": str(target.parent.parent), "test_dir": target.parent.name,
         "test_file_name": target.name, "root_path": folder})
 
@@ -142,46 +155,81 @@ def sweep(argv: list[str] | None) -> None:
 def measure_cells(own, given: dict[str, Any]) -> None:
     """given: flags of run.py."""
     import torch
-    from tqdm import tqdm
 
     from exp.flags import sections
-    from exp.ownership import locked_file
-    from exp.sweep.bench import Bench, make_cells, run_serially
-    from exp.sweep.on_ray import run_on_ray
-    from exp.sweep.table import SweepTable
+    from exp.sweep.bench import Bench
+    from exp.sweep.grid import COLUMNS, columns_of, make_cells, to_measure
     from utils.errors import UserError
     from utils.files import refuse_unwritable
-    from utils.speculative_decoder import patches_in
     if own.out.suffix != ".csv":
         raise UserError(f"--out {own.out} is not the name of a csv file: end it with .csv")
     refuse_unwritable(own.out.parent, "--out")
-    named = {name for name in DEFAULTS if getattr(own, name) is not None}
-    for name in DEFAULTS.keys() - named:
-        setattr(own, name, DEFAULTS[name])
-    settings = shared_settings(own, given)
-    cells = make_cells(settings.spec, set(sections(given).get("spec", {})),
-                       {name: getattr(own, name) for name in DEFAULTS}, named)
-    with_ray = own.workers > 1 or own.ray_address
+    asked = {name: getattr(own, name) for name in COLUMNS if getattr(own, name) is not None}
+    shared = sections(given).get("spec", {})
+    columns = columns_of(own.grid, asked, shared)
+    settings = shared_settings(own, given, columns["rule"][0])
+    cells_of = partial(make_cells, settings.spec, set(shared), given=set(asked), patches=patches_of(own, settings))
+    cells = cells_of(columns)
+    unknown = to_measure(columns, cells)
+    say_what_comes(own, columns, cells, settings)
     threads = own.threads or (1 if own.ray_address else max(1, torch.get_num_threads() // own.workers))
     torch.set_num_threads(threads)
     bench = Bench(settings, own.windows)
-    patches = patches_in(own.horizon, bench.target.patch_len)
-    if max(own.k) >= patches:
+    noted = settings_of(bench, own, given)
+    if unknown:
+        gaps = bench.gaps()
+        measured = gaps.columns(settings.spec.temp)
+        noted["gap"] = gaps.describe(measured)
+        print(f"gap: {noted['gap']}", flush=True)
+        cells = cells_of(columns | {name: measured[name] for name in unknown})
+    fill_table(own, bench, cells, noted, threads)
+
+
+def patches_of(own, settings: "Settings") -> int:
+    """Patches of a forecast. Raises UserError if there is only one."""
+    from utils.errors import UserError
+    from utils.speculative_decoder import patches_in
+    patch = settings.model.config.input_token_len
+    if own.horizon <= patch:
+        raise UserError(f"--horizon {own.horizon}: a forecast of one patch ({patch} steps) is the target's own, and "
+                        f"nothing is proposed: give a horizon above {patch}")
+    return patches_in(own.horizon, patch)
+
+
+def say_what_comes(own, columns: dict[str, Any], cells: list, settings: "Settings") -> None:
+    """Prints the number of cells, and what of the grid is left out."""
+    from exp.sweep.grid import ALL, GRIDS, to_measure
+    if len(columns["rule"]) < len(GRIDS[own.grid]["rule"]) and own.rule is None:
+        print(f"note: only --rule {','.join(columns['rule'])}: flags that were given do not apply to the other rules")
+    patches = patches_of(own, settings)
+    if any(k != ALL and k >= patches for k in columns["k"]):
         print(f"note: a forecast of {own.horizon} steps has {patches} patches, the last of them the target's own: K "
-              f"above {patches - 1} is the same as {patches - 1}")
+              f"above {patches - 1} is the same as {patches - 1}, and not measured again")
+    print(f"{'at most ' if to_measure(columns, cells) else ''}{len(cells) - 2} cells and two references", flush=True)
+
+
+def fill_table(own, bench, cells: list, noted: dict[str, Any], threads: int) -> None:
+    """Measures the cells that the table lacks. noted: its settings."""
+    from tqdm import tqdm
+
+    from exp.ownership import locked_file
+    from exp.sweep.bench import run_serially
+    from exp.sweep.on_ray import run_on_ray
+    from exp.sweep.table import SweepTable
     with locked_file(own.out, "wait for it, or give another --out"):
-        table = SweepTable(own.out, settings_of(bench, own, given))
+        table = SweepTable(own.out, noted)
         missing = [cell for cell in cells if asdict(cell) not in table]
         print(f"{len(cells)} rows, {len(cells) - len(missing)} of them already in {own.out}", flush=True)
-        if with_ray and missing:
-            done = run_on_ray(settings, own.windows, bench.files(), missing, own.workers, threads, own.ray_address)
+        if missing and (own.workers > 1 or own.ray_address):
+            done = run_on_ray(bench.settings, own.windows, bench.files(), missing, own.workers, threads,
+                              own.ray_address)
         else:
             done = run_serially(bench, missing)
         with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="sweep", unit="cell",
-                  disable=settings.run.quiet) as bar:
+                  disable=bench.settings.run.quiet) as bar:
             for cell, measured in done:
                 table.add(asdict(cell), measured)
-                bar.set_postfix(mse=f"{measured['mse']:.4f}", refresh=False)
+                bar.set_postfix(mse=f"{measured['mse']:.4f}", mae=f"{measured['mae']:.4f}", refresh=False)
                 bar.update()
     print(f"table: {own.out}")
 

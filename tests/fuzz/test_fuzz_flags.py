@@ -95,7 +95,8 @@ def test_any_flags_make_a_training_or_one_line(place, mode, words):
 
 SWEPT = {"rule": ["tolerance", "exact", "simplified,coupling", "x", ""], "emit": ["mean", "sample", "x"],
          "sigma": ["0.5", "0", "x", "1,,2"], "bias": ["1", "-1"], "tol": ["0.1", "0", "nan"],
-         "k": ["1", "0", "1,2", "auto"], "horizon": ["12", "1", "0", "400"], "windows": ["1", "9999", "0"],
+         "k": ["1", "0", "1,all", "auto"], "grid": ["published", "gap", "x"], "horizon": ["24", "12", "0", "400"],
+         "windows": ["1", "9999", "0"],
          "out": ["s.csv", "s.txt", "given", "times.csv"],
          "batch_size": ["1", "0", "64"], "seq_len": ["24", "12", "13", "0"], "rolling": ["cache", "window", "x"],
          "spec_temp": ["1", "0"], "spec_sigma_mode": ["calibrated", "adaptive", "fixed"], "threads": ["1", "0"],
@@ -107,7 +108,7 @@ SWEPT = {"rule": ["tolerance", "exact", "simplified,coupling", "x", ""], "emit":
 @given(st.dictionaries(st.sampled_from(sorted(SWEPT)), st.integers(0, 4), min_size=1, max_size=3))
 def test_any_flags_make_a_sweep_or_one_line(place, chosen):
     usual = {"target": "given/target/checkpoint.pth", "draft": "given/draft/checkpoint.pth", "root_path": ".",
-             "data_path": "times.csv", "seq_len": "24", "horizon": "12", "windows": "3", "out": "s.csv", "k": "1",
+             "data_path": "times.csv", "seq_len": "24", "horizon": "24", "windows": "3", "out": "s.csv", "k": "1",
              "sigma": "0.5", "bias": "1", "threads": "1"}
     flags = usual | {name: SWEPT[name][at % len(SWEPT[name])] for name, at in chosen.items()}
     if flags.get("rule", "").startswith(("tolerance", "exact")):

@@ -31,7 +31,8 @@ DRAFT = "--spec_draft_ckpt given/draft"
 GIVEN = ("--quiet --root_path . --data_path tiny.csv --seq_len 48 --input_token_len 12 --test_pred_len 24 "
          "--checkpoints given --test_dir target")
 SWEEP = ("--target given/target/checkpoint.pth --draft given/draft/checkpoint.pth --root_path . --data_path tiny.csv "
-         "--seq_len 48 --horizon 24 --windows 40 --quiet --k 1,2 --sigma 0.1,0.3,1 --bias 1,5 --emit mean,sample --out")
+         "--seq_len 48 --horizon 36 --windows 40 --quiet --grid published --k 1,2 --sigma 0.1,0.3,1 --bias 1,5 "
+         "--emit mean,sample --out")
 
 
 @pytest.fixture

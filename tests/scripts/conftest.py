@@ -16,5 +16,5 @@ def place(tmp_path, monkeypatch):
         settings = model.config.as_dict() | {"model": name, "seq_len": 4 * PATCH}
         save_checkpoint(tmp_path / "given" / name, model.state_dict(), settings)
     return ("--target given/timer_xl/checkpoint.pth --draft given/timer_xl_draft/checkpoint.pth --root_path . "
-            f"--data_path two.csv --horizon {4 * PATCH} --windows 20 --batch_size 8 --sigma 0.2,0.4 --bias 1 --k 1,3 "
-            "--quiet")
+            f"--data_path two.csv --horizon {4 * PATCH} --windows 20 --batch_size 8 --grid published --sigma 0.2,0.4 "
+            "--bias 1 --k 1,3 --quiet")

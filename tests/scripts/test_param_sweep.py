@@ -13,49 +13,13 @@ from helpers import PATCH, ROOT, rows_of, untimed
 from exp.exp_forecast import Exp_Forecast
 from exp.options import read_command_line
 from exp.report.results import DRAFT, TARGET
-from exp.settings import SpecSettings
-from exp.sweep.bench import Bench, Cell, make_cells
+from exp.sweep.bench import Bench
 from exp.sweep.table import COLUMNS
 from scripts.sweeps import param_sweep
-from utils.acceptance import RULES
-from utils.errors import UserError
-
-GRID = {"rule": ["simplified"], "emit": ["mean"], "sigma": [0.1, 0.5], "bias": [1.0, 9.0], "tol": [0.1, 0.2, 0.3],
-        "k": [1, 2]}
 
 
 def sweep(flags):
     return param_sweep.main(flags.split())
-
-
-def cells(grid, given=()):
-    return make_cells(SpecSettings(), set(), GRID | grid, set(given))
-
-
-def test_the_default_grid_has_80_cells_and_the_two_references():
-    got = make_cells(SpecSettings(), set(), param_sweep.DEFAULTS, set())
-    assert len(got) == len(set(got)) == 82 and got[:2] == [Cell(TARGET), Cell(DRAFT)]
-
-
-def test_a_parameter_without_meaning_makes_no_cells_and_no_value():
-    got = cells({"rule": ["simplified", "tolerance"], "emit": ["mean", "sample"]})
-    simplified, tolerance = ([cell for cell in got if cell.rule == name] for name in ("simplified", "tolerance"))
-    assert len(simplified) == 2 * 2 * 2 * 2 and {cell.tol for cell in simplified} == {None}
-    assert len(set(tolerance)) == len(tolerance) == 3 * 2
-    assert {(cell.emit, cell.sigma, cell.bias) for cell in tolerance} == {("mean", None, None)}
-
-
-def test_every_rule_of_the_program_can_be_swept():
-    got = cells({"rule": sorted(RULES)})
-    assert {cell.rule for cell in got} == {TARGET, DRAFT, *RULES}
-
-
-@pytest.mark.parametrize("grid, given, word", [
-    ({"rule": ["tolerance"]}, {"sigma"}, "--sigma"), ({"rule": ["tolerance"]}, {"bias", "tol"}, "--bias"),
-    ({"rule": ["tolerance"], "emit": ["sample"]}, {"emit"}, "--emit"), ({}, {"tol"}, "--tol")])
-def test_a_list_that_no_rule_has_a_use_for_is_refused(grid, given, word):
-    with pytest.raises(UserError, match=f"{word} .* does not apply to --rule"):
-        cells(grid, given)
 
 
 def test_the_table_reads_as_published_and_says_what_run_py_says(place):
@@ -105,6 +69,122 @@ def test_a_calibrated_sigma_is_not_multiplied_by_the_sigmas(place):
     # white noise of a fixed sigma draws other paths
     assert sweep(f"{place} --rule exact --emit sample --k 1,3 --out b.csv".replace(" --bias 1", "")) == 0
     assert not {row["mse"] for row in cells} & {row["mse"] for row in rows_of("b.csv")}
+
+
+ALL_RULES = "--grid gap --tol 0.1,0.5 --k 1,all"  # besides what `place` sets
+
+
+def measured_by(monkeypatch):
+    """The cells that are measured from here on."""
+    measured, measure = [], Bench.measure
+    monkeypatch.setattr(Bench, "measure", lambda bench, cell: measured.append(cell) or measure(bench, cell))
+    return measured
+
+
+def noted(path, name="gap"):
+    return [line for line in Path(path).read_text().splitlines() if line.startswith(f"# {name}: ")]
+
+
+def without(flags, *names):
+    words = flags.split()
+    return " ".join(word for at, word in enumerate(words) if not {word, words[max(0, at - 1)]} & set(names))
+
+
+def test_the_default_grid_measures_every_rule_around_the_gap_and_says_so(place, capsys, monkeypatch):
+    default = without(place, "--grid", "--sigma", "--bias", "--k")
+    assert sweep(f"{default} --out a.csv") == 0
+    first, gap, *_ = capsys.readouterr().out.splitlines()
+    assert first == "at most 60 cells and two references" and gap.startswith("gap: on ")
+    assert noted("a.csv") == [f"# {gap}"]
+    rows = rows_of("a.csv")
+    assert {(row["rule"], row["emit"]) for row in rows[2:]} == {
+        ("simplified", "mean"), ("simplified", "sample"), ("exact", "sample"), ("coupling", "sample"),
+        ("tolerance", "mean")}
+    assert {row["k"] for row in rows[2:]} == {"1", "3"} and {row["bias"] for row in rows[2:]} == {"1", ""}
+    tols = sorted({float(row["tol"]) for row in rows if row["tol"]})
+    assert len(tols) == 6 and f"tol {','.join(f'{tol:g}' for tol in tols)};" in gap
+    # it says something: neither all nor nothing
+    accepted = [float(row["acceptance_pct"]) for row in rows if row["rule"] == "tolerance"]
+    assert min(accepted) < 30 and max(accepted) > 80 and len(set(accepted)) > 4
+    measured = measured_by(monkeypatch)  # the same command again: the same grid
+    assert sweep(f"{default} --out a.csv") == 0 and not measured and rows_of("a.csv") == rows
+
+
+def test_the_grid_depends_on_the_validation_part_alone(place):
+    flags = f"{without(place, '--sigma')} {ALL_RULES} --rule simplified,tolerance --k 1"
+    assert sweep(f"{flags} --out a.csv") == 0
+    lines = Path("two.csv").read_text().splitlines()
+    # 600 rows: 420 for training, then 60 for validation; models and scaling stay as they are
+    for name, (start, stop), same in (("test.csv", (480, 600), True), ("val.csv", (430, 480), False)):
+        changed = [f"{i % 5},{i % 7}" if start < i <= stop else line for i, line in enumerate(lines)]
+        Path(name).write_text("\n".join(changed) + "\n")
+        assert sweep(f"{flags} --data_path {name} --out of_{name}") == 0
+        assert (noted(f"of_{name}") == noted("a.csv")) is same
+        assert untimed(f"of_{name}") != untimed("a.csv")
+
+
+def test_given_columns_replace_single_ones_of_the_measured_grid(place, capsys):
+    assert sweep(f"{place} {ALL_RULES} --out a.csv") == 0
+    assert "gap" not in capsys.readouterr().out and not noted("a.csv")  # nothing was left to measure
+    rows = rows_of("a.csv")[2:]
+    assert {row["tol"] for row in rows} == {"", "0.1", "0.5"} and {row["sigma"] for row in rows} == {"", "0.2", "0.4"}
+    # longer lists, now with measured sigmas, continue the table; a fixed grid does too
+    assert sweep(f"{without(place, '--sigma')} {ALL_RULES} --out a.csv") == 0
+    (note,) = noted("a.csv")
+    more = rows_of("a.csv")[2:]
+    assert all(row in more for row in rows) and len({row["sigma"] for row in more}) > 3
+    assert {row["tol"] for row in more} == {"", "0.1", "0.5"}
+    assert sweep(f"{place} --out a.csv --bias 3") == 0
+    assert noted("a.csv") == [note] and len(rows_of("a.csv")) == 2 + len(more) + 2 * 2
+
+
+def test_a_table_with_another_gap_is_refused(place, capsys):
+    flags = f"{without(place, '--sigma')} {ALL_RULES} --k 1"
+    assert sweep(f"{flags} --out a.csv") == 0
+    Path("a.csv").write_text(Path("a.csv").read_text().replace("# gap: on ", "# gap: off "))
+    assert sweep(f"{flags} --out a.csv") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: a.csv holds a sweep with gap off") and error.count("\n") == 1
+
+
+def test_a_larger_k_than_there_are_proposals_is_measured_once(place, capsys, monkeypatch):
+    measured = measured_by(monkeypatch)
+    assert sweep(f"{place} --sigma 0.2 --k 3,4,5,all --out a.csv") == 0
+    assert [cell.k for cell in measured] == [None, None, 3] and len(rows_of("a.csv")) == 3
+    assert "4 patches" in capsys.readouterr().out
+    # a table of an earlier version, which has such rows, is continued
+    row = Path("a.csv").read_text().splitlines()[-1]
+    Path("a.csv").write_text(Path("a.csv").read_text() + row.replace(",3,simplified", ",5,simplified") + "\n")
+    assert sweep(f"{place} --sigma 0.2 --k 1,5 --out a.csv") == 0
+    assert [row["k"] for row in rows_of("a.csv")] == ["", "", "1", "3", "5"] and measured[3:] == [measured[2].__class__(
+        "simplified", "mean", 0.2, 1.0, None, 1)]
+
+
+def test_rules_that_a_flag_does_not_apply_to_are_left_out_with_a_note(place, capsys):
+    assert sweep(f"{place} --grid gap --k 1 --spec_temp 2 --out a.csv") == 0
+    assert "note: only --rule simplified,exact,coupling: " in capsys.readouterr().out
+    assert {row["rule"] for row in rows_of("a.csv")[2:]} == {"simplified", "exact", "coupling"}
+    assert sweep(f"{without(place, '--sigma', '--bias')} --grid gap --k 1 --spec_repropose target --out b.csv") == 0
+    assert {row["rule"] for row in rows_of("b.csv")[2:]} == {"tolerance"}
+
+
+def test_without_a_gap_there_is_no_grid_around_it(place, capsys):
+    same = place.replace("--draft given/timer_xl_draft", "--draft given/timer_xl")
+    flags = f"{without(same, '--sigma')} --spec_draft_model timer_xl --grid gap --rolling window"
+    assert sweep(f"{flags} --out a.csv") == 2
+    error = capsys.readouterr().err
+    assert "predict the same on every validation window" in error and error.count("\n") == 1
+    assert not Path("a.csv").exists()
+
+
+def test_without_validation_windows_the_error_names_the_other_grid(place, capsys):
+    lines = Path("two.csv").read_text().splitlines()
+    Path("two.csv").write_text("\n".join(lines[:71]) + "\n")  # 7 rows of validation, a patch has 8
+    short = f"{place} --horizon 12 --windows 2"
+    assert sweep(f"{without(short, '--sigma')} --grid gap --out a.csv") == 2
+    error = capsys.readouterr().err
+    assert "val split" in error and "--grid published" in error and error.count("\n") == 1
+    assert sweep(f"{short} --out a.csv") == 0
 
 
 @pytest.mark.slow
@@ -172,7 +252,8 @@ def test_a_table_of_another_sweep_is_refused_and_left_as_it_is(place, capsys, fl
 @pytest.mark.parametrize("flags, words", [
     ("--sigma 0.1,wide", ["--sigma", "'wide' is not a number"]),
     ("--sigma 0", ["--sigma", "0 is out of range"]),
-    ("--k 1,auto", ["--k", "'auto'"]),
+    ("--k 1,auto", ["--k", "'auto'"]), ("--grid fine", ["--grid", "published"]),
+    ("--horizon 8", ["--horizon 8", "one patch (8 steps)", "above 8"]),
     ("--rule fastest", ["--rule", "'fastest' is not one of", "tolerance"]),
     ("--target nowhere.pth", ["--target nowhere.pth does not exist", "scripts/quickstart.sh"]),
     ("--windows 5000", ["--windows 5000", "two.csv", "at most"]),
