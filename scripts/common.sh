@@ -26,7 +26,7 @@ for flag in "$@"; do
     *) extra+=("$flag") ;;
   esac
 done
-model_id= data_file= draft_name= dataset_class= context= patch= horizons= sampled_windows=  # not those of the shell
+model_id= data_file= data_files= unseen_files= draft_name= dataset_class= context= patch= horizons= sampled_windows=  # not those of the shell
 [ -f "scripts/settings/$settings.sh" ] || fail "no settings '$settings': there are $(cd scripts/settings && echo *.sh)"
 . "scripts/settings/$settings.sh"
 for name in context patch horizons; do
@@ -36,19 +36,27 @@ model_id=${model_id:-$settings}  # a copy of a settings file trains models of it
 
 checkpoints=${CHECKPOINTS:-./checkpoints}
 draft_name=${draft_name:-stochastic}
-case $data_file in
-  '') data_file=$("$python" -m data_provider.download) ;;  # prints the path of ETTh1, or of its synthetic stand-in
-  /*) ;;
-  *) data_file=${DATASET_ROOT:-./dataset}/$data_file ;;
-esac
-echo "data: $data_file, models: $checkpoints" >&2
+dataset_root=${DATASET_ROOT:-./dataset}
+if [ -n "$data_files" ]; then
+  data_root=$dataset_root
+  read -rd '' -a files <<< "$data_files" || true
+  echo "data: ${files[*]} in $data_root, models: $checkpoints" >&2
+else
+  case $data_file in
+    '') data_file=$("$python" -m data_provider.download) ;;  # prints the path of ETTh1, or of its synthetic stand-in
+    /*) ;;
+    *) data_file=$dataset_root/$data_file ;;
+  esac
+  data_root=$(dirname "$data_file")
+  files=("$(basename "$data_file")")
+  echo "data: $data_file, models: $checkpoints" >&2
+fi
 # the horizon of the published comparison, for settings that have it
 case " $horizons " in
   *" 336 "*) published_horizon=336 ;;
   *) published_horizon=${horizons##* } ;;
 esac
-data=(--root_path "$(dirname "$data_file")" --data_path "$(basename "$data_file")"
-      --data "${dataset_class:-MultivariateDatasetBenchmark}"
+data=(--root_path "$data_root" --data_path "${files[@]}" --data "${dataset_class:-MultivariateDatasetBenchmark}"
       --seq_len "$context" --input_token_len "$patch" --checkpoints "$checkpoints" --model_id "$model_id")
 
 target_name=forecast_${model_id}_timer_xl_target_0
@@ -59,6 +67,17 @@ run() { "$python" run.py "${data[@]}" "$@" ${extra[@]+"${extra[@]}"}; }
 run_test() { run --is_training 0 "${testing[@]}" "$@"; }
 # a test at the first horizon follows each training
 run_training() { run --is_training 1 --test_pred_len "${horizons%% *}" ${resume[@]+"${resume[@]}"} "$@"; }
+
+# each FILES -- COMMAND [FLAGS]: the command for each file below the data's root, at every horizon
+each() {
+  local chosen=() file horizon
+  while [ "$1" != -- ]; do chosen+=("$1"); shift; done
+  for file in "${chosen[@]}"; do
+    for horizon in $horizons; do
+      "${@:2}" --root_path "$dataset_root" --data_path "$file" --test_pred_len "$horizon"
+    done
+  done
+}
 
 need() { [ -f "$1" ] || fail "$1 is missing: run $2 $settings first"; }
 
@@ -81,6 +100,13 @@ test_target() {
 test_draft() {
   need "$(draft_checkpoint "$1")" scripts/distillation/timer_xl_draft_from_target_etth1_stochastic.sh
   run_test --model timer_xl_draft --test_dir "forecast_${model_id}_timer_xl_draft_$1_0" "${@:2}"
+}
+
+# adapt DES FILE [FLAGS]: fine-tunes the target on a file
+adapt() {
+  need "$target_checkpoint" scripts/pretrain/timer_xl_pool.sh
+  run_training --des "$1" --root_path "$dataset_root" --data_path "$2" --use_norm "${target[@]}" "${adapting[@]}" \
+    --adaptation --pretrain_model_path "$target_checkpoint" "${@:3}"
 }
 
 # with_draft DES FLAGS: target and draft together; FLAGS start with --use_speculative or --compare

@@ -7,6 +7,6 @@
 arguments="[SETTINGS] [FLAGS]"
 . "$(dirname "$0")/../common.sh"
 exec "$python" -m scripts.sweeps.param_sweep --target "$target_checkpoint" --draft "$(draft_checkpoint "$draft_name")" \
-  --out "test_results/sweep_$settings.csv" --root_path "$(dirname "$data_file")" --data_path "$(basename "$data_file")" \
+  --out "test_results/sweep_$settings.csv" --root_path "$data_root" --data_path "${files[@]}" \
   --horizon "$published_horizon" --seq_len "$context" --input_token_len "$patch" \
   ${dataset_class:+--data "$dataset_class"} ${extra[@]+"${extra[@]}"}

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Full-shot adaptation: fine-tunes the pretrained target on all training windows of ETTh1, and tests it at every horizon.
+default_settings=pool
+. "$(dirname "$0")/../../common.sh"
+adapted=${adapted_file:-ETT-small/ETTh1.csv}
+adapt full_shot "$adapted"
+each "$adapted" -- run_test --test_dir "forecast_${model_id}_timer_xl_full_shot_0"
