@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import Dataset, Subset
 
-from data_provider.data_factory import ordered_loader, spread_windows, train_loader
+from data_provider.data_factory import spread_windows
 from exp.evaluate.by_series import Walk
 from exp.evaluate.comparison import compare, compared_methods, describe
 from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
@@ -21,8 +20,8 @@ from exp.evaluate.paths import evaluate_paths, samples_shape, windows_at_once
 from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
 from exp.exp_basic import Exp_Basic, autocast, load_model, seed_everything
 from exp.flags import flat, in_flags
-from exp.laws import calibrated, calibration_part, forget, target_law
-from exp.memory import Shape, refuse_unfitting_test, refuse_unfitting_training
+from exp.laws import calibration_part, target_law
+from exp.memory import Shape, refuse_unfitting_test
 from exp.ownership import SOURCES, of_results, results_folder, sources, training_folder
 from exp.predict.files import predict
 from exp.predict.forecaster import Forecaster
@@ -43,11 +42,9 @@ from exp.report.results import (
     write_partial,
     write_series,
 )
-from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
-from exp.train.target_forecasts import TargetForecasts
-from exp.train.trainer import Trainer
-from models.checkpoint import CHECKPOINT, load_into, read_state
-from models.registry import DRAFTS, FRESH, MODELS, checkpoint_in
+from exp.train.training import train, validated
+from models.checkpoint import CHECKPOINT
+from models.registry import DRAFTS
 from utils.errors import UserError
 from utils.files import inside, refuse_unwritable
 from utils.speculative_decoder import patches_in
@@ -55,7 +52,6 @@ from utils.target_law import TargetLaw
 from utils.timing import hardware
 
 RESULTS = "./test_results"
-VALIDATION_SEED = 1_000_000_007  # offset: sampled forecasts of the validation split have separate noise
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +89,7 @@ class Exp_Forecast(Exp_Basic):
             if self.is_main:  # both folders from the start: hours later they might be another's
                 held.enter_context(training_folder(folder, kept))
                 results = held.enter_context(results_folder(self._results_base(setting), used))
-            self.train(setting, kept)
+            train(self, folder, kept)
             if self.world_size > 1:
                 dist.barrier()
             if self.is_main:
@@ -114,7 +110,7 @@ class Exp_Forecast(Exp_Basic):
             self._refuse_unwritable(self.setting(iteration))
             refuse_unwritable(self.checkpoint_folder(self.setting(iteration)), "--checkpoints/--model_id/--des")
         self._check_test_part(self.tested_split())
-        self._validated()
+        validated(self)
         if "calibrated" in (settings.spec.sigma_mode, settings.train.teacher_noise):
             calibration_part(self)
         if run.use_speculative or run.compare:
@@ -127,77 +123,6 @@ class Exp_Forecast(Exp_Basic):
         spread_windows(dataset, self.settings.data.test_windows)
         if self.settings.report.save_samples:
             refuse_huge_samples(samples_shape(self.settings, dataset))
-
-    def train(self, setting: str, kept: dict[str, Any]) -> None:
-        """Trains one model; its best checkpoint is in the folder of `setting`. kept: contents of args.json."""
-        settings, data = self.settings, self.settings.data
-        seed, folder = settings.run.seed, self.checkpoint_folder(setting)
-        windows = self.dataset("train")
-        refuse_unfitting_training(Shape(min(data.batch_size, len(windows)), windows.variables, data.context, 0),
-                                  self.device, settings.model.config)
-        model = self._initial_model()
-        loss = self._loss()
-        if self.rank:  # equal initial weights, but separate dropout and noise in every process
-            torch.manual_seed(seed + 1_000_003 * self.rank)
-        train = self._taught(windows, loss, settings.train.teacher_dropout, seed)
-        val = self._taught(self._validated(), loss, 0.0, seed + VALIDATION_SEED)
-        parameters = sum(p.numel() for p in model.parameters())
-        log.info("training %s (%s parameters) on %s: %s", settings.model.name, f"{parameters:,}", self.device, folder)
-        trainer = Trainer(model, loss, train_loader(train, data.batch_size, seed, self.rank, self.world_size,
-                                                    data.num_workers, windows.counts if data.by_series else None),
-                          ordered_loader(val, data.batch_size, None, data.num_workers), settings, folder,
-                          kept | {"parameters": parameters}, self.device, self.rank, self.world_size)
-        best = trainer.run()
-        if self.is_main:
-            forget(folder / CHECKPOINT)
-        log.info("best validation loss %.5f: %s", best, folder / CHECKPOINT)
-
-    def _validated(self) -> Dataset:
-        """The windows that validations go over."""
-        dataset, count = self.dataset("val"), self.settings.data.val_windows
-        return dataset if count is None else Subset(dataset, spread_windows(dataset, count, "val_windows"))
-
-    def _initial_model(self) -> torch.nn.Module:
-        settings = self.settings
-        model = MODELS[settings.model.name](settings.model.config).to(self.device)
-        if settings.train.adaptation:
-            path = checkpoint_in(str(settings.train.pretrain_model_path))
-            new = load_into(model, read_state(path), path, fresh=FRESH)
-            log.info("adapting the weights of %s", path)
-            if new:
-                log.info("note: not in that checkpoint, so these start afresh: %s", ", ".join(new))
-        return model
-
-    def _taught(self, dataset, loss, dropout: float, seed: int):
-        """The data set with the target's own forecasts in place of its labels, where the loss is on-policy."""
-        if not isinstance(loss, RolloutLoss):
-            return dataset
-        law = loss.law if self.settings.train.teacher_noise == "calibrated" else None
-        forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, self.device, dropout,
-                                    law, seed, self.settings.run.quiet or not self.is_main)
-        workers = self.settings.data.num_workers
-        if forecasts.kept is None and workers:
-            raise UserError(f"`num_workers` {workers}: the target's forecasts cannot be cached (teacher dropout, or "
-                            "too many), and workers cannot make them: use 0")
-        return forecasts
-
-    def _loss(self):
-        train, config = self.settings.train, self.settings.model.config
-        selection: dict[str, Any] = dict(patch_len=self.patch_len, covariate=config.covariate,
-                                         last_token=train.last_token, valid_last=train.valid_last,
-                                         skip=train.skip_patches)
-        if not train.distill:
-            if config.draft_stochastic and self.settings.model.name in DRAFTS:
-                return SupervisedNLL(train.variance_reg, **selection)
-            return SupervisedLoss(**selection)
-        path = checkpoint_in(str(train.target_checkpoint))
-        teacher = load_model(self.settings, path, train.target_model, self.device, train.target_sizes)
-        noise: Any = train.teacher_noise
-        if noise == "calibrated":
-            noise = calibrated(self, teacher, path).law
-        if train.rollout:
-            return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate)
-        return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))
 
     def _compare_or_test(self, setting: str, checkpoint: Path, folder: Path) -> None:
         with autocast(self.settings.run, self.device):

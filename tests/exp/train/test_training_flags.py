@@ -9,8 +9,9 @@ import torch
 from exp_helpers import CONTEXT, DISTIL, SETTING, TRAIN, TRAIN_ROWS, train, untrained_target, weights
 from helpers import ROOT, tiny_series
 
-from exp.exp_forecast import Exp_Forecast
+from exp.exp_basic import Exp_Basic
 from exp.options import read_command_line
+from exp.train import training
 from exp.train.losses import RolloutLoss, SupervisedNLL
 from models.checkpoint import read_settings
 from models.timer_xl import Model
@@ -29,10 +30,10 @@ def loss_of(monkeypatch):
 
         def run(self):
             return 0.0
-    monkeypatch.setattr("exp.exp_forecast.Trainer", Given)
+    monkeypatch.setattr("exp.train.training.Trainer", Given)
 
     def loss(*flags):
-        Exp_Forecast(read_command_line([*TRAIN, *map(str, flags)])).train("nothing", {})
+        training.train(Exp_Basic(read_command_line([*TRAIN, *map(str, flags)])), Path("nothing"), {})
         return given.pop()
     return loss
 

@@ -1,0 +1,100 @@
+"""One training: its data, its model and its objective, as the settings have them."""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from data_provider.data_factory import ordered_loader, spread_windows, train_loader
+from exp.exp_basic import Exp_Basic, load_model
+from exp.laws import calibrated, forget
+from exp.memory import Shape, refuse_unfitting_training
+from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
+from exp.train.target_forecasts import TargetForecasts
+from exp.train.trainer import Trainer
+from models.checkpoint import CHECKPOINT, load_into, read_state
+from models.registry import DRAFTS, FRESH, MODELS, checkpoint_in
+from utils.errors import UserError
+
+VALIDATION_SEED = 1_000_000_007  # offset: sampled forecasts of the validation split have separate noise
+log = logging.getLogger(__name__)
+
+
+def train(experiment: Exp_Basic, folder: Path, kept: dict[str, Any]) -> None:
+    """Trains one model; its best checkpoint is in `folder`. kept: contents of args.json."""
+    settings, data, seed = experiment.settings, experiment.settings.data, experiment.settings.run.seed
+    windows = experiment.dataset("train")
+    refuse_unfitting_training(Shape(min(data.batch_size, len(windows)), windows.variables, data.context, 0),
+                              experiment.device, settings.model.config)
+    model = initial_model(experiment)
+    loss = loss_of(experiment)
+    if experiment.rank:  # equal initial weights, but separate dropout and noise in every process
+        torch.manual_seed(seed + 1_000_003 * experiment.rank)
+    train = taught(experiment, windows, loss, settings.train.teacher_dropout, seed)
+    val = taught(experiment, validated(experiment), loss, 0.0, seed + VALIDATION_SEED)
+    parameters = sum(p.numel() for p in model.parameters())
+    log.info("training %s (%s parameters) on %s: %s", settings.model.name, f"{parameters:,}", experiment.device, folder)
+    trainer = Trainer(model, loss, train_loader(train, data.batch_size, seed, experiment.rank, experiment.world_size,
+                                                data.num_workers, windows.counts if data.by_series else None),
+                      ordered_loader(val, data.batch_size, None, data.num_workers), settings, folder,
+                      kept | {"parameters": parameters}, experiment.device, experiment.rank, experiment.world_size)
+    best = trainer.run()
+    if experiment.is_main:
+        forget(folder / CHECKPOINT)
+    log.info("best validation loss %.5f: %s", best, folder / CHECKPOINT)
+
+
+def validated(experiment: Exp_Basic) -> Dataset:
+    """The windows that validations go over."""
+    dataset, count = experiment.dataset("val"), experiment.settings.data.val_windows
+    return dataset if count is None else Subset(dataset, spread_windows(dataset, count, "val_windows"))
+
+
+def initial_model(experiment: Exp_Basic) -> torch.nn.Module:
+    settings = experiment.settings
+    model = MODELS[settings.model.name](settings.model.config).to(experiment.device)
+    if settings.train.adaptation:
+        path = checkpoint_in(str(settings.train.pretrain_model_path))
+        new = load_into(model, read_state(path), path, fresh=FRESH)
+        log.info("adapting the weights of %s", path)
+        if new:
+            log.info("note: not in that checkpoint, so these start afresh: %s", ", ".join(new))
+    return model
+
+
+def taught(experiment: Exp_Basic, dataset, loss, dropout: float, seed: int):
+    """The data set with the target's own forecasts in place of its labels, where the loss is on-policy."""
+    if not isinstance(loss, RolloutLoss):
+        return dataset
+    law = loss.law if experiment.settings.train.teacher_noise == "calibrated" else None
+    quiet = experiment.settings.run.quiet or not experiment.is_main
+    forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, experiment.device,
+                                dropout, law, seed, quiet)
+    workers = experiment.settings.data.num_workers
+    if forecasts.kept is None and workers:
+        raise UserError(f"`num_workers` {workers}: the target's forecasts cannot be cached (teacher dropout, or "
+                        "too many), and workers cannot make them: use 0")
+    return forecasts
+
+
+def loss_of(experiment: Exp_Basic):
+    """The objective of the settings."""
+    train, config = experiment.settings.train, experiment.settings.model.config
+    selection: dict[str, Any] = dict(patch_len=experiment.patch_len, covariate=config.covariate,
+                                     last_token=train.last_token, valid_last=train.valid_last,
+                                     skip=train.skip_patches)
+    if not train.distill:
+        if config.draft_stochastic and experiment.settings.model.name in DRAFTS:
+            return SupervisedNLL(train.variance_reg, **selection)
+        return SupervisedLoss(**selection)
+    path = checkpoint_in(str(train.target_checkpoint))
+    teacher = load_model(experiment.settings, path, train.target_model, experiment.device, train.target_sizes)
+    noise: Any = train.teacher_noise
+    if noise == "calibrated":
+        noise = calibrated(experiment, teacher, path).law
+    if train.rollout:
+        return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate)
+    return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))
