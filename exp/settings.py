@@ -228,6 +228,9 @@ class TrainSettings(Section):
     rollout: int = limited(0, NATURAL, "on-policy: learn the target's own forecasts of this many patches after each "
                            "window (0: its predictions on real windows, as published)", flag="draft_rollout",
                            needs=("distill",))
+    rollout_context: float = limited(0.0, NON_NEGATIVE, "with --draft_rollout: weight of the target's predictions "
+                                     "within the real windows, learned beside its forecasts after them",
+                                     flag="draft_rollout_context", needs=("draft_rollout",))
 
     @property
     def target_sizes(self) -> dict[str, int]:

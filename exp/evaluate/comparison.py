@@ -92,9 +92,9 @@ def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, 
             f"plan_batch_{key}": plans[size].proposals for key, size in (("1", 1), ("n", batch)) if size in plans})
     for row in rows:
         row["kept_pct"] = kept_pct(row, *rows[:2]) if rows[1:] else None
+    write_csv(folder / "compare.csv", [{key: row.get(key) for key in CSV_COLUMNS} for row in rows], CSV_COLUMNS)
     write_series(folder, [{"method": name} | row for name, out in measured.items() if out.by_series is not None
                           for row in out.by_series.rows()])
-    write_csv(folder / "compare.csv", [{key: row.get(key) for key in CSV_COLUMNS} for row in rows], CSV_COLUMNS)
     title = (f"horizon {data.horizon}, context {data.test_context}, {rows[0]['windows']} windows, "
              f"{machine['device']}")
     compare_figure(folder / "compare.png", rows, batch, title)

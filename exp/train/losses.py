@@ -96,20 +96,39 @@ class RolloutLoss:
     variance.
     A draft with window normalisation sees one such position per window, drawn at random; a causal one sees all of them.
     noise: as in `DistillationLoss`; added to the labels, not to the inputs.
+    along: weight of a second loss, that of `DistillationLoss` within the real window; y then begins with the target's
+    means there, one context more of steps.
     """
 
     def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, rollout: int,
-                 covariate: bool = False):
+                 covariate: bool = False, along: float = 0.0):
         self.teacher: Any = teacher.eval().requires_grad_(False)
-        self.var_reg, self.law = var_reg, as_law(noise)
+        self.var_reg, self.law, self.along = var_reg, as_law(noise), along
         self.rollout, self.covariate = rollout, covariate
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        plain: Any = getattr(model, "module", model)  # without the wrapper of distributed training
+        loss = self._after(model, plain, x, y[:, :, y.shape[2] - self.rollout * self.teacher.patch_len:])
+        if not self.along:
+            return loss
+        return loss + self.along * self._within(model, plain, x, y[:, -1, :x.shape[1]])
+
+    def _within(self, model: nn.Module, plain: Any, x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+        """The loss at every patch of the real window; means [B, L, C]: what the target predicts there."""
+        patches = self.teacher.to_patches(x)
+        output = self._predictions(model, patches, plain.config.draft_patches, patches.shape[1])
+        taught, variance = with_noise(self.teacher.to_patches(means), self.law, self.teacher.stats_of(patches).stdev,
+                                      model.training)
+        first = [part[:, :, :1] for part in output]  # heads for later patches have nothing to learn here
+        everywhere = torch.ones(first[0].shape[:3], dtype=torch.bool, device=x.device)
+        return self._loss(first, taught[:, :, None], variance[:, :, None], everywhere)
+
+    def _after(self, model: nn.Module, plain: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The loss along the target's own forecast."""
         training = model.training
         seen, means = (self.teacher.to_patches(part) for part in y.expand(-1, 2, -1, -1).unbind(dim=1))
         patches = torch.cat([self.teacher.to_patches(x), seen], dim=1)
         context = patches.shape[1] - self.rollout
-        plain: Any = getattr(model, "module", model)  # without the wrapper of distributed training
         ahead = plain.config.draft_patches
         taught = with_noise(means, self.law, self.teacher.unit_of(patches[:, :context]), training)
         taught, variance = (following(part, ahead) for part in taught)  # [B, rollout, J, P, C]

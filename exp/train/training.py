@@ -72,7 +72,7 @@ def taught(experiment: Exp_Basic, dataset, loss, dropout: float, seed: int):
     law = loss.law if experiment.settings.train.teacher_noise == "calibrated" else None
     quiet = experiment.settings.run.quiet or not experiment.is_main
     forecasts = TargetForecasts(dataset, loss.teacher, loss.rollout * loss.teacher.patch_len, experiment.device,
-                                dropout, law, seed, quiet)
+                                dropout, law, seed, quiet, bool(loss.along))
     workers = experiment.settings.data.num_workers
     if forecasts.kept is None and workers:
         raise UserError(f"`num_workers` {workers}: the target's forecasts cannot be cached (teacher dropout, or "
@@ -96,5 +96,5 @@ def loss_of(experiment: Exp_Basic):
     if noise == "calibrated":
         noise = calibrated(experiment, teacher, path).law
     if train.rollout:
-        return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate)
+        return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate, train.rollout_context)
     return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))

@@ -271,6 +271,21 @@ def test_the_draft_is_held_against_the_targets_own_forecast(causal, ahead):
         assert got == pytest.approx(float(nll + 0.1 * torch.relu(-5 - logvar).mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize("causal, ahead, stochastic", [(True, 1, True), (True, 3, True), (False, 1, True),
+                                                       (False, 1, False)])
+def test_the_real_window_is_learned_beside_the_forecast(causal, ahead, stochastic):
+    """As much as by a distillation on real windows alone; heads for later patches learn nothing there."""
+    target, draft = pair(causal, ahead, stochastic=stochastic)
+    x, selection = draw((5, 3 * PATCH, 2)), SupervisedLoss(PATCH)
+    with torch.no_grad():
+        y = torch.cat([target(x)[:, None], forecast(target, x, 4)], dim=2)
+        after = RolloutLoss(target, 0.1, 0.3, 4)(draft, x, y[:, :, 3 * PATCH:])
+        first = draft if ahead == 1 else Says(*(part[:, :, 0].flatten(1, 2) for part in draft(x, 3))).eval()
+        within = DistillationLoss(target, 0.1, 0.3, 0.0, selection)(first, x, x)
+        both = RolloutLoss(target, 0.1, 0.3, 4, along=0.7)(draft, x, y)
+    assert both == pytest.approx(float(after + 0.7 * within), rel=1e-5) and within > 0
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_on_policy_training_reaches_the_draft_and_adds_noise(causal):
     target, draft = pair(causal, 3)

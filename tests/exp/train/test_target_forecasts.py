@@ -42,6 +42,16 @@ def test_every_window_has_the_forecast_of_the_target():
     assert not y.is_inference()  # training saves it for the backward pass
 
 
+@pytest.mark.parametrize("law", [None, TargetLaw.fixed(0.3)])
+def test_the_predictions_within_a_window_come_before_its_forecast(law):
+    plain, data = wrapped(law=law), wrapped(law=law, along=True)
+    x, y = data.__getitems__([10, 0, 3])
+    with torch.no_grad():
+        within = tiny_target()(x)[:, None].expand(-1, 1 if law is None else 2, -1, -1)
+    torch.testing.assert_close(y[:, :, :4 * PATCH], within, atol=1e-5, rtol=0)
+    assert torch.equal(y[:, :, 4 * PATCH:], plain.__getitems__([10, 0, 3])[1])
+
+
 def test_forecasts_are_made_once():
     data = wrapped()
     data.target = None

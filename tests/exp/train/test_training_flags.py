@@ -43,7 +43,10 @@ def test_flags_of_distillation_reach_the_loss(loss_of):
     loss = loss_of(*DISTIL.split(), "--last_token", "--skip_patches", 2)
     assert (float(loss.law.factor), loss.teacher_dropout, loss.var_reg) == (pytest.approx(0.2), 0.3, 0.01)
     assert (loss.selection.last_token, loss.selection.valid_last, loss.selection.skip) == (True, False, 2)
+    loss = loss_of(*DISTIL.split(), "--draft_rollout", 5, "--draft_rollout_context", 0.5)
+    assert loss.along == 0.5
     loss = loss_of(*DISTIL.split(), "--draft_rollout", 5)
+    assert loss.along == 0
     assert isinstance(loss, RolloutLoss)
     assert (float(loss.law.factor), loss.var_reg, loss.rollout) == (pytest.approx(0.2), 0.01, 5)
 
