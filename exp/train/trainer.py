@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from exp.exp_basic import autocast
 from exp.ownership import differing, of_training, told
 from exp.schedules import learning_rate
-from exp.settings import Settings
+from exp.settings import Settings, TrainSettings
 from exp.train.curves import Curves
 from models.checkpoint import read_tensors, save_checkpoint, save_tensors
 from utils.errors import UserError
@@ -239,9 +240,7 @@ class Trainer:
         counted = self.epoch >= 0 and self.step >= 0 and self.best == self.best
         if not (moments_fit and within_epoch and counted and self._rates() == usual):
             raise ValueError("the state of another run")  # it would fail later, or wait for a batch that never comes
-        # a run that stopped early is over; one that used up its epochs continues if given more of them
-        if self.finished and self.bad_rounds < self.settings.patience and self.epoch < self.settings.train_epochs:
-            self.finished = False
+        self.finished = ended(state, self.settings)
         own = state["generators"][self.rank]
         torch.set_rng_state(own["cpu"])
         if self.device.type == "cuda":
@@ -251,6 +250,14 @@ class Trainer:
         """The optimizer's settings, but for the rate that every epoch sets anew."""
         return [{name: value for name, value in group.items() if name not in ("params", "lr")}
                 for group in self.optimizer.param_groups]
+
+
+def ended(state: Mapping[str, Any], settings: TrainSettings) -> bool:
+    """Whether the run of a state to resume from has nothing left to do.
+
+    One that stopped early is over; one that used up its epochs continues if given more of them.
+    """
+    return state["finished"] and (state["bad_rounds"] >= settings.patience or state["epoch"] >= settings.train_epochs)
 
 
 def _fit(moments: dict[str, Any], parameter: torch.Tensor) -> bool:
