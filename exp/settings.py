@@ -223,6 +223,11 @@ class TrainSettings(Section):
     teacher_noise: float | str = limited(0.0, OrWord(NON_NEGATIVE, "calibrated"), "noise added to the target's output: "
                                          "a standard deviation in standardised units, or 'calibrated': samples of the "
                                          "target's calibrated law", flag="draft_teacher_noise", needs=("distill",))
+    noise_unit: str = limited("series", OneOf(("series", "window")), "--draft_teacher_noise is in standard deviations "
+                              "of the series, as published, or of each window, which keeps it small in windows that "
+                              "hardly move", flag="draft_noise_unit", needs=("draft_teacher_noise",), not_with={
+        "draft_teacher_noise=calibrated": "has no effect with --draft_teacher_noise calibrated, whose law is in units "
+                                          "of each window"})
     teacher_dropout: float = limited(0.0, RATE, "dropout rate in the target", flag="draft_teacher_dropout",
                                      needs=("distill",))
     rollout: int = limited(0, NATURAL, "on-policy: learn the target's own forecasts of this many patches after each "

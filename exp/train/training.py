@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from exp.train.trainer import Trainer
 from models.checkpoint import CHECKPOINT, load_into, read_state
 from models.registry import DRAFTS, FRESH, MODELS, checkpoint_in
 from utils.errors import UserError
+from utils.target_law import TargetLaw
 
 VALIDATION_SEED = 1_000_000_007  # offset: sampled forecasts of the validation split have separate noise
 log = logging.getLogger(__name__)
@@ -95,6 +97,8 @@ def loss_of(experiment: Exp_Basic):
     noise: Any = train.teacher_noise
     if noise == "calibrated":
         noise = calibrated(experiment, teacher, path).law
+    elif noise > 0 and train.noise_unit == "window":
+        noise = replace(TargetLaw.fixed(noise), relative=True)
     if train.rollout:
         return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate, train.rollout_context)
     return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))

@@ -56,6 +56,9 @@ CASES = [
          "--draft_teacher_dropout 0.1 --num_workers 1", ["--num_workers 1", "dropout", "use 0"], just_target),
     Case("a choice of tokens for forecasts to learn from", "--model timer_xl_draft --distill --draft_rollout 2 "
          "--distill_target_ckpt given/target/checkpoint.pth --last_token", ["--last_token", "--draft_rollout"]),
+    Case("a unit of calibrated noise", "--model timer_xl_draft --distill --distill_target_ckpt given/target/"
+         "checkpoint.pth --draft_teacher_noise calibrated --draft_noise_unit window",
+         ["--draft_noise_unit", "--draft_teacher_noise calibrated"]),
     Case("real windows beside forecasts, without forecasts", "--model timer_xl_draft --distill --distill_target_ckpt "
          "given/target/checkpoint.pth --draft_rollout_context 1", ["--draft_rollout_context", "--draft_rollout"]),
     Case("forecasts to learn from, without a target", "--draft_rollout 3", ["--draft_rollout", "--distill"]),

@@ -321,7 +321,7 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
              "--num_samples 9 --use_speculative --spec_draft_ckpt d.pth --spec_accept_rule exact")
     settings = read_command_line(words.split())
     values = flat(settings)
-    younger = {"clip_min", "pictures", "balance", "val_windows", "draft_rollout_context"}
+    younger = {"clip_min", "pictures", "balance", "val_windows", "draft_rollout_context", "draft_noise_unit"}
     assert set(values) == set(FLAGS) == set(json.loads(OLD)) - {"parameters"} | younger
     assert json.loads(json.dumps(values)) == values
     assert (values["devices"], values["spec_k"], values["output_token_len"]) == ([1, 0], "auto", 48)

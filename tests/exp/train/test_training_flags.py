@@ -47,6 +47,9 @@ def test_flags_of_distillation_reach_the_loss(loss_of):
     assert loss.along == 0.5
     loss = loss_of(*DISTIL.split(), "--draft_rollout", 5)
     assert loss.along == 0
+    for unit, relative in ((), False), (("--draft_noise_unit", "window"), True):
+        law = loss_of(*DISTIL.split(), "--draft_teacher_noise", 0.3, *unit).law
+        assert law.relative is relative and float(law.factor) == pytest.approx(0.3)
     assert isinstance(loss, RolloutLoss)
     assert (float(loss.law.factor), loss.var_reg, loss.rollout) == (pytest.approx(0.2), 0.01, 5)
 
