@@ -31,6 +31,13 @@ def leave_interrupts_to_the_parent(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def evenly_spaced(count: int, size: int) -> torch.Tensor:
+    """`count` whole numbers from 0 to size - 1."""
+    # single precision cannot tell larger whole numbers apart, and would end beyond the last of them
+    dtype = torch.float32 if size <= 2**24 else torch.float64
+    return torch.linspace(0, size - 1, count, dtype=dtype).long()
+
+
 def spread_windows(dataset: SeriesWindows, count: int | None, name: str = "test_windows") -> Sequence[int]:
     """Items of `count` windows per series, evenly spaced from the first to the last; None: all items.
 
@@ -45,9 +52,27 @@ def spread_windows(dataset: SeriesWindows, count: int | None, name: str = "test_
                         "most that many, or leave it out")
     first, spread = 0, []
     for windows in dataset.counts.tolist():
-        spread.append(first + torch.linspace(0, windows - 1, min(count, windows)).long())
+        spread.append(first + evenly_spaced(min(count, windows), windows))
         first += windows
     return torch.cat(spread).tolist()
+
+
+class Loader(DataLoader):
+    """A DataLoader whose workers' errors come out as they raised them, in one line, and end it at once."""
+
+    def __iter__(self):
+        try:
+            yield from super().__iter__()
+        except Exception as error:
+            told = str(error.args[0]) if error.args else ""
+            if "Original Traceback" not in told:
+                raise
+            # torch leaves a cycle of this error and the frames behind it, which hold the iterator: collected in a cycle
+            # it cannot tell its workers to end, and the program would wait for them forever
+            error.with_traceback(None)
+            if isinstance(error, (UserError, OSError)):
+                raise UserError(told.strip().splitlines()[-1].partition(": ")[2]) from None
+            raise error from None
 
 
 def train_loader(dataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, num_workers: int = 0,
@@ -55,12 +80,12 @@ def train_loader(dataset, batch_size: int, seed: int, rank: int = 0, world_size:
     """Batches shuffled by an `EpochSampler`; counts [n_series], the windows of every series: by a `SeriesSampler`."""
     sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size) if counts is None \
         else SeriesSampler(counts, batch_size, seed, rank, world_size)
-    return DataLoader(dataset, batch_sampler=sampler, **_common(num_workers))
+    return Loader(dataset, batch_sampler=sampler, **_common(num_workers))
 
 
 def ordered_loader(dataset, batch_size: int, items: Sequence[int] | None = None, num_workers: int = 0) -> DataLoader:
     """Batches in order, of all items or of those given."""
-    return DataLoader(dataset, batch_size=batch_size, sampler=items, **_common(num_workers))
+    return Loader(dataset, batch_size=batch_size, sampler=items, **_common(num_workers))
 
 
 def _common(num_workers: int) -> dict[str, Any]:

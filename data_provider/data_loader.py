@@ -1,8 +1,9 @@
 """Windows over the series of files, with OpenLTM's splits and pairs; a whole batch is gathered at once.
 
 Both data sets number their items series by series, each in the order of time: `counts` [n_series] windows of every
-series. A series has `variables` variables, which are forecast together. labels: (file, name) of every variable of every
-series; seasons [n_series] and naive_errors [n_series * variables], of a split with a horizon, scale its errors.
+series. A series has `variables` variables, which are forecast together. files: those that have a window; labels: (file,
+name) of every variable of every series; seasons [n_series] and naive_errors [n_series * variables], of a split with a
+horizon, scale its errors.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from data_provider.files import DataFile
 from data_provider.series import listed
 from data_provider.splits import Cut, TooShort
-from data_provider.tables import InMemory, table_of
+from data_provider.tables import InMemory, OnDisk, table_of
 from utils.errors import UserError
 
 
@@ -25,6 +26,7 @@ class SeriesWindows(Dataset):
 
     cut: Cut
     counts: torch.Tensor
+    files: list[DataFile]
     names: list[str]
     labels: list[tuple[str, str]]
     notes: list[str]
@@ -72,15 +74,14 @@ class MultivariateDatasetBenchmark(SeriesWindows):
     Raises UserError if the file or the split cannot yield a single window.
     """
 
-    def __init__(self, path: str | Path | Sequence[DataFile], cut: Cut):
-        if not isinstance(path, (str, Path)):
-            if len(path) > 1:
-                raise UserError(f"`data_path` names {len(path)} files, which have different variables: forecast each "
-                                "series by itself (`kind` UnivariateDatasetBenchmark), or name one file")
-            path = path[0].path
-        self.cut, self.table = cut, InMemory(path, cut)
+    def __init__(self, files: str | Path | Sequence[DataFile], cut: Cut):
+        self.cut, self.files = cut, _listed(files)
+        if len(self.files) > 1:
+            raise UserError(f"`data_path` names {len(self.files)} files, which have different variables: forecast each "
+                            "series by itself (`kind` UnivariateDatasetBenchmark), or name one file")
+        self.table = InMemory(self.files[0].path, cut)
         self.names, self.notes, self.values = self.table.names, self.table.notes, self.table.values
-        self.labels = [(Path(path).name, name) for name in self.names]
+        self.labels = [(self.files[0].label, name) for name in self.names]
         self.counts = torch.tensor([self.table.windows])
         if cut.has_horizon:
             self.seasons = torch.tensor([self.table.season])
@@ -102,26 +103,10 @@ class UnivariateDatasetBenchmark(SeriesWindows):
     """
 
     def __init__(self, files: str | Path | Sequence[DataFile], cut: Cut):
-        self.cut = cut
-        if isinstance(files, (str, Path)):
-            files = [DataFile(Path(files))]
-        tables, left_out = [], []
-        for file in files:
-            try:
-                tables.append((file, table_of(file.path, cut)))
-            except TooShort as error:
-                if file.named:
-                    raise
-                left_out.append((file.path.name, error))
-        if not tables:
-            raise left_out[0][1]
-        self.tables = [table for _, table in tables]
-        alone = len(self.tables) == 1
-        self.notes = [note if alone else f"{table.path.name}: {note}" for table in self.tables for note in table.notes]
-        if left_out:
-            self.notes.append(f"{len(left_out)} of {len(files)} files are too short for a window of the {cut.split} "
-                              f"split and left out: {listed([name for name, _ in left_out])}")
-        self.labels = [(file.label, name) for file, table in tables for name in table.names]
+        self.cut, self.files, self.notes = cut, [], []
+        self.tables: list[InMemory | OnDisk] = []
+        self._read(_listed(files))
+        self.labels = [(file.label, name) for file, table in zip(self.files, self.tables) for name in table.names]
         self.names = [name for _, name in self.labels]
         widths = torch.tensor([len(table.names) for table in self.tables])
         self.counts = torch.tensor([table.windows for table in self.tables]).repeat_interleave(widths)
@@ -130,6 +115,26 @@ class UnivariateDatasetBenchmark(SeriesWindows):
         if cut.has_horizon:
             self.seasons = torch.tensor([table.season for table in self.tables]).repeat_interleave(widths)
             self.naive_errors = torch.cat([torch.from_numpy(table.naive_errors) for table in self.tables])
+
+    def _read(self, files: Sequence[DataFile]) -> None:
+        """Reads those that are long enough."""
+        left_out: list[tuple[str, TooShort]] = []
+        for file in files:
+            try:
+                table = table_of(file.path, self.cut)
+            except TooShort as error:
+                if file.named:
+                    raise
+                left_out.append((file.label, error))
+                continue
+            self.files.append(file)
+            self.tables.append(table)
+            self.notes += [note if len(files) == 1 else f"{file.label}: {note}" for note in table.notes]
+        if not self.tables:
+            raise left_out[0][1]
+        if left_out:
+            self.notes.append(f"{len(left_out)} of {len(files)} files are too short for a window of the "
+                              f"{self.cut.split} split and left out: {listed([name for name, _ in left_out])}")
 
     def __getitems__(self, indices: list[int]):
         items = torch.as_tensor(indices)
@@ -144,3 +149,7 @@ class UnivariateDatasetBenchmark(SeriesWindows):
     def fingerprint(self) -> str:
         parts = [table.fingerprint() for table in self.tables]
         return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _listed(files: str | Path | Sequence[DataFile]) -> list[DataFile]:
+    return [DataFile(Path(files))] if isinstance(files, (str, Path)) else list(files)

@@ -50,9 +50,14 @@ def of_array(array: np.ndarray, place: Place, most_axes: int) -> Series:
 
 def unnamed(values: np.ndarray, place: Place) -> Series:
     """values [T, C]; variables are numbered."""
-    names = [f"var{i}" for i in range(values.shape[1])]
+    names = numbered(values.shape[1])
     refuse_gaps(place, values, names)
     return Series(values, names, None)
+
+
+def numbered(variables: int) -> list[str]:
+    """Names of variables that have none."""
+    return [f"var{number}" for number in range(variables)]
 
 
 def _as_pandas(df) -> pd.DataFrame:

@@ -12,18 +12,23 @@ from data_provider.series import CsvPlace, Place, Series
 from utils.errors import UserError, shorten
 
 
-def read_series(path: str | Path) -> Series:
-    """Reads one file by its extension. Raises UserError that names file, row and column of unusable content."""
-    path = Path(path)
+def refuse_missing(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"data file {path} does not exist: correct `root_path`/`data_path` or DATASET_ROOT, or run: "
                         "python -m data_provider.download")
+
+
+def read_series(path: str | Path) -> Series:
+    """Reads one file by its extension. Raises UserError that names file, row and column of unusable content, OSError
+    for a file that may not be read."""
+    path = Path(path)
+    refuse_missing(path)
     kind = path.suffix.lower()
     if kind not in READERS:
         raise UserError(f"{path}: unknown file type {path.suffix!r}: use one of {', '.join(sorted(READERS))}")
     try:
         return READERS[kind](path)
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # every parser fails in its own ways
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__

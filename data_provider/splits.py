@@ -88,7 +88,11 @@ class Cut:
         return Rows(ends[0], first, ends[index])
 
     def windows(self, rows: Rows) -> int:
-        return math.ceil((rows.end - rows.first - self.span + 1) * self.ratio)
+        """Number of windows in the split, of which `subset_ratio` leaves a part."""
+        every = rows.end - rows.first - self.span + 1
+        count = math.ceil(every * self.ratio)
+        # 100 * 0.07 is a little more than 7: that would make 8, the last of which begins beyond the last window
+        return count if int(self.place(torch.tensor(count - 1))) < every else count - 1
 
     def place(self, window: torch.Tensor) -> torch.Tensor:
         """First row, within the split, of window number `window`."""

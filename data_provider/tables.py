@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from data_provider.reading import read_series
+from data_provider.frames import numbered
+from data_provider.reading import read_series, refuse_missing
 from data_provider.series import Place, refuse_gaps
 from data_provider.splits import Cut
 from data_provider.times import season_of
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.files import digest
 
 BLOCK = 2**22  # values that are read at once: 32 MiB in double precision
@@ -75,22 +76,27 @@ class OnDisk:
     """A npy file [T] or [T, C] that stays on disk: only the windows of a batch are in memory. Otherwise as `InMemory`.
 
     The file is mapped anew for every batch, so that the pages of earlier ones do not add up, and no handle stays open.
+    A file that changes during the run is refused: its scale would be that of other values.
     """
 
     def __init__(self, path: str | Path, cut: Cut):
         self.path, self.notes = Path(path), list[str]()
+        refuse_missing(self.path)
+        self.changed = self.path.stat().st_mtime_ns
         shape = _mapped(self.path).shape
-        self.names = [str(number) for number in range(shape[1])]
+        self.names = numbered(shape[1])
         rows = cut.rows(path, shape[0])
         self.span, self.first, self.windows, self.season = cut.span, rows.first, cut.windows(rows), 0
-        changed = self.path.stat().st_mtime_ns
-        self.mean, self.scale = _statistics(self.path, changed, rows.train)
+        self.mean, self.scale = _statistics(self.path, self.changed, rows.train)
         if cut.has_horizon:
             self.season = cut.season or season_of(None, str(path))
-            sums = _naive_error_sums(self.path, changed, rows.train, self.season)
+            sums = _naive_error_sums(self.path, self.changed, rows.train, self.season)
             self.naive_errors = sums / self.scale / max(rows.train - self.season, 1)
 
     def single(self, start: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
+        if self.path.stat().st_mtime_ns != self.changed:
+            raise UserError(f"{self.path} has changed since this run began: start again (`resume` continues a training "
+                            "if the content is the same)")
         rows = self.first + start[:, None].numpy() + np.arange(self.span)
         columns = variable.numpy()[:, None]
         values = _mapped(self.path)[rows, columns].astype(np.float64)
@@ -101,18 +107,21 @@ class OnDisk:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """The file as an array [T, C] of which only what is indexed is read. Raises UserError if it is not such a file."""
+    """The file as an array [T, C] of which only what is indexed is read; see `frames.of_array` for its layouts.
+
+    Raises UserError if it has none of them.
+    """
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        reason = str(error).splitlines()[0]
+    except OSError:  # names the file itself, and what the system says of it
+        raise
+    except Exception as error:  # a damaged header fails in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: cannot be read as npy ({reason}): is the file damaged?") from error
-    if values.ndim not in (1, 2) or values.dtype.kind not in "fiub" or not values.size:
-        raise UserError(f"{path}: {values.dtype} {list(values.shape)} is not a table of numbers [T] or [T, C]: save "
-                        "one series per file, or one per column")
-    return values[:, None] if values.ndim == 1 else values
+    if values.ndim not in (1, 2, 3) or values.dtype.kind not in "iuf" or not values.size:
+        raise UserError(f"{path}: {shorten(str(values.dtype))} {list(values.shape)} is not a table of numbers [T] or "
+                        "[T, C]: save one series per file, or one per column")
+    return values[:, None] if values.ndim == 1 else values if values.ndim == 2 else values[:, :, 0]
 
 
 def _blocks(path: Path, first: int, end: int, overlap: int = 0):
@@ -131,7 +140,7 @@ def _statistics(path: Path, _changed: int, train: int) -> tuple[np.ndarray, np.n
     with np.errstate(all="ignore"):
         for begin, block in _blocks(path, 0, rows):
             if not np.isfinite(block).all():
-                refuse_gaps(Place(str(path), begin), block, list(map(str, range(block.shape[1]))))
+                refuse_gaps(Place(str(path), begin), block, numbered(block.shape[1]))
             try:
                 if begin < train:
                     scaler.partial_fit(block[:train - begin])

@@ -182,10 +182,14 @@ class Exp_Basic:
         dataset = DATASETS[data.kind](files, Cut(split, context or data.context, self.patch_len, data.horizon,
                                                  data.subset_ratio, rolled, self.settings.report.season))
         for note in dataset.notes:
-            if note not in self._said:  # once, although each split reads the file
-                log.info("note: %s: %s", files[0].path if len(files) == 1 else data.label, note)
-        self._said.update(dataset.notes)
+            self.note(f"{files[0].path if len(files) == 1 else data.label}: {note}")
         return dataset
+
+    def note(self, text: str) -> None:
+        """Says it once in a run, although each split reads the file."""
+        if text not in self._said:
+            log.info("note: %s", text)
+        self._said.add(text)
 
     def tested_split(self) -> SeriesWindows:
         """The windows to forecast: the test split, or the validation split for choosing settings."""

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from data_provider.data_factory import spread_windows
+from data_provider.data_factory import evenly_spaced, spread_windows
 from exp.evaluate.by_series import Walk
 from exp.evaluate.comparison import compare, compared_methods, describe
 from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
@@ -220,7 +219,7 @@ class Exp_Forecast(Exp_Basic):
 
     def _evaluate(self, method: Method, loader, folder: Path, dataset, observer) -> Evaluation:
         settings = self.settings
-        walk = Walk.over(dataset, spread_windows(dataset, settings.data.test_windows))
+        walk = Walk(dataset, spread_windows(dataset, settings.data.test_windows))
         try:
             return evaluate({"tested": method}, loader, self.device, settings.model.config.covariate,
                             settings.run.quiet, observer, walk=walk)["tested"]
@@ -261,7 +260,7 @@ class Exp_Forecast(Exp_Basic):
         """`k` auto: every method decides for each batch size, on validation windows spread over their split."""
         dataset, _ = self.validation_part()
         for size in batch_sizes:
-            windows = torch.linspace(0, len(dataset) - 1, size).long().tolist()
+            windows = evenly_spaced(size, len(dataset)).tolist()
             context = dataset.__getitems__(windows)[0].to(self.device)
             for name, method in methods.items():
                 plan = method.plan(context)
@@ -298,7 +297,7 @@ class Exp_Forecast(Exp_Basic):
         target, draft = self.load_tested(checkpoint), self.load_draft()
         dataset, loader = self.test_part()
         self._refuse_unfitting(dataset, target, draft)
-        walk = Walk.over(dataset, spread_windows(dataset, settings.data.test_windows))
+        walk = Walk(dataset, spread_windows(dataset, settings.data.test_windows))
         methods = compared_methods(target, draft, settings, walk)
         planned = self._planned(methods, sorted({1, min(settings.data.batch_size, len(dataset))}))
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_provider.data_factory import ordered_loader
+from data_provider.data_factory import evenly_spaced, ordered_loader
 from data_provider.scaling import OwnScale, too_far
 from data_provider.series import Series
 from exp.exp_basic import Exp_Basic
@@ -23,6 +23,7 @@ from utils.files import digest, refuse_unwritable
 from utils.target_law import TargetLaw
 
 FORM = 2  # version of the file format
+MOST_RESIDUALS = 2**26  # of a pool: 0.5 GiB in double precision, of which a fit has a few copies
 log = logging.getLogger(__name__)
 
 
@@ -34,23 +35,40 @@ def target_law(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
     return law.scaled(spec.temp)
 
 
-def calibration_part(experiment: Exp_Basic) -> tuple[Any, Any]:
-    """(data set, loader) to calibrate on: windows of the test context. Raises UserError if it is unsuitable."""
+def calibration_part(experiment: Exp_Basic) -> tuple[Any, Any, int]:
+    """(data set, loader, number of series) to calibrate on: windows of the test context, of every series as many.
+
+    Series of a pool that have too few of them are left out, with a note. Raises UserError if no series has enough.
+    """
     dataset, loader = experiment.validation_part()
     patch_len, settings = experiment.patch_len, experiment.settings
-    windows = int(dataset.counts.min())
-    if windows < LEAST_PATCHES * patch_len:
-        raise UserError(f"{settings.data.data_path}: the validation part has {windows} windows, too few to "
-                        f"calibrate on: {LEAST_PATCHES * patch_len} are needed; use a fixed sigma, or a longer file")
+    least = LEAST_PATCHES * patch_len
+    series = (dataset.counts >= least).nonzero()[:, 0]
+    if not len(series):
+        name = dataset.files[0].label if len(dataset.files) == 1 else settings.data.label
+        raise UserError(f"{name}: the validation part has {int(dataset.counts.max())} windows, too few to calibrate "
+                        f"on: {least} are needed; use a fixed sigma, or a longer file")
     elements = patch_len * dataset.variables
     if settings.spec.covariance == "full" and elements > MOST_ELEMENTS:
         raise UserError(f"`covariance` full: a patch has {elements} elements ({patch_len} steps of {dataset.variables} "
                         f"variables), more than {MOST_ELEMENTS}: use diag, or `kind` UnivariateDatasetBenchmark")
-    if windows < int(dataset.counts.max()):  # of a pool: a law is fitted to as many windows of every series
-        newest = dataset.first_items + dataset.counts - windows
+    left_out = dataset.n_series - len(series)
+    if left_out:
+        experiment.note(f"the law is fitted without {left_out} of {dataset.n_series} series, whose validation parts "
+                        f"have fewer than {least} windows each")
+    if len(dataset.files) > 1:
+        series, windows = _fitting(dataset.counts[series], elements, least, series)
+        newest = (dataset.first_items + dataset.counts)[series] - windows
         items = (newest[:, None] + torch.arange(windows)).flatten().tolist()
         loader = ordered_loader(dataset, settings.data.batch_size, items, settings.data.num_workers)
-    return dataset, loader
+    return dataset, loader, len(series)
+
+
+def _fitting(counts: torch.Tensor, elements: int, least: int, series: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Of the series with `counts` windows each: as many as residuals fit into memory, and how many windows of each."""
+    windows = max(least, min(int(counts.min()), MOST_RESIDUALS // (len(series) * elements)))
+    most = max(1, MOST_RESIDUALS // (windows * elements))
+    return series[evenly_spaced(min(most, len(series)), len(series))], windows
 
 
 def law_of_history(model: TimerBackbone, series: Series, data: DataSettings, spec: SpecSettings, where: str,
@@ -122,7 +140,7 @@ def _of_varying(residuals: torch.Tensor, least: int) -> tuple[torch.Tensor, torc
 def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> Calibration:
     """The calibration of `checkpoint` for these data and this context: loaded, or fitted and stored."""
     data, covariance = experiment.settings.data, experiment.settings.spec.covariance
-    dataset, loader = calibration_part(experiment)
+    dataset, loader, series = calibration_part(experiment)
     path = file_beside(Path(checkpoint), data.label, data.test_context, covariance)
     made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.rolling)
     if path.exists():
@@ -131,7 +149,7 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
         return calibration
     refuse_unwritable(path.parent, "--checkpoints/--distill_target_ckpt")
     residuals = next_patch_residuals(model, loader, experiment.device)
-    calibration = fit_law(residuals, dataset.n_series, covariance == "full")
+    calibration = fit_law(residuals, series, covariance == "full")
     save(path, calibration, made_for)
     log.info("calibrated on %.0f validation windows, stored in %s: %s", calibration.held_out["windows"], path,
              calibration.describe())

@@ -71,7 +71,7 @@ class Paths:
     several: bool = True  # on a command line they may also be separate words
 
     def fits(self, value: object) -> bool:
-        return isinstance(value, str) and value.strip(", ") != ""
+        return isinstance(value, str) and value.strip(", ") != "" and "\0" not in value
 
     def read(self, text: str) -> str:
         if not self.fits(text):

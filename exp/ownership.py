@@ -36,9 +36,9 @@ SOURCES = "sources"  # files that a run read: name -> path and sha256
 # compared by `SOURCES`, that is by content and place, not as text
 PATHS = {"root_path", "data_path", "checkpoints", "distill_target_ckpt", "pretrain_model_path", "spec_draft_ckpt"}
 # of the architecture and the sections data, spec and report: without effect on results
-NOT_IN_RESULTS = {"num_workers", "subset_rand_ratio", "save_samples", "trace_inference_breakdown", "visualize",
-                  "output_attention", "pictures", "spec_debug_accept", "spec_debug_out", "spec_debug_n", "dropout",
-                  "flash_attention"}
+NOT_IN_RESULTS = {"num_workers", "subset_rand_ratio", "balance", "val_windows", "save_samples",
+                  "trace_inference_breakdown", "visualize", "output_attention", "pictures", "spec_debug_accept",
+                  "spec_debug_out", "spec_debug_n", "dropout", "flash_attention"}
 BEFORE = DEFAULTS | {"processes": 1}  # of settings that an older version did not store
 IN_RESULTS = {"seed", "amp", "amp_dtype", "compile", "rolling"}
 LONGEST = 80  # characters of a folder's name that tell a difference; longer ones become a digest
@@ -47,13 +47,14 @@ PATIENCE = 10.0  # seconds to wait for the workers of a process that was killed
 log = logging.getLogger(__name__)
 
 
-def sources(data: Sequence[DataFile], **checkpoints: str | Path | None) -> dict[str, dict[str, str]]:
-    """Path and digest (empty for a file that does not exist yet) of the files that a run depends on."""
+def sources(data: Sequence[DataFile], **checkpoints: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Path and digest (empty for a file that does not exist yet) of the files that a run depends on; of a pool also
+    the number of its files."""
     files = {name: [checkpoint_in(path)] for name, path in checkpoints.items() if path is not None}
     files["data_path"] = [file.path for file in data]
     return {name: {"path": ", ".join(map(str, paths)),
                    "sha256": digest(*paths) if all(path.is_file() for path in paths) else ""}
-            for name, paths in files.items()}
+            | ({"files": len(paths)} if len(paths) > 1 else {}) for name, paths in files.items()}
 
 
 def of_training(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,11 +81,16 @@ def differing(then: Mapping[str, Any], now: Mapping[str, Any], exactly: bool = F
     for name in sorted(old.keys() & new.keys()):
         same_place = os.path.realpath(old[name]["path"]) == os.path.realpath(new[name]["path"])
         if old[name]["sha256"] != new[name]["sha256"] and not (same_place and not exactly):
-            found[name] = tuple(f"{file['path']} ({file['sha256'][:8]})" for file in (old[name], new[name]))
+            found[name] = tuple(f"{_words(file)} ({file['sha256'][:8]})" for file in (old[name], new[name]))
     if "data_path" in new.keys() - old.keys() and isinstance(then.get("data_path"), str):  # of an older version
         names = tuple(Path(path).name for path in (then["data_path"], new["data_path"]["path"]))
         found |= {"data_path": names} if names[0] != names[1] else {}
     return found
+
+
+def _words(file: Mapping[str, Any]) -> str:
+    """What a run read under one name: the path of a file, or how many files of a pool."""
+    return f"{file['files']} files" if "files" in file else file["path"]
 
 
 def _files(flags: Mapping[str, Any]) -> dict[str, dict[str, str]]:

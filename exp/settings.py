@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from data_provider.data_factory import BALANCES, DATASETS
@@ -162,7 +163,7 @@ class DataSettings(Section):
     batch_size: int = limited(32, COUNT)
     num_workers: int = limited(0, whole(0, 64), free=True, not_with=TEST_WINDOWS)
 
-    @property
+    @cached_property  # a file that comes into a folder during a training is not of this run
     def files(self) -> list[DataFile]:
         return data_files(self.root_path, self.data_path)
 

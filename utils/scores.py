@@ -73,15 +73,21 @@ class SeriesMetrics:
         """Numbers of the series that have a score."""
         return self.sums[2].nonzero()[:, 0].tolist()
 
-    def of(self, chosen: torch.Tensor | None = None) -> dict[str, float]:
-        """The means over the elements of the chosen series (a mask [S]; None: all); without those that have no MASE."""
-        chosen = torch.ones_like(self.naive_errors, dtype=torch.bool) if chosen is None else chosen
-        squared, absolute, elements = self.sums[:, chosen]
-        scale = self.naive_errors[chosen]
-        known = (scale > 0) & (elements > 0)
-        total, count = elements.sum(), elements[known].sum()
-        mase = (absolute[known] / scale[known]).sum() / count
-        return {"mse": float(squared.sum() / total), "mae": float(absolute.sum() / total), "mase": float(mase)}
+    def of_groups(self, group: torch.Tensor, groups: int) -> list[dict[str, float]]:
+        """The means over the elements of the series of every group, MASE without those that have none.
+
+        group [S]: the group of each series, counted from 0. NaN where nothing was scored.
+        """
+        known = (self.naive_errors > 0) & (self.sums[2] > 0)
+        scaled = torch.where(known, self.sums[1] / self.naive_errors, 0.0)
+        sums = torch.stack([*self.sums, scaled, torch.where(known, self.sums[2], 0.0)])
+        squared, absolute, elements, scaled, scorable = sums.new_zeros(5, groups).index_add_(1, group, sums)
+        means = zip((squared / elements).tolist(), (absolute / elements).tolist(), (scaled / scorable).tolist())
+        return [dict(zip(("mse", "mae", "mase"), values)) for values in means]
+
+    def of(self) -> dict[str, float]:
+        """The means over the elements of all series."""
+        return self.of_groups(torch.zeros(len(self.naive_errors), dtype=torch.long), 1)[0]
 
 
 class SpeculationMetrics:

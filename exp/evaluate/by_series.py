@@ -14,35 +14,33 @@ from utils.scores import SeriesMetrics
 
 @dataclass(frozen=True)
 class Walk:
-    """Windows in the order of an evaluation. first [W]: number of the first variable of each; labels: file and name of
-    every variable of every series; naive_errors: see `utils.scores.SeriesMetrics`; seasons [W]: steps per season;
-    variables: of a window."""
+    """Windows of a data set, by their items, in the order of an evaluation."""
 
-    first: torch.Tensor
-    labels: list[tuple[str, str]]
-    naive_errors: torch.Tensor
-    seasons: torch.Tensor
-    variables: int
+    dataset: SeriesWindows
+    items: Sequence[int]
 
-    @classmethod
-    def over(cls, dataset: SeriesWindows, items: Sequence[int]) -> Walk:
-        series = dataset.series_of(torch.as_tensor(items))
-        return cls(series * dataset.variables, dataset.labels, dataset.naive_errors, dataset.seasons[series],
-                   dataset.variables)
+    def variables_of(self, first: int, count: int) -> torch.Tensor:
+        """Numbers of the variables of `count` windows from the one at `first` on [count, C]."""
+        series = self.dataset.series_of(torch.tensor(self.items[first:first + count]))
+        return series[:, None] * self.dataset.variables + torch.arange(self.dataset.variables)
+
+    @property
+    def seasons(self) -> torch.Tensor:
+        """Steps per season of every window [W]."""
+        return self.dataset.seasons[self.dataset.series_of(torch.tensor(self.items))]
 
 
 class BySeries:
     """Scores of forecasts that come in the order of `walk`; of the last variables, if they do not have all."""
 
     def __init__(self, walk: Walk):
-        self.walk, self.windows = walk, 0
-        self.metrics = SeriesMetrics(walk.naive_errors)
+        self.walk, self.labels, self.windows = walk, walk.dataset.labels, 0
+        self.metrics = SeriesMetrics(walk.dataset.naive_errors)
 
     def update(self, forecast: torch.Tensor, truth: torch.Tensor) -> None:
         """forecast, truth [B, H, C]"""
         batch, _, scored = truth.shape
-        first = self.walk.first[self.windows:self.windows + batch, None]
-        self.metrics.update(forecast, truth, first + torch.arange(self.walk.variables - scored, self.walk.variables))
+        self.metrics.update(forecast, truth, self.walk.variables_of(self.windows, batch)[:, -scored:])
         self.windows += batch
 
     def mase(self) -> float | None:
@@ -50,15 +48,15 @@ class BySeries:
 
     def files(self) -> dict[str, dict[str, float | None]]:
         """MSE, MAE and MASE of every file, by its label."""
-        names = [file for file, _ in self.walk.labels]
-        return {name: _plain(self.metrics.of(torch.tensor([file == name for file in names])))
-                for name in dict.fromkeys(names)}
+        number = {name: number for number, name in enumerate(dict.fromkeys(file for file, _ in self.labels))}
+        group = torch.tensor([number[file] for file, _ in self.labels])
+        return dict(zip(number, map(_plain, self.metrics.of_groups(group, len(number)))))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for every variable of every series that was scored."""
-        numbers = torch.arange(len(self.walk.labels))
-        return [{"file": self.walk.labels[number][0], "series": self.walk.labels[number][1]}
-                | _plain(self.metrics.of(numbers == number)) for number in self.metrics.scored()]
+        every = self.metrics.of_groups(torch.arange(len(self.labels)), len(self.labels))
+        return [dict(zip(("file", "series"), self.labels[number])) | _plain(every[number])
+                for number in self.metrics.scored()]
 
 
 def _plain(scores: dict[str, float]) -> dict[str, float | None]:

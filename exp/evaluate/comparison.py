@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from data_provider.data_factory import evenly_spaced
 from exp.evaluate.by_series import Walk
 from exp.evaluate.evaluation import Evaluation, evaluate
 from exp.evaluate.methods import (
@@ -108,7 +109,7 @@ def _times(methods: Mapping[str, Method], dataset, batch_size: int, device: torc
     batch = min(batch_size, len(dataset))
     result: dict[str, dict[str, float]] = {name: {} for name in methods}
     for key, size, repeats in (("ms_batch_1", 1, BATCH_1_REPEATS), ("ms_batch_n", batch, BATCH_N_REPEATS)):
-        firsts = torch.linspace(0, len(dataset) - size, repeats).long().tolist()
+        firsts = evenly_spaced(repeats, len(dataset) - size + 1).tolist()
         inputs = [dataset.__getitems__(list(range(first, first + size)))[0].to(device) for first in firsts]
         for method in methods.values():
             method.reset()  # K must not depend on earlier measurements
@@ -149,7 +150,7 @@ def _median_gap(method: SpeculativeMethod, dataset, windows: int, device: torch.
     def note(judged: Round) -> None:
         assert judged.judgement is not None
         gaps.append(judged.judgement.score[judged.looked_at])
-    spread = torch.linspace(0, len(dataset) - 1, windows).long().tolist()
+    spread = evenly_spaced(windows, len(dataset)).tolist()
     method.again().decode(dataset.__getitems__(spread)[0].to(device), note)
     return float(torch.cat(gaps).median()) if gaps else None
 

@@ -66,7 +66,8 @@ def evaluate_paths(method: Method, dataset, loader: Batches, settings: Settings,
     prior = PRIOR * span * len(rows) / len(dataset)
     rolling = RollingScale(patch_len, span, dataset.first_items, prior)
     at_once = windows_at_once(settings, dataset)
-    kept = samples_file(folder / "samples.npz", samples_shape(settings, dataset), rows) \
+    kept = samples_file(folder / "samples.npz", samples_shape(settings, dataset), window_index=rows,
+                        series=dataset.series_of(torch.tensor(rows)).tolist()) \
         if settings.report.save_samples else nullcontext(None)
     with kept as add:
         record = PathEvaluation(covariate, patch_len, rolling, rows, add)

@@ -13,6 +13,8 @@ from exp.report.plots import attention_figure, forecast_figure
 from exp.settings import WINDOWS_DRAWN, Settings
 from utils.files import replace_when_done
 
+SPLIT_WORDS = {"val": "validation", "test": "test"}
+MOST_LETTERS = 80  # of a series' name in a title
 log = logging.getLogger(__name__)
 
 
@@ -44,18 +46,21 @@ def _draw_forecast(folder: Path, method: Method, alone: Method, dataset, window:
     x, y = dataset.__getitems__([window])
     x = x.to(device)
     variables = sorted({0, x.shape[2] - 1})
-    names = [dataset.names[c] for c in variables] if x.shape[2] > 1 else [f"item {window}"]
+    series = int(dataset.series_of(torch.tensor(window)))
+    labels = [dataset.labels[series * dataset.variables + c] for c in variables]
 
     def panel(series):
         return None if series is None else series[0][:, variables].cpu().numpy()
+    of = "" if dataset.n_series == 1 else f" of {': '.join(labels[0])[-MOST_LETTERS:]}"
     decoded, label, extra = method.decode(x), "forecast", {}
     if decoded.origin is not None:
         label = f"speculative ({settings.spec.rule})"
         extra = {"target_alone": panel(alone.forecast(x)), "draft_mean": panel(decoded.draft_mean),
                  "draft_sigma": panel(decoded.draft_sigma), "origin": decoded.origin[0].cpu().numpy()}
-    forecast_figure(folder / f"forecast_{window:05d}.png", panel(x), panel(y), panel(decoded.forecast), names,
-                    settings.model.config.input_token_len, label,
-                    title=f"test window {window}, horizon {settings.data.horizon}", **extra)
+    forecast_figure(folder / f"forecast_{window:05d}.png", panel(x), panel(y), panel(decoded.forecast),
+                    [name for _, name in labels], settings.model.config.input_token_len, label,
+                    title=f"{SPLIT_WORDS[dataset.cut.split]} window {window - int(dataset.first_items[series])}{of}, "
+                          f"horizon {settings.data.horizon}", **extra)
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ FORECAST_LOG = "result_long_term_forecast.txt"
 INFERENCE_LOG = "result_inference_summary.txt"
 BREAKDOWN_LOG = "result_inference_breakdown.txt"
 PARTIAL = "metrics_partial.json"
+MOST_FILES = 20
 MOST_SAMPLE_BYTES = 8 * 2**30
 TARGET, DRAFT = "target alone", "draft alone"  # reference rows of every table
 HARDLY_ACCEPTED = 10  # per cent; fewer accepted proposals leave nearly every target pass to be done
@@ -53,9 +54,11 @@ def errors_line(metrics: dict) -> str:
 
 
 def files_table(files: dict[str, dict]) -> str:
-    """Errors of every file of a pool, for the terminal."""
-    return format_table([{"file": name} | scores for name, scores in files.items()],
-                        {"file": "file", "mse": "MSE", "mae": "MAE", "mase": "MASE"})
+    """Errors of every file of a pool, for the terminal: of the first MOST_FILES."""
+    rows = [{"file": name} | scores for name, scores in list(files.items())[:MOST_FILES]]
+    more = len(files) - len(rows)
+    return format_table(rows, {"file": "file", "mse": "MSE", "mae": "MAE", "mase": "MASE"}) \
+        + (f"\nand {more} more files (metrics.json has them all)" if more else "")
 
 
 def write_series(folder: Path, rows: list[dict]) -> None:
@@ -139,8 +142,11 @@ def refuse_huge_samples(shape: tuple[int, int, int, int]) -> None:
 
 
 @contextmanager
-def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: Sequence[int]):
-    """Writes samples.npz incrementally: yields add(paths [b, S, H, C], truth [b, H, C]), to be called in order."""
+def samples_file(path: Path, shape: tuple[int, int, int, int], **indices: Sequence[int]):
+    """Writes samples.npz incrementally: yields add(paths [b, S, H, C], truth [b, H, C]), to be called in order.
+
+    indices: further arrays of the file by name, a number for every window each.
+    """
     truths = []
     with replace_when_done(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         with archive.open("samples.npy", "w", force_zip64=True) as handle:
@@ -150,9 +156,9 @@ def samples_file(path: Path, shape: tuple[int, int, int, int], window_index: Seq
                 handle.write(np.ascontiguousarray(paths.cpu().numpy(), dtype="<f4").tobytes())
                 truths.append(truth.cpu().numpy().astype("<f4"))
             yield add
-        for name, array in (("truth", np.concatenate(truths)), ("window_index", np.asarray(window_index))):
+        for name, array in (("truth", np.concatenate(truths)), *indices.items()):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
-                np.lib.format.write_array(handle, array, allow_pickle=False)
+                np.lib.format.write_array(handle, np.asarray(array), allow_pickle=False)
 
 
 def write_csv(path: Path, rows: list[dict], columns: list[str], notes: Sequence[str] = ()) -> None:

@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_provider import tables
-from data_provider.data_factory import spread_windows
+from data_provider.data_factory import evenly_spaced, spread_windows
 from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark
-from data_provider.files import data_files, label_of, names_in
-from data_provider.splits import Cut
+from data_provider.files import data_files
+from data_provider.splits import Cut, Rows
 from data_provider.times import season_of
 from utils.errors import UserError
 
@@ -75,7 +77,8 @@ def test_items_of_a_pool_are_the_windows_of_its_series(folder, split):
 def test_a_pool_of_one_file_is_that_file(folder):
     alone, among = pool(folder, data_path="b.npy"), pool(folder)
     first = int(among.first_items[3])  # after the three of a.csv
-    assert [label for label in among.labels if label[0] == "b.npy"] == alone.labels == [("b.npy", "0"), ("b.npy", "1")]
+    assert alone.labels == [("b.npy", "var0"), ("b.npy", "var1")]
+    assert [label for label in among.labels if label[0] == "b.npy"] == alone.labels
     x, y = among.__getitems__(list(range(first, first + len(alone))))
     assert all(map(torch.equal, (x, y), alone.__getitems__(list(range(len(alone))))))
 
@@ -102,6 +105,20 @@ def test_few_shot_windows_are_spread_over_every_series(folder):
     assert few.counts.tolist() == [-(-count // 10) for count in every.counts.tolist()]
     last = int(few.first_items[1]) - 1
     assert torch.equal(few[last][0], every[10 * last][0])
+
+
+@pytest.mark.parametrize("ratio", [0.07, 0.01, 0.14, 0.29, 0.56, 0.57, 1.0])
+def test_few_shot_windows_lie_within_the_split(ratio):
+    cut = Cut("train", CONTEXT, PATCH, subset_ratio=ratio)
+    for every in range(1, 700):
+        places = cut.place(torch.arange(cut.windows(Rows(every, 0, every + cut.span - 1))))
+        assert 0 == places[0] <= places[-1] < every and (places.diff() > 0).all(), every
+
+
+def test_windows_are_spread_over_series_longer_than_single_precision_counts():
+    size = 2**26 + 2
+    assert evenly_spaced(3, size).tolist() == [0, 2**25, size - 1]
+    assert evenly_spaced(3, 2**24).tolist() == [0, 2**23 - 1, 2**24 - 1]
 
 
 def test_blocks_do_not_change_statistics_and_errors_of_a_file_on_disk(folder, monkeypatch):
@@ -152,7 +169,7 @@ def test_a_changed_file_has_other_statistics(folder):
 
 
 @pytest.mark.parametrize("spoil, words", [
-    (lambda values: values.__setitem__((200, 1), np.nan), ["data row 201", "column '1'", "missing or infinite"]),
+    (lambda values: values.__setitem__((200, 1), np.nan), ["data row 201", "column 'var1'", "missing or infinite"]),
     (lambda values: values.__setitem__((500, 0), 1e300), ["too large"]),
     (lambda values: values.__setitem__(slice(0, 100), 1e308), ["too large"]),
 ])
@@ -166,8 +183,10 @@ def test_bad_values_on_disk_are_refused(folder, spoil, words, monkeypatch):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("array, words", [(np.array(["x"]), "table of numbers"), (np.zeros((2, 3, 4)), "[2, 3, 4]"),
-                                          (np.zeros((0, 3)), "[0, 3]"), (np.zeros(300, complex), "complex")])
+@pytest.mark.parametrize("array, words", [
+    (np.array(["x"]), "table of numbers"), (np.zeros((2, 3, 4, 5)), "[2, 3, 4, 5]"), (np.zeros((0, 3)), "[0, 3]"),
+    (np.zeros(300, complex), "complex"), (np.zeros(300, bool), "bool"), (np.zeros(300, "f4,i4"), "'f0'"),
+])
 def test_other_arrays_on_disk_are_refused(folder, array, words):
     np.save(folder / "b.npy", array)
     with pytest.raises(UserError, match="b.npy") as caught:
@@ -175,34 +194,55 @@ def test_other_arrays_on_disk_are_refused(folder, array, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", ">f8", "i1", "u8", "g"])
+@pytest.mark.parametrize("order, shape", [("C", (420, 3)), ("F", (420, 3)), ("C", (420, 3, 2))])
+def test_a_file_on_disk_has_the_values_of_one_that_is_read_as_a_whole_bit_by_bit(folder, dtype, order, shape):
+    values = (20 * np.random.default_rng(5).normal(size=shape)).round()
+    np.save(folder / "e.npy", np.asarray(np.abs(values) if dtype == "u8" else values, dtype=dtype, order=order))
+    for split in ("train", "val", "test"):
+        single, together = pool(folder, split, "e.npy"), MultivariateDatasetBenchmark(
+            data_files(str(folder), "e.npy"), Cut(split, CONTEXT, PATCH, HORIZON))
+        count = len(together)
+        assert single.counts.tolist() == [count] * 3 and single.labels == together.labels
+        for got, wanted in zip(single.__getitems__(list(range(3 * count))), together.__getitems__(list(range(count)))):
+            assert torch.equal(got.reshape(3, count, -1).permute(1, 2, 0), wanted)
+    assert torch.equal(single.naive_errors, together.naive_errors)
+
+
+def test_a_file_that_changes_during_a_run_is_refused(folder):
+    dataset = pool(folder, "train", "b.npy")
+    dataset.__getitems__([3])
+    np.save(folder / "b.npy", 2 * np.load(folder / "b.npy"))  # as long as it was
+    os.utime(folder / "b.npy", ns=(1, 1))
+    with pytest.raises(UserError, match="b.npy has changed since this run began"):
+        dataset.__getitems__([3])
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_header_damaged_in_any_way_is_a_user_error_or_read(damaged_npy, data):
+    content = bytearray(damaged_npy.with_suffix(".whole").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, 127))] = data.draw(st.integers(0, 255))
+    damaged_npy.write_bytes(content)
+    try:
+        UnivariateDatasetBenchmark(damaged_npy, Cut("train", CONTEXT, PATCH, HORIZON)).__getitems__([0])
+    except UserError as error:
+        assert str(damaged_npy) in str(error)
+
+
+@pytest.fixture(scope="module")
+def damaged_npy(tmp_path_factory):
+    path = tmp_path_factory.mktemp("damaged") / "x.npy"
+    np.save(path, values_of("b.npy"))
+    path.with_suffix(".whole").write_bytes(path.read_bytes())
+    return path
+
+
 def test_a_damaged_file_on_disk_is_refused(folder):
     (folder / "b.npy").write_bytes((folder / "b.npy").read_bytes()[:200])
     with pytest.raises(UserError, match=r"b.npy: cannot be read as npy"):
         pool(folder)
-
-
-# --- which files
-
-def test_files_are_named_found_in_folders_and_by_patterns(folder):
-    def names(data_path):
-        return [(file.path.name, file.named, file.label) for file in data_files(str(folder), data_path)]
-    (folder / "sub" / "deep").mkdir(parents=True)
-    for name in ("sub/x.npy", "sub/deep/y.csv", "sub/notes.md"):
-        (folder / name).write_text("")
-    assert names("d.csv, a.csv") == [("d.csv", True, "d.csv"), ("a.csv", True, "a.csv")]
-    assert names("sub") == [("y.csv", False, "sub/deep/y.csv"), ("x.npy", False, "sub/x.npy")]
-    assert names("[bc].npy,a.csv,*.csv") == [("b.npy", False, "b.npy"), ("c.npy", False, "c.npy"),
-                                             ("a.csv", True, "a.csv"), ("d.csv", False, "d.csv")]  # each once
-    assert names(str(folder / "a.csv")) == [("a.csv", True, str(folder / "a.csv"))]
-    assert names("gone.csv") == [("gone.csv", True, "gone.csv")]  # whoever reads it says so
-    (folder / "a,b.csv").write_text("")
-    assert names("a,b.csv") == [("a,b.csv", True, "a,b.csv")]
-    for empty in ("*.txt", "sub/deep/*.npy"):
-        with pytest.raises(UserError, match="matches no data file"):
-            names(empty)
-    (folder / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no data file"):
-        names("empty")
 
 
 def test_found_files_that_are_too_short_are_left_out_with_a_note_named_ones_are_errors(folder):
@@ -228,15 +268,6 @@ def test_notes_of_a_pool_name_the_file(folder):
     frame.insert(1, "hour", pd.to_datetime(frame["date"]).dt.hour)
     frame.to_csv(folder / "a.csv", index=False)
     assert all(note.startswith("a.csv: ") for note in pool(folder).notes) and pool(folder).notes
-
-
-@pytest.mark.parametrize("data_path, label, names", [
-    ("ETT-small/ETTh1.csv", "ETTh1", ["ETTh1.csv"]),
-    ("ETT-small/ETTh1.csv,weather/*.csv", "ETTh1+weather", ["ETTh1.csv", "*.csv"]),
-    ("a.csv, b.csv,c.csv,d.npy", "a+3", ["a.csv", "b.csv", "c.csv", "d.npy"]), ("utsd", "utsd", ["utsd"]),
-])
-def test_data_have_a_short_name(data_path, label, names):
-    assert label_of(data_path) == label and names_in(data_path) == names
 
 
 # --- seasons

@@ -11,6 +11,11 @@ from exp_helpers import CONTEXT, PATCH, SIZES, load, metrics, results
 from helpers import tiny_series
 
 import run
+from exp.exp_basic import Exp_Basic
+from exp.laws import calibration_part
+from exp.options import read_command_line
+from exp.settings import DataSettings
+from exp.train.trainer import Trainer
 from models.checkpoint import read_settings
 
 POOL = "hours.csv quarters.csv more"
@@ -170,3 +175,82 @@ def test_batches_of_a_pool_are_balanced_unless_told_otherwise(place, monkeypatch
     for flags in ("", "--balance windows", "--data_path hours.csv", "--data_path hours.csv --balance series"):
         assert run.main(f"{TRAIN} --model_id b --des b{len(made)} --subset_rand_ratio 0.01 {flags}".split()) == 0
     assert made == ["SeriesSampler", "EpochSampler", "EpochSampler", "SeriesSampler"]
+
+
+def test_settings_of_the_training_alone_do_not_move_results(place, capsys):
+    assert run.main(f"{TRAIN} --model_id m --val_windows 3 --balance windows --subset_rand_ratio 0.05 "
+                    "--test_pred_len 12".split()) == 0
+    with_training = results()
+    capsys.readouterr()
+    assert run.main(f"{BASE} --is_training 0 --test_dir forecast_m_timer_xl_test_0 --data_path {POOL} "
+                    "--test_pred_len 12".split()) == 0
+    assert results() == with_training and "has results with" not in capsys.readouterr().out
+
+
+def test_a_folder_that_gained_a_file_is_other_data(place, capsys):
+    measured("--test_pred_len 12", "more")
+    before, new = results(), Path("more/new.npy")
+    np.save(new, files()["more/a.npy"])
+    try:
+        measured("--test_pred_len 12", "more")
+        said = capsys.readouterr().out
+        assert "has results with --data_path 3 files (" in said and "(here 4 files (" in said
+        assert results() != before and "data_path_4-files-" in results().name
+        assert run.main(f"{TRAIN} --model_id p --val_windows 7".split()) == 2
+        assert "which had --data_path 5 files (" in capsys.readouterr().err
+    finally:
+        new.unlink()
+
+
+def test_a_file_that_comes_during_a_run_is_not_of_it(place):
+    data, new = DataSettings(root_path=".", data_path="more"), Path("more/later.npy")
+    before = [file.label for file in data.files]
+    new.write_text("")
+    try:
+        assert [file.label for file in data.files] == before
+    finally:
+        new.unlink()
+
+
+def test_a_pool_is_calibrated_without_series_that_are_too_short_for_it(place, capsys, monkeypatch):
+    np.save("brief.npy", files()["more/a.npy"][:300])  # a validation part of 30 rows; 3 patches are 36
+    flags = "--test_pred_len 12 --num_samples 4 --test_windows 2 --spec_sigma_mode calibrated --des {}"
+    law = f"checkpoints/{TARGET}/checkpoint_calibration_{{}}_48_diag.pth"
+    measured(flags.format("short"), "hours.csv brief.npy")
+    said = capsys.readouterr().out
+    assert said.count("without 1 of 3 series, whose validation parts have fewer than 36 windows") == 1
+    measured(flags.format("long"), "hours.csv")
+    assert torch.equal(*(torch.load(law.format(label))["factor"] for label in ("hours+brief", "hours")))
+    assert run.main(f"{BASE} --is_training 0 --test_dir {TARGET} --data_path brief.npy --data "
+                    f"UnivariateDatasetBenchmark {flags.format('none')}".split()) == 2
+    assert "brief.npy: the validation part has 19 windows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("most, windows", [(2**26, 49 * 7), (40 * 7 * PATCH, 40 * 7), (36 * 2 * PATCH, 36 * 2)])
+def test_a_pool_is_calibrated_on_as_many_windows_as_fit_into_memory(place, monkeypatch, most, windows):
+    monkeypatch.setattr("exp.laws.MOST_RESIDUALS", most)
+    experiment = Exp_Basic(read_command_line(f"{BASE} --is_training 0 --test_dir {TARGET} --data_path {POOL}".split()))
+    dataset, loader, series = calibration_part(experiment)
+    items = torch.tensor(list(loader.sampler))
+    counts = torch.bincount(dataset.series_of(items), minlength=dataset.n_series)
+    assert len(items) == windows and (counts > 0).sum() == series and set(counts.tolist()) <= {0, windows // series}
+    last = items.unflatten(0, (series, -1))[:, -1]
+    assert set(last.tolist()) <= set((dataset.first_items + dataset.counts - 1).tolist())  # the newest
+
+
+def test_an_interrupted_training_on_a_pool_continues_to_the_same_weights(place, monkeypatch):
+    flags = f"{TRAIN} --dropout 0.1 --val_every 3 --subset_rand_ratio 0.05 --val_windows 2 --train_epochs 2"
+    assert run.main(f"{flags} --model_id whole".split()) == 0
+    train_step, steps = Trainer._step, []
+
+    def step(trainer, x, y):
+        steps.append(x)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return train_step(trainer, x, y)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        assert run.main(f"{flags} --model_id parts".split()) == 130
+    assert run.main(f"{flags} --model_id parts --resume".split()) == 0
+    whole, parts = (load(Path(), f"forecast_{name}_timer_xl_test_0").state_dict() for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)

@@ -7,6 +7,8 @@ import torch
 from exp_helpers import assert_picture
 from helpers import PATCH, tiny_draft, tiny_target
 
+from data_provider.data_loader import SeriesWindows
+from data_provider.splits import Cut
 from exp.evaluate.comparison import compare
 from exp.evaluate.evaluation import evaluate
 from exp.evaluate.methods import (
@@ -204,16 +206,13 @@ class Last(Method):
                        **{name: value(context) for name, value in self.says.items()})
 
 
-class Windows:
+class Windows(SeriesWindows):
     """`count` windows of two variables, a context of 8 and 4 steps to forecast; in window w all values are w."""
 
-    names, variables, n_series = ["a", "b"], 2, 1
+    names, labels, cut = ["a", "b"], [("w.csv", "a"), ("w.csv", "b")], Cut("test", 8, 4, 4)
 
     def __init__(self, count=97):
-        self.counts, self.first_items = torch.tensor([count]), torch.tensor([0])
-
-    def __len__(self):
-        return int(self.counts)
+        self.counts = torch.tensor([count])
 
     def __getitems__(self, indices):
         level = torch.tensor(indices, dtype=torch.float32)[:, None, None]

@@ -48,7 +48,7 @@ def test_paths_truth_and_scores_belong_together(capsys):
     sample("--num_samples 40 --spec_sigma 0.5 --save_samples --test_windows 9")
     arrays, got = saved(), metrics()
     assert {name: array.shape for name, array in arrays.items()} == {
-        "samples": (9, 40, 24, 2), "truth": (9, 24, 2), "window_index": (9,)}
+        "samples": (9, 40, 24, 2), "truth": (9, 24, 2), "window_index": (9,), "series": (9,)}
     assert arrays["window_index"].tolist() == [i * (WINDOWS - 1) // 8 for i in range(9)]
     assert arrays["samples"].dtype == np.float32
     series = pd.read_csv("noise.csv").to_numpy()
@@ -109,6 +109,7 @@ def test_each_series_of_univariate_windows_is_sampled_by_itself():
     arrays = saved()
     assert arrays["samples"].shape == (6, 4, 24, 1)
     assert arrays["window_index"].tolist() == [0, 48, 96, WINDOWS, WINDOWS + 48, WINDOWS + 96]
+    assert arrays["series"].tolist() == [0, 0, 0, 1, 1, 1]
     assert torch.load(DIAG, weights_only=True)["factor"].shape == (12, 1)
 
 
