@@ -19,7 +19,7 @@ from .speculative_decoder import decode_alone, decode_speculative, sample_alone
 from .target_law import TargetLaw
 from .window_state import WindowState
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 __all__ = [
     "ACCEPTED", "BONUS", "REJECTED", "RULES", "Calibration", "Coupling", "Decodable", "Decoded", "Exact", "FromCache",
     "FromForward", "Judgement", "MeanRule", "Model", "Noise", "NotFinite", "PathMetrics", "Plan", "PointMetrics",
