@@ -136,8 +136,8 @@ class Exp_Forecast(Exp_Basic):
         if run.do_predict:
             return f"_predict_{self.settings.data.label}"
         other = self.settings.model.trained_on not in (None, self.settings.data.label)
-        validated = "_val" if self.settings.data.test_flag == "V" else ""
-        windows = (f"_{self.settings.data.label}" if other else "") + validated
+        split = "_val" if self.settings.data.test_flag == "V" else ""
+        windows = (f"_{self.settings.data.label}" if other else "") + split
         if run.compare:
             return f"{windows}_compare"
         if run.use_speculative:

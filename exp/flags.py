@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, replace
 from typing import Any
 
+from data_provider.files import SEPARATOR
 from exp.foreign_flags import is_foreign, refusal
 from exp.settings import SECTIONS, SPECULATION, Settings, fields_of
 from models.config import DRAFT_ONLY, ModelConfig
@@ -126,7 +127,7 @@ def given_flags(argv: Sequence[str] | None, calling: Parser | None = None) -> di
     if calling is not None:
         parser.also_known = calling.own_flags()
     given = vars(parser.parse_args(argv))
-    return {name: ",".join(value) if name == "data_path" else _read_choice(name, value)
+    return {name: _read_choice(name, SEPARATOR.join(value) if isinstance(value, list) else value)
             for name, value in given.items()}
 
 
