@@ -1,6 +1,5 @@
 """Entry point: flags -> Settings -> Exp_Forecast. `python run.py --help` lists the flags."""
-import sys
-
+from exp.processes import leave
 from exp.program import exit_code
 
 
@@ -15,4 +14,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,8 +1,10 @@
-"""The processes that torchrun starts: how many there are, and which of them reports an error."""
+"""The processes that torchrun starts: how many there are, which of them reports an error, and how they end."""
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
+from typing import NoReturn
 
 
 def started_by_torchrun() -> int:
@@ -25,3 +27,15 @@ def told_by_another() -> bool:
         return store.add(f"error_told_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) > 1
     except Exception:  # no store, no agreement: better told twice than not at all
         return False
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process; what it printed must have been flushed (exp.program.exit_code does).
+
+    Of several processes, each leaves without the interpreter's own ending. The threads of a process group outlive
+    destroy_process_group where DistributedDataParallel has used it, and one that lets go of a Python tensor during that
+    ending aborts the process (pytorch/pytorch#190489), so that torchrun reports a finished training as failed.
+    """
+    if started_by_torchrun() > 1:
+        os._exit(code)
+    sys.exit(code)

@@ -76,6 +76,25 @@ def test_several_processes_with_dropout_go_on_as_they_would_have(capsys):
         assert same(weights("killed", SETTING, name), weights("whole", SETTING, name)), name
 
 
+AT_THE_END = """
+import atexit, os, runpy, sys
+atexit.register(os._exit, 6)
+runpy.run_path(os.environ["PROGRAM"], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_end_without_the_interpreters_own_ending(monkeypatch):
+    """In which a thread of the process group may abort them: seldom, so that it is looked for here, not waited for."""
+    Path("at_the_end.py").write_text(AT_THE_END)
+    monkeypatch.setenv("PROGRAM", str(ROOT / "run.py"))
+    done = torchrun(2, "--train_epochs", "1", code="at_the_end.py")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "results: " in done.stdout
+    refused = torchrun(2, "--train_epochs", "1", "--batch_size", "1000000", "--resume", code="at_the_end.py")
+    assert refused.stderr.count("error: ") == 1 and "exitcode  : 2" in refused.stderr, refused.stderr
+
+
 def test_a_finished_run_goes_on_if_it_is_given_more_epochs():
     assert train("--train_epochs", 1, "--checkpoints", "longer") == 0
     assert train("--train_epochs", 3, "--checkpoints", "longer", "--resume") == 0
