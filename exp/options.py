@@ -121,8 +121,13 @@ def _refuse_contradictions(values: Values) -> None:
 
 
 def _refuse_idle(values: Values) -> None:
-    """Refuses flags that would have no effect, rather than ignoring them."""
+    """Refuses flags that would have no effect, rather than ignoring them.
+
+    One that is switched off, as it is by default, asks for nothing: so the flags of a script's settings can be undone.
+    """
     for name in sorted(values.given):
+        if not _is_set(values, name) and values[name] == DEFAULTS[name]:
+            continue
         wanted = NEEDS[name]
         if wanted and not any(_is_set(values, condition) for condition in wanted):
             if values["do_predict"] and "use_speculative" in wanted:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -23,10 +24,30 @@ from scripts.results.table import Row
 from utils.errors import UserError
 from utils.files import write_text
 
-BEGIN = "<!-- every data set: made by `bash scripts/results.sh --table` from docs/results/every_data_set.csv -->"
-END = "<!-- the end of every data set -->"
 EMPTY = "Not measured yet: `bash scripts/results.sh` trains every pair, measures it, and fills this section."
 WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The two comments between which lines of a document are made by `command` from the file `source`."""
+
+    what: str
+    command: str
+    source: str
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self.what}: made by `{self.command}` from {self.source} -->"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- the end of {self.what} -->"
+
+
+EVERY_DATA_SET = Marks("every data set", "bash scripts/results.sh --table", "docs/results/every_data_set.csv")
+POOL_DRAFTS = Marks("pool drafts", "bash scripts/distillation/pool_drafts.sh --table", "docs/results/pool_drafts.csv")
+SUCCESS = "docs/STOCHASTIC_DRAFT_SUCCESS.md"
 MSE, TIME, PASSES, PER_CENT, RMS, K = fixed(4), significant, fixed(2), fixed(1), fixed(3), fixed(0)
 
 
@@ -128,7 +149,7 @@ def of_the_pool(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def results_block(rows: Sequence[Row]) -> list[str]:
-    """Of docs/STOCHASTIC_DRAFT_SUCCESS.md."""
+    """Of SUCCESS."""
     comparisons = comparisons_of(rows)
     if not comparisons:
         return [EMPTY]
@@ -175,26 +196,27 @@ def _mae_row(comparison: Comparison) -> list[str]:
             comparison.recommendation()]
 
 
-BLOCKS = {"README.md": readme_block, "docs/STOCHASTIC_DRAFT_SUCCESS.md": results_block}
+BLOCKS = {"README.md": readme_block, SUCCESS: results_block}
 
 
-def replaced(text: str, lines: Sequence[str], name: str) -> str:
+def replaced(text: str, lines: Sequence[str], name: str, marks: Marks) -> str:
     """The text with `lines` between the two comments. Raises UserError unless it has both, once, in this order."""
-    before, begin, rest = text.partition(BEGIN)
-    old, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise UserError(f"{name} needs the lines {BEGIN} and {END}, once, in this order: put them where the tables "
-                        "shall stand")
+    before, begin, rest = text.partition(marks.begin)
+    old, end, after = rest.partition(marks.end)
+    if not begin or not end or marks.begin in rest or marks.end in before + after:
+        raise UserError(f"{name} needs the lines {marks.begin} and {marks.end}, once, in this order: put them where "
+                        "the tables shall stand")
     return "\n".join([f"{before}{begin}", *lines, f"{end}{after}"])
 
 
-def written(root: Path, rows: Sequence[Row]) -> dict[str, str]:
-    """Name of a document -> its text as it has to be."""
-    return {name: replaced((root / name).read_text(encoding="utf-8"), block(rows), name)
-            for name, block in BLOCKS.items()}
+def write_block(root: Path, name: str, marks: Marks, lines: Sequence[str]) -> None:
+    """Puts `lines` between the two comments of a document below `root`."""
+    old = (root / name).read_text(encoding="utf-8")
+    new = replaced(old, lines, name, marks)
+    if new != old:
+        write_text(root / name, new)
 
 
 def write_documents(root: Path, rows: Sequence[Row]) -> None:
-    for name, text in written(root, rows).items():
-        if text != (root / name).read_text(encoding="utf-8"):
-            write_text(root / name, text)
+    for name, block in BLOCKS.items():
+        write_block(root, name, EVERY_DATA_SET, block(rows))

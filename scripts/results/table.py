@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,34 @@ COLUMNS = [*COMPARISON, "method", *MEASURED, *OF_RUN, *DECISION, *OF_FILES]
 NUMBERS = (*MEASURED, "seed", "horizon", "batch_n", "windows", "context")
 NEEDED = ("entry", "data", "seed", "horizon", "method", "mse", "mae", "ms_batch_1", "ms_batch_n", "speedup_batch_1",
           "speedup_batch_n", "batch_n", "windows", "device", "torch", "use", "recommended")
+REMEDY = "restore the file, or move it away to measure everything again"
 Row = dict[str, str]
 
 
-def read_table(path: Path) -> list[Row]:
-    """The rows, all values as text; none where there is no file. Raises UserError for a table that is not whole."""
+def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+    """The rows of a csv with these columns, all values as text; none where there is no file.
+
+    Raises UserError for a file that cannot be read, and for other columns."""
     if not path.exists():
         return []
-    remedy = "restore the file, or move it away to measure everything again"
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             named, rows = reader.fieldnames, list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not text'}): {remedy}") from None
-    if named != COLUMNS:
-        raise UserError(f"{path} has other columns than this version writes: {remedy}")
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not text'}): {REMEDY}") from None
+    if named != columns:
+        raise UserError(f"{path} has other columns than this version writes: {REMEDY}")
+    return rows
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of docs/results/every_data_set.csv. Raises UserError for a table that is not whole."""
+    rows = read_rows(path, COLUMNS)
     for number, row in enumerate(rows, 1):
         damage = _damage(row)
         if damage:
-            raise UserError(f"{path}, row {number}: {damage}: {remedy}")
+            raise UserError(f"{path}, row {number}: {damage}: {REMEDY}")
     return rows
 
 

@@ -350,6 +350,16 @@ def test_what_only_a_draft_has_needs_a_draft(argv):
         read_command_line(argv.split())
 
 
+def test_what_is_switched_off_as_by_default_is_not_refused(stored):
+    distil = "--distill --distill_target_ckpt checkpoints/old"
+    settings = read_command_line(f"{distil} --draft_rollout 7 --draft_rollout 0 --draft_rollout_context 0".split())
+    assert settings.train.rollout == settings.train.rollout_context == 0
+    for flag in ("--draft_rollout_context 1", "--draft_noise_unit window"):
+        with pytest.raises(UserError) as caught:
+            read_command_line(f"{distil} --draft_rollout 0 {flag}".split())
+        assert f"{flag.split()[0]} has no effect without" in str(caught.value)
+
+
 def test_a_law_is_not_judged_where_it_was_fitted():
     with pytest.raises(UserError, match="--test_flag V"):
         read_command_line(["--is_training", "0", "--num_samples", "9", "--spec_sigma_mode", "calibrated",

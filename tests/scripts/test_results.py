@@ -190,8 +190,10 @@ def rows(checkout):
 
 def assert_documents_fit(checkout):
     project = checkout / "project"
-    for name, text in documents.written(project, rows(checkout)).items():
-        assert (project / name).read_text() == text and documents.EMPTY not in text
+    for name, block in documents.BLOCKS.items():
+        text = (project / name).read_text()
+        assert documents.replaced(text, block(rows(checkout)), name, documents.EVERY_DATA_SET) == text
+        assert documents.EMPTY not in text
 
 
 def disturb(checkpoint):

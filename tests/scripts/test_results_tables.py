@@ -3,11 +3,20 @@ import pytest
 from helpers import ROOT
 
 from exp.evaluate.comparison import CSV_COLUMNS
-from scripts.results import documents, table
-from scripts.results.documents import BEGIN, BLOCKS, EMPTY, END, readme_block, replaced, results_block, written
+from scripts.results import documents, drafts, table
+from scripts.results.documents import (
+    BLOCKS,
+    EMPTY,
+    EVERY_DATA_SET,
+    POOL_DRAFTS,
+    SUCCESS,
+    readme_block,
+    replaced,
+    results_block,
+)
 from scripts.results.entries import BY_NAME, ENTRIES, label, windows_of
 from scripts.results.measure import TABLE
-from scripts.results.table import COLUMNS, Table, read_table, rows_of
+from scripts.results.table import COLUMNS, Table, read_rows, read_table, rows_of
 from utils.errors import UserError
 
 USED = {"test_windows": "300", "target_sha256": "a1", "draft_sha256": "b2", "data_sha256": "c3"}
@@ -46,9 +55,15 @@ def cells(lines, *start):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_documents_hold_what_the_table_gives(name):
-    right = written(ROOT, read_table(TABLE))[name]
-    assert (ROOT / name).read_text(encoding="utf-8") == right, \
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert text == replaced(text, BLOCKS[name](read_table(TABLE)), name, EVERY_DATA_SET), \
         f"{name} differs from docs/results/every_data_set.csv: run bash scripts/results.sh --table"
+
+
+def test_the_drafts_of_the_pool_are_those_of_their_csv():
+    text = (ROOT / SUCCESS).read_text(encoding="utf-8")
+    assert text == replaced(text, drafts.lines_of(read_rows(drafts.TABLE, drafts.COLUMNS)), SUCCESS, POOL_DRAFTS), \
+        "run bash scripts/distillation/pool_drafts.sh --table"
 
 
 def test_entries_have_settings_files():
@@ -150,11 +165,13 @@ def test_without_rows_a_line_says_what_fills_the_section():
 
 
 def test_what_stands_outside_of_the_comments_stays():
-    text = f"before\n{BEGIN}\nold\n| 1 |\n{END}\nafter\n"
-    assert replaced(text, ["new"], "a.md") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    for damaged in ("before", f"{BEGIN}\n", f"{END}\n{BEGIN}\n", f"{text}{BEGIN}", f"{text}{END}"):
+    marks = documents.Marks("things", "make things", "things.csv")
+    begin, end = "<!-- things: made by `make things` from things.csv -->", "<!-- the end of things -->"
+    text = f"before\n{begin}\nold\n| 1 |\n{end}\nafter\n"
+    assert replaced(text, ["new"], "a.md", marks) == f"before\n{begin}\nnew\n{end}\nafter\n"
+    for damaged in ("before", f"{begin}\n", f"{end}\n{begin}\n", f"{text}{begin}", f"{text}{end}"):
         with pytest.raises(UserError, match="a.md needs the lines"):
-            replaced(damaged, ["new"], "a.md")
+            replaced(damaged, ["new"], "a.md", marks)
 
 
 def test_rows_of_a_comparison_take_the_place_of_their_former_ones(tmp_path):
