@@ -41,7 +41,7 @@ from utils.acceptance import RULES
 from utils.errors import UserError, shorten
 from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, check, limited, whole
 from utils.lossless import EMISSIONS
-from utils.speculative_decoder import REPROPOSALS
+from utils.proposer import REPROPOSALS
 
 ONE_WAY = {"compare": "applies to a single method, --compare runs all of them"}
 TEST_WINDOWS = {"do_predict": "applies to test windows, --do_predict forecasts beyond the last row (and always plots "

@@ -27,6 +27,8 @@ class Decoded:
     most [B], or None: the expected number of acceptances of a law-preserving rule that is optimal for each of the
     proposals judged, taken by itself.
     paths [B, S, H, C]: sampled paths, if any; `forecast` is then their mean.
+    gap [B, n - 1], of parareal: rms((q - p) / s) at each patch but the last, of the last proposals of a window and what
+    the target made of them, in standard deviations s of the target's window; 0 where the patch is exact.
     """
 
     forecast: torch.Tensor
@@ -41,6 +43,7 @@ class Decoded:
     lengths: torch.Tensor | None = None
     most: torch.Tensor | None = None
     paths: torch.Tensor | None = None
+    gap: torch.Tensor | None = None
 
 
 @dataclass
@@ -133,3 +136,34 @@ class Ledger:
         return Decoded(steps(self.patches), origin=self.origin[:, :self.n], draft_mean=steps(self.draft_mean),
                        draft_sigma=None if self.draft_sigma is None else steps(self.draft_sigma),
                        lengths=self.lengths, most=self.most, **self.counts)
+
+
+class Passes:
+    """Buffers of the results of parareal passes: a pass overwrites the patches that were not exact before it."""
+
+    def __init__(self, context: torch.Tensor, n: int, patch_len: int):
+        B, _, C = context.shape
+        self.patches = context.new_zeros(B, n, patch_len, C)
+        self.gap = context.new_zeros(B, n - 1)
+        self.finite = torch.ones(2, B, n, dtype=torch.bool, device=context.device)  # the target's, the draft's
+        self.target_passes, self.draft_passes = torch.zeros(2, B, dtype=torch.long, device=context.device)
+
+    def write(self, rows: torch.Tensor, exact: int, p: torch.Tensor, q: torch.Tensor,
+              scale: torch.Tensor) -> torch.Tensor:
+        """Of rows [b] of which the first `exact` patches are final: the largest gap [b] of their patches after those.
+
+        p, scale: what the target made of the proposals q [b, k, P, C], each from a draft pass, and of the patch after
+        them (k + 1 patches).
+        """
+        self.patches[rows, exact:] = p
+        gap = ((q - p[:, :-1]) / scale[:, :-1]).square().mean(dim=(2, 3)).sqrt()
+        self.gap[rows] = 0
+        self.gap[rows, exact:] = gap
+        self.finite[0, rows, exact:] = is_finite(p)
+        self.finite[1, rows, exact:-1] &= is_finite(q.square())
+        self.target_passes[rows] += 1
+        self.draft_passes[rows] += q.shape[1]
+        return gap.amax(dim=1) if gap.shape[1] else gap.sum(dim=1)
+
+    def finish(self, horizon: int) -> Decoded:
+        return Decoded(self.patches.flatten(1, 2)[:, :horizon], self.target_passes, self.draft_passes, gap=self.gap)

@@ -101,7 +101,7 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
     seen = speculate(n - 1)
     assert seen.accepted is not None and seen.judged is not None
     acceptance = float(seen.accepted.sum() / seen.judged.sum())
-    costs = measure_costs(target, draft, context, n)
+    costs = measure_costs(target, draft, context, n, one_by_one=repropose == "corrected")
     predicted = {k: predict_ms(costs, acceptance, n, k) / B for k in range(n)}
     best = min(predicted, key=lambda k: predicted[k])
     plan = Plan(0, B, acceptance, predicted)
@@ -116,8 +116,11 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
     return plan
 
 
-def measure_costs(target: Model, draft: Model, context: torch.Tensor, n: int) -> StepCosts:
-    """Median cost of passes with 0, a few and n - 1 proposals; values in between are interpolated."""
+def measure_costs(target: Model, draft: Model, context: torch.Tensor, n: int, one_by_one: bool = False) -> StepCosts:
+    """Median cost of passes with 0, a few and n - 1 proposals; values in between are interpolated.
+
+    one_by_one: as for `proposer.drafted`.
+    """
     sizes = sorted({0, 1, (n - 1) // 2, n - 1})
     patches = context[:, None, :target.patch_len].expand(-1, n, -1, -1)
     costs = StepCosts({}, {}, {0: 0.0}, {0: 0.0})
@@ -128,7 +131,7 @@ def measure_costs(target: Model, draft: Model, context: torch.Tensor, n: int) ->
     def propose(state: State, k: int) -> None:
         made = 0
         while made < k:
-            ahead = draft.extend(state).first(k - made).mean
+            ahead = draft.extend(state).first(1 if one_by_one else k - made).mean
             state.append(ahead)
             made += ahead.shape[1]
     for k in sizes:

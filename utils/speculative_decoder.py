@@ -1,7 +1,7 @@
-"""The decoder: target alone, sampled alone, and speculative. Reads like Leviathan et al. 2023 and Chen et al. 2023.
+"""The decoder: target alone, sampled alone, speculative, parareal. Reads like Leviathan et al. 2023, Chen et al. 2023.
 
-`decode_alone`, `sample_alone` and `decode_speculative` are kept together so that each can be checked against the
-others. Models, states and rules are used through the protocols of `interface` only.
+`decode_alone`, `sample_alone`, `decode_speculative` and `decode_parareal` are kept together so that each can be checked
+against the others. Models, states and rules are used through the protocols of `interface` only.
 
 What a round holds (b rows, k proposals, first, needed, looked_at, length) is explained at `decoded.Round`.
 """
@@ -11,13 +11,12 @@ from collections.abc import Callable
 
 import torch
 
-from .decoded import Decoded, Ledger, Round
+from .decoded import Decoded, Ledger, Passes, Round
 from .finite import refuse_not_finite, refuse_pair
 from .interface import Model, Prediction, Rule, State
 from .proposals import Noise, Proposals
+from .proposer import Proposer, drafted
 from .target_law import TargetLaw
-
-REPROPOSALS = ("draft", "target", "corrected")  # source of proposals after a rejection, see `_Proposer`
 
 
 def patches_in(horizon: int, patch_len: int) -> int:
@@ -105,7 +104,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     yields one more patch. The first round verifies inside the pass over the context. The last patch of a row is always
     the target's own, so a row with r patches left needs r - 1 proposals; max_proposals None: all of them.
     noise: for random rules; None: drawn from torch's global generator. observer: called with every round that has
-    proposals. repropose: source of proposals after a rejection, see `_Proposer`.
+    proposals. repropose: source of proposals after a rejection, see `proposer.Proposer`.
     samples: forecasts per window. The result (and noise) has B * samples rows, those of a window adjacent; with a cache
     the context is encoded once per window, in a pass that is not counted.
     Raises TypeError for what is not a model or not a rule; ValueError if draft and target differ in patch length, for
@@ -127,7 +126,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     elif noise is None:
         noise = Noise.draw(context, n, target.patch_len)
     out = Ledger(context, n, target.patch_len, limit)
-    proposer = _Proposer(draft, draft_state, rule, repropose)
+    proposer = Proposer(draft, draft_state, rule, repropose)
     rows = torch.arange(context.shape[0], device=context.device)
     done = torch.zeros_like(rows)
     while True:
@@ -157,19 +156,107 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
         done = done + judged.length + 1
 
 
+@torch.inference_mode()
+def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon: int, passes: int | None = None,
+                    tol: float = 0.0, law: TargetLaw | None = None, z: torch.Tensor | None = None) -> Decoded:
+    """The draft, corrected by the error that the target has found, again and again (Lions, Maday and Turinici 2001).
+
+    G is the draft's mean, the coarse propagator, F the target's, the fine one; e[i] = law.spread(z[i]) is noise fixed
+    per position, none for means:
+
+        q_0[i] = G(q_0[<i]) + e[i]
+        p_j[i] = F(q_{j-1}[<i]) + e[i]                          all i in one target pass
+        q_j[i] = G(q_j[<i]) + (F - G)(q_{j-1}[<i]) + e[i]
+
+    The forecast after j passes is p_j. Its first j patches are those of the target alone: they stay in both contexts,
+    and are not computed again. The others converge at the rate of F - G, and n = ceil(H / P) passes are plain decoding.
+    The draft predicts one patch per pass, also where its heads predict more: G must be the same in every pass.
+    A window leaves after `passes`, or once no gap rms((q_{j-1}[i] - p_j[i]) / s) is above `tol`, s the standard
+    deviation of the target's window; with tol 0 the number of passes is fixed, and nothing is asked of the device.
+    context [B, L, C]; law and z [B, S, n, P, C], standard normal: S paths per window, which converge to those of
+    `sample_alone` for this z. The result has B * S rows, those of a window adjacent, and their `gap` [B * S, n]. For
+    paths the context is encoded once per window, in a pass that is not counted.
+    Raises what `decode_speculative` does, and ValueError for passes below 1, a negative tol and a z that does not fit.
+    """
+    n = patches_in(horizon, target.patch_len)
+    _refuse_misfits(target, draft, n, passes, tol, law, z)
+    state, draft_state = (model.start(context, room=n) for model in (target, draft))
+    draft_state.unit = state.unit  # the law is the target's
+    samples, noise = 1, None
+    if law is not None and z is not None:
+        samples = z.shape[1]
+        target.fan_out(state, samples)
+        draft.fan_out(draft_state, samples)
+        context = context.repeat_interleave(samples, dim=0)
+        noise = law.spread(z.flatten(0, 1)[:, :n], state.unit)
+    out = Passes(context, n, target.patch_len)
+    rows = torch.arange(len(context), device=context.device)
+    correction = None
+    for exact in range(n if passes is None else min(passes, n)):  # so many patches are the target's own by now
+        e = None if noise is None else noise[rows, exact:]
+        q, coarse = _corrected(draft, draft_state, n - 1 - exact, e, correction)
+        prediction = target.extend(state, q if q.shape[1] else None)
+        p = prediction.mean if e is None else prediction.mean + e
+        gap = out.write(rows, exact, p, q, prediction.scale)
+        own, correction = p[:, :1], prediction.mean[:, 1:-1] - coarse[:, 1:]
+        if tol > 0:
+            going = (~(gap <= tol)).nonzero()[:, 0]  # the one host synchronisation of a pass
+            if not len(going):
+                break
+            if len(going) < len(rows):  # a window that is close enough leaves the batch
+                rows, own, correction = rows[going], own[going], correction[going]
+                state.select(going)
+                draft_state.select(going)
+        for each in (state, draft_state):
+            each.rollback(torch.full_like(rows, exact))
+            each.append(own)
+    refuse_pair(out.finite, target, draft, context, samples, _alone)
+    return out.finish(horizon)
+
+
+def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None,
+               correction: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """k proposals of parareal, one draft pass for each, and the draft's own means behind them, both [b, k, P, C]."""
+    if not k:
+        none = state.unit.new_zeros(len(state.unit), 0, draft.patch_len, state.unit.shape[-1])
+        return none, none
+
+    def propose(prediction: Prediction, made: int) -> Proposals:
+        return Proposals.of_mean(prediction.mean if noise is None else prediction.mean + noise[:, made:made + 1])
+    proposals, means, _ = drafted(draft, state, k, propose, correction, one_by_one=True)
+    return proposals.patches, means
+
+
+def _refuse_misfits(target: Model, draft: Model, n: int, passes: int | None, tol: float, law: TargetLaw | None,
+                    z: torch.Tensor | None) -> None:
+    """Raises ValueError for settings of `decode_parareal` that do not fit; `_refuse_pair` for the models."""
+    _refuse_pair(target, draft)
+    if (passes is not None and passes < 1) or not tol >= 0:
+        raise ValueError(f"passes is {passes} and tol {tol}, but must be at least 1 and 0")
+    if (law is None) != (z is None):
+        raise ValueError("paths need both a law and its noise z, means neither of them")
+    if z is not None and z.shape[2] < n:
+        raise ValueError(f"z has {z.shape[2]} patches, but {n} are needed")
+
+
 def _refuse_misuse(target: Model, draft: Model, rule: Rule, max_proposals: int | None, samples: int) -> None:
     """Raises TypeError for what is no model or no rule, with the way to make one, and ValueError for bad values."""
+    _refuse_pair(target, draft)
+    if isinstance(rule, type) or not hasattr(rule, "judge"):
+        raise TypeError(f"{rule!r} is not a rule: give an instance, such as Tolerance(0.15)")
+    if samples < 1 or (max_proposals is not None and max_proposals < 0):
+        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}, but must be at least 1 and 0")
+
+
+def _refuse_pair(target: Model, draft: Model) -> None:
+    """Raises TypeError for what is not a model, ValueError for different patches."""
     for model in (target, draft):
         if not hasattr(model, "patch_len"):
             raise TypeError(f"{type(model).__name__} is not a model: wrap a function by FromForward(function, "
                             "patch_len), a model with a cache by FromCache")
-    if isinstance(rule, type) or not hasattr(rule, "judge"):
-        raise TypeError(f"{rule!r} is not a rule: give an instance, such as Tolerance(0.15)")
     if draft.patch_len != target.patch_len:
         raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}: they must "
                          "be equal")
-    if samples < 1 or (max_proposals is not None and max_proposals < 0):
-        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}, but must be at least 1 and 0")
 
 
 def _judged(rule: Rule, rows: torch.Tensor, first: torch.Tensor, proposals: Proposals | None, prediction: Prediction,
@@ -202,90 +289,3 @@ def _patches(rule: Rule, judged: Round, prediction: Prediction, own: torch.Tenso
     patches = torch.cat([accepted, own], dim=1)
     patches[torch.arange(len(own), device=own.device), judged.length] = own[:, 0]
     return patches
-
-
-class _Proposer:
-    """Source of proposals. After a rejection the target's last pass already has information on later patches.
-
-    repropose 'draft': the draft proposes again and ignores it. 'target': the target's own means are proposed, without a
-    draft pass. 'corrected': the draft proposes again, and its mean for a patch is shifted by the gap that the target
-    found there last time, q' = q_new + (p_old - q_old): the patch in between moved both means, but their gap less. With
-    a sampling rule only the mean shifts, by an amount known before the patch is drawn, so a law-preserving rule
-    remains one.
-    `passes` counts the draft passes of the round.
-    """
-
-    def __init__(self, draft: Model, state: State, rule: Rule, repropose: str):
-        if repropose not in REPROPOSALS:
-            raise ValueError(f"repropose must be one of {', '.join(REPROPOSALS)}, not {repropose!r}")
-        if repropose == "target" and rule.random:
-            raise ValueError("repropose 'target' has no law to sample from: it needs a deterministic rule")
-        self.draft, self.state, self.rule, self.repropose = draft, state, rule, repropose
-        self.passes = 0
-        self.left_over: torch.Tensor | None = None  # 'target': the target's means to propose next, `stock` of them
-        self.stock: torch.Tensor | None = None
-        self.means: torch.Tensor | None = None  # 'corrected': the draft's means of this round, before correction
-        self.correction: torch.Tensor | None = None  # and the shift for those of the next
-
-    def stock_of(self, done: torch.Tensor) -> torch.Tensor:
-        """Number of proposals [b] that each row has left over."""
-        return torch.zeros_like(done) if self.stock is None else self.stock
-
-    def propose(self, k: int, done: torch.Tensor, eps: Noise | None,
-                ask_draft: bool) -> tuple[Proposals | None, torch.Tensor]:
-        """k proposals per row (None if k is 0), and how many of them count [b]."""
-        self.passes = 0
-        everything = torch.full_like(done, k)
-        if not k:
-            return None, everything
-        drafted = self._ask_draft(k, eps) if ask_draft else None
-        if self.stock is None or self.left_over is None:
-            return drafted, everything
-        again = Proposals.of_mean(self.left_over[:, :k])
-        if drafted is None:
-            proposals, available = again, self.stock
-        else:
-            fresh = self.stock == 0
-            proposals, available = drafted.where(fresh, again), torch.where(fresh, everything, self.stock)
-        self.state.rollback(done)
-        self.state.append(proposals.patches)
-        return proposals, available
-
-    def _ask_draft(self, k: int, eps: Noise | None) -> Proposals:
-        """Makes k proposals in as many draft passes as needed, each conditioned on the proposals before."""
-        parts, means, made = [], [], 0
-        while made < k:
-            prediction = self.draft.extend(self.state).first(k - made)
-            count = prediction.mean.shape[1]
-            means.append(prediction.mean)
-            if self.correction is not None:
-                prediction = prediction.shifted(self.correction[:, made:made + count])
-            parts.append(self.rule.propose(prediction, None if eps is None else eps.proposal[:, made:made + count]))
-            self.state.append(parts[-1].patches)
-            made += count
-            self.passes += 1
-        self.means = torch.cat(means, dim=1)
-        return Proposals.join(parts)
-
-    def commit(self, judged: Round, own: torch.Tensor, prediction: Prediction) -> None:
-        """Advances the draft's state to the target's own patch, and keeps what the next round can use."""
-        length, k = judged.length, judged.needed.shape[1]
-        self.state.rollback(judged.first + length)
-        self.state.append(own)
-        if self.repropose == "draft" or not k:
-            return
-        # position `length` went to the target's own patch; its predictions of the later ones can be used
-        rows = torch.arange(len(length), device=length.device)[:, None]
-        later = length[:, None] + torch.arange(1, k + 1, device=length.device)
-        if self.repropose == "target":
-            self.left_over = prediction.mean[rows, later.clamp(max=k)]
-            self.stock = judged.needed.sum(dim=1) - length
-        elif self.means is not None:  # past the last patch judged its gap is the best guess
-            self.correction = (prediction.mean[:, :k] - self.means)[rows, later.clamp(max=k - 1)]
-
-    def select(self, rows: torch.Tensor) -> None:
-        self.state.select(rows)
-        if self.correction is not None:
-            self.correction = self.correction[rows]
-        if self.stock is not None and self.left_over is not None:
-            self.left_over, self.stock = self.left_over[rows], self.stock[rows]

@@ -22,7 +22,7 @@ from exp.report.results import format_table, write_csv
 from exp.settings import Settings
 from utils.acceptance import Tolerance
 from utils.errors import UserError
-from utils.speculative_decoder import REPROPOSALS
+from utils.proposer import REPROPOSALS
 
 COLUMNS = ["repropose", "tolerance", "mse", "rms_from_target", "acceptance_pct", "target_passes", "draft_passes"]
 

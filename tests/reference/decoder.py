@@ -41,7 +41,8 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
         if repropose == "target" and left_over:
             proposals = [{"patch": mean, "mean": mean} for mean in left_over[:k]]
         else:
-            proposals = ask_draft(draft, history, L, k, settings, noise, len(forecast), gaps)
+            each = 1 if repropose == "corrected" else k
+            proposals = ask_draft(draft, history, L, k, settings, noise, len(forecast), gaps, each)
         counts["proposed"] += len(proposals)
         counts["target_passes"] += 1
         seen = [predict(target, torch.cat([history] + [p["patch"] for p in proposals[:j]]), L)[0][0]
@@ -73,10 +74,31 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
     return torch.cat(forecast)[:horizon], origin, counts
 
 
-def ask_draft(draft, history, context_len, k, settings, noise, position, gaps):
+def reference_parareal(target, draft, context, horizon, passes, noise=None):
+    """One window [L, C], by the formulas as they stand: every pass over every patch, nothing kept but F - G.
+
+    noise [n, P, C]: data units. Returns p_j, and the last q and p of each patch but the last.
+    """
+    P, L = target.patch_len, len(context)
+    n = math.ceil(horizon / P)
+    e = [0.0] * n if noise is None else list(noise)
+    error = [0.0] * n
+    for _ in range(passes):
+        q, said = [], []
+        for i in range(n - 1):
+            said.append(predict(draft, torch.cat([context, *q]), L)[0][0])
+            q.append(said[i] + error[i] + e[i])
+        fine = [predict(target, torch.cat([context, *q[:i]]), L)[0][0] for i in range(n)]
+        error = [fine[i] - said[i] for i in range(n - 1)]
+    p = [fine[i] + e[i] for i in range(n)]
+    return torch.cat(p)[:horizon], q, p[:-1]
+
+
+def ask_draft(draft, history, context_len, k, settings, noise, position, gaps, each):
+    """k proposals; each: how many of one pass are used."""
     proposals = []
     while len(proposals) < k:
-        for said, sigma in predict(draft, history, context_len)[:k - len(proposals)]:
+        for said, sigma in predict(draft, history, context_len)[:min(each, k - len(proposals))]:
             now = position + len(proposals)
             mean = said + gaps[min(now, max(gaps))] if gaps else said
             proposals.append(propose(mean, sigma, settings, noise, now) | {"said": said})

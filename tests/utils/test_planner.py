@@ -62,7 +62,7 @@ def test_a_long_forecast_advances_by_the_closed_form_a_round():
 def plan(monkeypatch, series, costs, measured, tol=1e9):
     """The plan for given costs and given times {K: ms} of the check."""
     target = tiny_target()
-    monkeypatch.setattr(planner, "measure_costs", lambda *_: costs)
+    monkeypatch.setattr(planner, "measure_costs", lambda *_, **__: costs)
     monkeypatch.setattr(planner, "time_side_by_side",
                         lambda calls, *_, **__: {k: {"ms_median": measured(k)} for k in calls})
     return make_plan(target, tiny_draft(target), series(), 8 * PATCH, Tolerance(tol), seed=0)

@@ -122,7 +122,7 @@ def test_reproposing_target_means_agrees_with_the_slow_one(cached_pair, series, 
 @pytest.mark.parametrize("patches", [1, 3])
 @pytest.mark.parametrize("case", ["tolerance", "sampled", "exact", "coupling"])
 def test_correcting_by_the_last_gap_agrees_with_the_slow_one(cached_pair, series, case, patches, K):
-    tol = 0.18
+    tol = {1: 0.18, 3: 0.16}[patches]  # with these the rows differ
     rule, plain = (Tolerance(tol), {"rule": "tolerance", "tol": tol}) if case == "tolerance" else CASES[case][:2]
     assert_agrees_with_the_slow_one(cached_pair[0], cached_pair[1][patches], series(rows=12), rule, plain, K,
                                     "corrected")
