@@ -28,6 +28,7 @@ from exp.settings import (
 from exp.stored import OF_DATA, completed, stored_settings, tested_checkpoint
 from models.config import ModelConfig
 from models.registry import ADDED_LATER, ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe
+from utils.acceptance import Parareal
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -275,6 +276,10 @@ def _refuse_wrong_law(values: Values, spec: SpecSettings) -> None:
             rule = "simplified" if values["compare"] else spec.rule
             SpecSettings(rule=rule, sigma_mode="calibrated").refuse_simplified_calibrated()
     if values["num_samples"] is None:
+        idle = sorted(values.given & LAW) if values["use_speculative"] and spec.rule == Parareal.name else []
+        if idle:
+            raise UserError(f"--{idle[0]} has no effect with --spec_accept_rule parareal without --num_samples: its "
+                            "forecast is a mean; add that flag, or leave this one out")
         return
     if values["use_speculative"] and spec.rule == "tolerance" and not values["do_predict"]:
         raise UserError("--num_samples needs a rule that samples, but --spec_accept_rule tolerance emits means: name "

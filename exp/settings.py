@@ -37,10 +37,10 @@ from exp.schedules import LRADJ
 from models.config import LAYERS, STEPS, WIDTH, ModelConfig
 from models.registry import DRAFTS, MODELS
 from models.timer_xl import ROLLING
-from utils.acceptance import RULES
+from utils.acceptance import WAYS, Parareal
 from utils.errors import UserError, shorten
 from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, check, limited, whole
-from utils.lossless import EMISSIONS
+from utils.lossless import EMISSIONS, Lossless
 from utils.proposer import REPROPOSALS
 
 ONE_WAY = {"compare": "applies to a single method, --compare runs all of them"}
@@ -249,21 +249,24 @@ class TrainSettings(Section):
 class SpecSettings(Section):
     """Speculative decoding: the rule and its parameters, the number of proposals, and the law of sampled paths.
 
-    k: most proposals per round, 'auto': chosen by measurement, None: all remaining patches for a deterministic rule,
-    else 3. emit: None: 'mean' for tolerance, which has no other, else 'sample'. sigma, sigma_mode: None: not given,
-    see `filled`.
+    rule 'parareal' judges nothing: passes and tol end it, and k and repropose do not apply. k: most proposals per
+    round, 'auto': chosen by measurement, None: all remaining patches for a deterministic rule, else 3. emit: None:
+    'mean' where a rule has no other, else 'sample'. sigma, sigma_mode: None: not given, see `filled`.
     """
 
-    rule: str = limited("tolerance", OneOf(RULES), "acceptance rule", flag="spec_accept_rule", needs=SPECULATION,
-                        free=True, not_with=ONE_WAY)
+    rule: str = limited("tolerance", OneOf(WAYS), "acceptance rule; parareal judges nothing, but corrects the draft by "
+                        "the error that the target has found, again and again", flag="spec_accept_rule",
+                        needs=SPECULATION, free=True, not_with=ONE_WAY)
     k: int | str | None = limited(None, OrNone(OrWord(COUNT, "auto")), "maximum proposals per round, or 'auto': chosen "
                                   "by measurement, plain decoding if nothing is faster (default: all remaining patches "
                                   "for tolerance, else 3)", flag="spec_k", needs=SPECULATION, free=True)
     repropose: str = limited("draft", OneOf(REPROPOSALS), "source of proposals after a rejection: the draft, the "
                              "target's last pass (tolerance only), or the draft shifted by the gap found in that pass",
                              flag="spec_repropose", needs=SPECULATION, free=True)
-    tol: float = limited(0.15, NON_NEGATIVE, "tolerance: maximum RMS gap, in window standard deviations",
+    tol: float = limited(0.15, NON_NEGATIVE, "tolerance, parareal: maximum RMS gap, in window standard deviations",
                          flag="spec_tol", needs=SPECULATION, free=True)
+    passes: int | None = limited(None, OrNone(COUNT), "parareal: at most so many target passes per window (default: "
+                                 "until no gap is above --spec_tol)", flag="spec_passes", needs=SPECULATION, free=True)
     emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "emit samples or means (default: mean for tolerance, "
                                "else sample); means of exact and coupling preserve no law", flag="spec_emit",
                                needs=SPECULATION, free=True, not_with=ONE_WAY)
@@ -302,25 +305,28 @@ class SpecSettings(Section):
 
     @property
     def emission(self) -> str:
-        return self.emit or ("mean" if self.rule == "tolerance" else "sample")
+        return self.emit or ("sample" if "emit" in parameters_of(self.rule) else "mean")
 
     def refuse_contradictions(self, given: set[str]) -> None:
         """Raises UserError for fields that do not fit the rule. given: the fields that were set explicitly."""
         for name in sorted(given & RULE_FIELDS):
-            meant = [rule for rule in RULES if name in parameters_of(rule)]
+            meant = [rule for rule in WAYS if name in parameters_of(rule)]
             if self.rule not in meant:
                 raise UserError(f"`{name}` does not apply to `rule` {self.rule}: use {' or '.join(meant)}, or leave "
                                 "it out")
         if "adapt_c" in given and self.sigma_mode != "adaptive":
             raise UserError("`adapt_c` has no effect without `sigma_mode` adaptive: set it, or leave this one out")
-        if self.rule in LOSSLESS and self.sigma_mode == "adaptive":
+        if self.rule in (*LOSSLESS, Parareal.name) and self.sigma_mode == "adaptive":
             raise UserError("`sigma_mode` adaptive takes the target's sigma from the proposal, so there is no fixed "
                             f"law for `rule` {self.rule} to preserve: use fixed, or simplified")
         if self.repropose == "target" and self.rule != "tolerance":
             raise UserError(f"`repropose` target gives `rule` {self.rule} no law to sample from: use corrected, "
                             "or tolerance")
-        if self.rule == "tolerance" and self.emit == "sample":
-            raise UserError("`emit` sample does not apply to `rule` tolerance, which emits means: leave it out")
+        if "emit" not in parameters_of(self.rule) and self.emit == "sample":
+            raise UserError(f"`emit` sample does not apply to `rule` {self.rule}, which emits means: leave it out")
+        if self.rule == Parareal.name and given & {"k", "repropose", "adaptive"}:
+            raise UserError(f"`{min(given & {'k', 'repropose', 'adaptive'})}` does not apply to `rule` parareal, which "
+                            "proposes all later patches in every pass: leave it out")
 
     def refuse_simplified_calibrated(self) -> None:
         if self.sigma_mode == "calibrated" and self.rule == "simplified":
@@ -337,12 +343,12 @@ LAW_FIELDS = {"sigma", "sigma_mode", "temp"}  # settings behind the `law` of a r
 
 def parameters_of(rule: str) -> set[str]:
     """The fields of SpecSettings that apply to a rule: the parameters of its constructor."""
-    taken = set(inspect.signature(RULES[rule]).parameters)
+    taken = set(inspect.signature(WAYS[rule]).parameters)
     return (taken - {"law"}) | (LAW_FIELDS if "law" in taken else set())
 
 
-LOSSLESS = tuple(rule for rule in RULES if "law" in inspect.signature(RULES[rule]).parameters)
-RULE_FIELDS = set().union(*map(parameters_of, RULES)) - {"emit"}
+LOSSLESS = tuple(rule for rule, kind in WAYS.items() if issubclass(kind, Lossless))
+RULE_FIELDS = set().union(*map(parameters_of, WAYS)) - {"emit"}
 
 
 @dataclass(frozen=True)
@@ -363,7 +369,8 @@ class ReportSettings(Section):
     save_samples: bool = limited(False, Switch(), "write the paths to samples.npz in the results folder",
                                  needs=("num_samples",), free=True, not_with=TEST_WINDOWS)
     log_judgements: bool = limited(False, Switch(), "write every judgement to a csv", flag="spec_debug_accept",
-                                   needs=SPECULATION, free=True, not_with=ONE_WAY | TEST_WINDOWS)
+                                   needs=SPECULATION, free=True, not_with=ONE_WAY | TEST_WINDOWS | {
+        "spec_accept_rule=parareal": "has no effect with --spec_accept_rule parareal, which judges nothing"})
     judgements_file: str = limited("spec_accept_debug.csv", CsvName(), "name of that csv, in the results folder",
                                    flag="spec_debug_out", needs=("spec_debug_accept",), free=True)
     judgements_windows: int = limited(64, COUNT, "number of windows in that csv", flag="spec_debug_n",

@@ -12,6 +12,7 @@ import torch
 from .interface import Prediction, Rule
 from .lossless import Coupling, Exact, needed, refuse_emission
 from .proposals import Judgement, Proposals
+from .target_law import TargetLaw
 
 
 def unit_mean(values: torch.Tensor) -> torch.Tensor:
@@ -118,4 +119,21 @@ class Simplified:
         return prediction.mean + self.sigma * needed(eps) if self.emit == "sample" else prediction.mean
 
 
+class Parareal:
+    """The settings of `decode_parareal`, which stands where a rule does, although nothing is judged there.
+
+    passes: target passes of a window at most, None: as many as it takes; tol: a window is done once no proposal is
+    further than this from what the target makes of it, as `Tolerance` measures it; 0: `passes` alone decides. law: of
+    sampled paths. Raises ValueError for passes below 1 and a negative tolerance.
+    """
+
+    name, random = "parareal", False
+
+    def __init__(self, passes: int | None = None, tol: float = 0.15, law: TargetLaw | None = None):
+        if (passes is not None and passes < 1) or not tol >= 0:
+            raise ValueError(f"passes is {passes} and tol {tol}, but must be at least 1 and 0")
+        self.passes, self.tol, self.law = passes, tol, law
+
+
 RULES: dict[str, type[Rule]] = {"tolerance": Tolerance, "simplified": Simplified, "exact": Exact, "coupling": Coupling}
+WAYS: dict[str, type] = {**RULES, Parareal.name: Parareal}  # by name, all ways to use a draft

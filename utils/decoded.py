@@ -148,12 +148,11 @@ class Passes:
         self.finite = torch.ones(2, B, n, dtype=torch.bool, device=context.device)  # the target's, the draft's
         self.target_passes, self.draft_passes = torch.zeros(2, B, dtype=torch.long, device=context.device)
 
-    def write(self, rows: torch.Tensor, exact: int, p: torch.Tensor, q: torch.Tensor,
-              scale: torch.Tensor) -> torch.Tensor:
+    def write(self, rows: torch.Tensor, exact: int, p: torch.Tensor, q: torch.Tensor, scale: torch.Tensor,
+              draft_passes: int) -> torch.Tensor:
         """Of rows [b] of which the first `exact` patches are final: the largest gap [b] of their patches after those.
 
-        p, scale: what the target made of the proposals q [b, k, P, C], each from a draft pass, and of the patch after
-        them (k + 1 patches).
+        p, scale: what the target made of the proposals q [b, k, P, C], and of the patch after them (k + 1 patches).
         """
         self.patches[rows, exact:] = p
         gap = ((q - p[:, :-1]) / scale[:, :-1]).square().mean(dim=(2, 3)).sqrt()
@@ -162,7 +161,7 @@ class Passes:
         self.finite[0, rows, exact:] = is_finite(p)
         self.finite[1, rows, exact:-1] &= is_finite(q.square())
         self.target_passes[rows] += 1
-        self.draft_passes[rows] += q.shape[1]
+        self.draft_passes[rows] += draft_passes
         return gap.amax(dim=1) if gap.shape[1] else gap.sum(dim=1)
 
     def finish(self, horizon: int) -> Decoded:

@@ -133,6 +133,36 @@ class SpeculationMetrics:
         } | ({} if self.most is None else {"most_pct": _per_cent(self.most, totals["judged"])})
 
 
+class PararealMetrics:
+    """Passes of parareal over all windows, and the gaps that it left.
+
+    target_passes_histogram: number of windows that took 1, 2, ... passes; gap_by_patch: for each patch but the last the
+    mean over windows of `Decoded.gap`, 0 where all of them had the target's own patch.
+    """
+
+    def __init__(self) -> None:
+        self.windows = 0
+        self.passes: list[int] = []
+        self.draft_passes = 0
+        self.gap = torch.zeros(0, dtype=torch.float64)
+
+    def update(self, decoded: Decoded) -> None:
+        """Counts of a parareal decode."""
+        assert decoded.gap is not None and decoded.target_passes is not None and decoded.draft_passes is not None
+        patches = decoded.gap.shape[1] + 1
+        found = torch.bincount(decoded.target_passes, minlength=patches + 1)[1:].tolist()
+        self.passes = [a + b for a, b in zip(self.passes or [0] * patches, found)]
+        self.draft_passes += int(decoded.draft_passes.sum())
+        self.windows += len(decoded.gap)
+        gap = decoded.gap.double().sum(dim=0).cpu()
+        self.gap = self.gap + gap if len(self.gap) else gap
+
+    def result(self) -> dict[str, Any]:
+        total = sum(number * windows for number, windows in enumerate(self.passes, 1))
+        return {"target_passes": total / max(1, self.windows), "draft_passes": self.draft_passes / max(1, self.windows),
+                "target_passes_histogram": self.passes, "gap_by_patch": (self.gap / max(1, self.windows)).tolist()}
+
+
 def _per_cent(part: float, whole: int) -> float | None:
     return 100 * part / whole if whole else None
 

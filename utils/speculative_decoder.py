@@ -164,13 +164,14 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     G is the draft's mean, the coarse propagator, F the target's, the fine one; e[i] = law.spread(z[i]) is noise fixed
     per position, none for means:
 
-        q_0[i] = G(q_0[<i]) + e[i]
+        q_0[i] = the draft's forecast of its own, with e[i]
         p_j[i] = F(q_{j-1}[<i]) + e[i]                          all i in one target pass
         q_j[i] = G(q_j[<i]) + (F - G)(q_{j-1}[<i]) + e[i]
 
     The forecast after j passes is p_j. Its first j patches are those of the target alone: they stay in both contexts,
     and are not computed again. The others converge at the rate of F - G, and n = ceil(H / P) passes are plain decoding.
-    The draft predicts one patch per pass, also where its heads predict more: G must be the same in every pass.
+    G is the next patch alone, also of a draft that predicts several ahead, which serves for q_0: an error of its other
+    heads does not correct the next pass, which begins elsewhere.
     A window leaves after `passes`, or once no gap rms((q_{j-1}[i] - p_j[i]) / s) is above `tol`, s the standard
     deviation of the target's window; with tol 0 the number of passes is fixed, and nothing is asked of the device.
     context [B, L, C]; law and z [B, S, n, P, C], standard normal: S paths per window, which converge to those of
@@ -192,39 +193,47 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     out = Passes(context, n, target.patch_len)
     rows = torch.arange(len(context), device=context.device)
     correction = None
-    for exact in range(n if passes is None else min(passes, n)):  # so many patches are the target's own by now
+    last = n if passes is None else min(passes, n)
+    for exact in range(last):  # so many patches are the target's own by now
         e = None if noise is None else noise[rows, exact:]
-        q, coarse = _corrected(draft, draft_state, n - 1 - exact, e, correction)
+        q, coarse, made = _corrected(draft, draft_state, n - 1 - exact, e, correction, one_by_one=exact > 0)
         prediction = target.extend(state, q if q.shape[1] else None)
-        p = prediction.mean if e is None else prediction.mean + e
-        gap = out.write(rows, exact, p, q, prediction.scale)
-        own, correction = p[:, :1], prediction.mean[:, 1:-1] - coarse[:, 1:]
+        fine, p = prediction.mean, prediction.mean if e is None else prediction.mean + e
+        gap = out.write(rows, exact, p, q, prediction.scale, made)
+        if exact + 1 == last:
+            break
         if tol > 0:
             going = (~(gap <= tol)).nonzero()[:, 0]  # the one host synchronisation of a pass
             if not len(going):
                 break
             if len(going) < len(rows):  # a window that is close enough leaves the batch
-                rows, own, correction = rows[going], own[going], correction[going]
+                rows, fine, p, q, coarse = (part[going] for part in (rows, fine, p, q, coarse))
                 state.select(going)
                 draft_state.select(going)
+        if made < q.shape[1]:  # several patches ahead: G of all of them, in one more pass
+            draft_state.rollback(torch.full_like(rows, exact))
+            coarse = draft.extend(draft_state, q).mean
+            out.draft_passes[rows] += 1
+        correction = fine[:, 1:-1] - coarse[:, 1:q.shape[1]]
         for each in (state, draft_state):
             each.rollback(torch.full_like(rows, exact))
-            each.append(own)
+            each.append(p[:, :1])
     refuse_pair(out.finite, target, draft, context, samples, _alone)
     return out.finish(horizon)
 
 
-def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None,
-               correction: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """k proposals of parareal, one draft pass for each, and the draft's own means behind them, both [b, k, P, C]."""
+def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None, correction: torch.Tensor | None,
+               one_by_one: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """k proposals of parareal, the draft's own means behind them, both [b, k, P, C], and the number of draft passes."""
     if not k:
         none = state.unit.new_zeros(len(state.unit), 0, draft.patch_len, state.unit.shape[-1])
-        return none, none
+        return none, none, 0
 
     def propose(prediction: Prediction, made: int) -> Proposals:
-        return Proposals.of_mean(prediction.mean if noise is None else prediction.mean + noise[:, made:made + 1])
-    proposals, means, _ = drafted(draft, state, k, propose, correction, one_by_one=True)
-    return proposals.patches, means
+        count = prediction.mean.shape[1]
+        return Proposals.of_mean(prediction.mean if noise is None else prediction.mean + noise[:, made:made + count])
+    proposals, means, passes = drafted(draft, state, k, propose, correction, one_by_one)
+    return proposals.patches, means, passes
 
 
 def _refuse_misfits(target: Model, draft: Model, n: int, passes: int | None, tol: float, law: TargetLaw | None,

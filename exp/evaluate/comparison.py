@@ -24,14 +24,13 @@ from exp.flags import NAMES
 from exp.report.decision import decide, faster_at, kept_pct, naive_warning, recommendation, speedups, was_tried
 from exp.report.plots import compare_figure
 from exp.report.results import DRAFT, TARGET, format_table, write_csv, write_series
-from exp.settings import LOSSLESS, RunSettings, Settings, SpecSettings, fields_of, parameters_of
-from utils.acceptance import RULES, Tolerance
+from exp.settings import LAW_FIELDS, LOSSLESS, RunSettings, Settings, SpecSettings, fields_of, parameters_of
+from utils.acceptance import Parareal, Tolerance
 from utils.decoded import Round
 from utils.interface import Model
 from utils.timing import hardware, time_side_by_side
 
 BATCH_1_REPEATS, BATCH_N_REPEATS = 40, 7
-TWICE = "simplified"  # the rule that stands in the table with both of its emissions
 OFTEN_ACCEPTED = 50  # per cent; below it most rounds end with their first proposal, and the draft is the reason
 COLUMNS = {
     "method": "method", "mse": "MSE", "mae": "MAE", "mase": "MASE", "acceptance_pct": "accepted %",
@@ -48,8 +47,8 @@ CSV_COLUMNS = [*COLUMNS, "rms_from_target", "ms_batch_1_p10", "ms_batch_1_p90", 
 def compared_methods(target: Model, draft: Model, settings: Settings, walk: Walk) -> dict[str, Method]:
     """Rows of the table, in order; the others are compared with the first, and the tolerance is the last.
 
-    Every rule is there as it emits by default, `simplified` also by its means. The law of exact and coupling is fixed
-    here, also where `sigma_mode` lets simplified take its sigma from the gap.
+    Every rule is there as it emits by default, `simplified` also by its means; parareal ends by the tolerance. The law
+    of exact and coupling is fixed here, also where `sigma_mode` lets simplified take its sigma from the gap.
     """
     horizon, spec = settings.data.horizon, settings.spec
     seasons = walk.seasons.where(walk.seasons <= settings.data.test_context, 1)  # no context holds a whole season
@@ -60,7 +59,8 @@ def compared_methods(target: Model, draft: Model, settings: Settings, walk: Walk
         f"seasonal-naive ({', '.join(map(str, seasons.unique().tolist()))})": SeasonalNaiveMethod(seasons, horizon),
     }
     rules = {"simplified, sampled": ("simplified", "sample"), "simplified, mean": ("simplified", "mean")}
-    rules |= {name: (name, SpecSettings(rule=name).emission) for name in RULES if name not in (TWICE, Tolerance.name)}
+    rules |= {name: (name, SpecSettings(rule=name).emission) for name in LOSSLESS}
+    rules[f"parareal {spec.tol:g}"] = Parareal.name, "mean"
     rules[f"tolerance {spec.tol:g}"] = Tolerance.name, "mean"
     for name, (rule, emit) in rules.items():
         rows[f"speculative {name}"] = make_speculative(target, draft, spec, horizon, settings.run.seed,
@@ -163,7 +163,8 @@ def flags_of(method: SpeculativeMethod, settings: Settings) -> list[str]:
     spec = replace(settings.spec, rule=rule.name, emit=getattr(rule, "emit", None), repropose=method.repropose, k=k,
                    sigma_mode=None if rule.name in LOSSLESS else settings.spec.sigma_mode)
     known = fields_of(SpecSettings)
-    apply = parameters_of(rule.name) | {"k", "repropose", "adaptive"}
+    apply = parameters_of(rule.name) - LAW_FIELDS if rule.name == Parareal.name else \
+        parameters_of(rule.name) | {"k", "repropose", "adaptive"}
     values = {"draft_checkpoint": run.draft_checkpoint}
     if run.draft_model != fields_of(RunSettings)["draft_model"].default:
         values["draft_model"] = run.draft_model

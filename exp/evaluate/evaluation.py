@@ -12,7 +12,7 @@ from exp.evaluate.methods import Method, Observer
 from utils.adapters import VARIANCE_FLOOR
 from utils.decoded import Decoded, Round
 from utils.errors import NotFinite
-from utils.scores import PointMetrics, SpeculationMetrics
+from utils.scores import PararealMetrics, PointMetrics, SpeculationMetrics
 from utils.timing import Stopwatch
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # contexts [B, L, C] and truths [B, H, C]
@@ -28,7 +28,7 @@ class Evaluation:
         self.covariate = covariate
         self.point = PointMetrics()
         self.by_series = None if walk is None else BySeries(walk)
-        self.speculation: SpeculationMetrics | None = None
+        self.speculation: SpeculationMetrics | PararealMetrics | None = None
         self.passes: dict[str, int] = {}
         self.seconds, self.windows, self.squares = 0.0, 0, 0.0
         self.relative_squares, self.relative_elements = 0.0, 0
@@ -56,8 +56,9 @@ class Evaluation:
         self.relative_elements += int(varies.sum())
 
     def _count(self, decoded: Decoded) -> None:
-        if decoded.judged is not None:
-            self.speculation = self.speculation or SpeculationMetrics()
+        if decoded.judged is not None or decoded.gap is not None:
+            self.speculation = self.speculation or (PararealMetrics() if decoded.judged is None else
+                                                    SpeculationMetrics())
             self.speculation.update(decoded)
             return
         for name in ("target_passes", "draft_passes"):
@@ -65,7 +66,7 @@ class Evaluation:
                 self.passes[name] = self.passes.get(name, 0) + int(getattr(decoded, name).sum())
 
     def acceptance_pct(self) -> float | None:
-        return None if self.speculation is None else self.speculation.result()["acceptance_pct"]
+        return None if self.speculation is None else self.speculation.result().get("acceptance_pct")
 
     def rms_from_reference(self) -> float:
         return (self.squares / self.point.elements) ** 0.5

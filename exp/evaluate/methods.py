@@ -11,12 +11,18 @@ import numpy as np
 import torch
 
 from exp.settings import SpecSettings
-from utils.acceptance import RULES
+from utils.acceptance import WAYS, Parareal
 from utils.decoded import BONUS, Decoded, Round
 from utils.interface import Model, Rule
 from utils.planner import Plan, make_plan
 from utils.proposals import Noise
-from utils.speculative_decoder import decode_alone, decode_speculative, patches_in, sample_alone
+from utils.speculative_decoder import (
+    decode_alone,
+    decode_parareal,
+    decode_speculative,
+    patches_in,
+    sample_alone,
+)
 from utils.target_law import TargetLaw
 from utils.timing import TracedModel
 
@@ -184,6 +190,25 @@ class SpeculativeMethod(Method):
         self.max_proposals = min(self.most, max(1, self.max_proposals + step))
 
 
+class PararealMethod(SpeculativeMethod):
+    """Draft and target together, by parareal: there is no K, and nothing is judged."""
+
+    rule: Any
+
+    def __init__(self, target: Model, draft: Model, horizon: int, rule: Parareal, seed: int):
+        super().__init__(target, draft, horizon, rule, None, seed)  # type: ignore[arg-type]
+
+    def plan(self, context: torch.Tensor) -> None:  # type: ignore[override]
+        """There is nothing to choose."""
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        return decode_parareal(self.target, self.draft, context, self.horizon, self.rule.passes, self.rule.tol)
+
+    def sampled(self, spec: SpecSettings, law: TargetLaw, seed: int,  # type: ignore[override]
+                samples: int) -> SampledPararealMethod:
+        return SampledPararealMethod(self, law, seed, samples)
+
+
 class SampledMethod(Method):
     """Paths of the target alone, and their mean; the paths of a window do not depend on its batch."""
 
@@ -191,12 +216,30 @@ class SampledMethod(Method):
         self.model, self.horizon, self.law, self.samples = model, horizon, law, samples
         self.generator = np.random.default_rng(seed)  # draws one by one, in the order of the windows
 
-    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+    def noise_for(self, context: torch.Tensor) -> torch.Tensor:
+        """Standard normal [B, S, n, P, C] of the next B windows."""
         P = self.model.patch_len
         shape = (len(context), self.samples, patches_in(self.horizon, P), P, context.shape[2])
-        z = torch.from_numpy(self.generator.standard_normal(shape, dtype=np.float32)).to(context.device)
-        paths = sample_alone(self.model, context, self.horizon, self.law, z)[0]
+        return torch.from_numpy(self.generator.standard_normal(shape, dtype=np.float32)).to(context.device)
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        paths = sample_alone(self.model, context, self.horizon, self.law, self.noise_for(context))[0]
         return Decoded(paths.mean(dim=1), paths=paths)
+
+
+class SampledPararealMethod(SampledMethod):
+    """Paths by parareal, which converge to those of `SampledMethod` with the same seed."""
+
+    def __init__(self, method: PararealMethod, law: TargetLaw, seed: int, samples: int):
+        super().__init__(method.target, method.horizon, law, seed, samples)
+        self.draft, self.rule = method.draft, method.rule
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        decoded = decode_parareal(self.model, self.draft, context, self.horizon, self.rule.passes, self.rule.tol,
+                                  self.law, self.noise_for(context))
+        decoded.paths = decoded.forecast.unflatten(0, (-1, self.samples))
+        decoded.forecast = decoded.paths.mean(dim=1)
+        return decoded
 
 
 class SampledSpeculativeMethod(Method):
@@ -221,7 +264,7 @@ def make_rule(spec: SpecSettings, law: TargetLaw | None = None, rule: str | None
     spec, name = spec.filled(), rule or spec.rule
     emit = emit or (spec.emission if name == spec.rule else SpecSettings(rule=name).emission)
     known = vars(spec) | {"emit": emit, "law": law or TargetLaw.fixed(float(spec.sigma or 0)).scaled(spec.temp)}
-    kind: Any = RULES[name]
+    kind: Any = WAYS[name]
     return kind(**{name: known[name] for name in inspect.signature(kind).parameters})
 
 
@@ -229,6 +272,8 @@ def make_speculative(target: Model, draft: Model, spec: SpecSettings, horizon: i
                      rule: Rule | None = None) -> SpeculativeMethod:
     """The speculative method of the settings; rule: another one than theirs."""
     rule = rule or make_rule(spec)
+    if isinstance(rule, Parareal):
+        return PararealMethod(target, draft, horizon, rule, seed)
     most = (DEFAULT_PROPOSALS if rule.random else None) if spec.k is None else None if spec.k == "auto" else int(spec.k)
     repropose = "draft" if rule.random and spec.repropose == "target" else spec.repropose
     return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, repropose)

@@ -53,7 +53,10 @@ def _draw_forecast(folder: Path, method: Method, alone: Method, dataset, window:
         return None if series is None else series[0][:, variables].cpu().numpy()
     of = "" if dataset.n_series == 1 else f" of {': '.join(labels[0])[-MOST_LETTERS:]}"
     decoded, label, extra = method.decode(x), "forecast", {}
-    if decoded.origin is not None:
+    if decoded.gap is not None:
+        label = f"speculative ({settings.spec.rule})"
+        extra = {"target_alone": panel(alone.forecast(x)), "gap": decoded.gap[0].cpu().numpy()}
+    elif decoded.origin is not None:
         label = f"speculative ({settings.spec.rule})"
         extra = {"target_alone": panel(alone.forecast(x)), "draft_mean": panel(decoded.draft_mean),
                  "draft_sigma": panel(decoded.draft_sigma), "origin": decoded.origin[0].cpu().numpy()}

@@ -44,9 +44,11 @@ def predict(forecaster: Forecaster, path: Path, folder: Path) -> Forecast:
     future = forecast.calendar.future
     log.info("forecast: %s: %d series, %d steps (%s), %s to %s", folder / "forecast.csv", len(forecast.names), horizon,
              forecast.calendar.frequency, future[0], future[-1])
-    if forecast.cost and forecast.cost["attempted"]:
+    if forecast.cost and forecast.cost.get("attempted"):
         log.info("accepted %d of %d judged proposals, target passes: %g", forecast.cost["accepted"],
                  forecast.cost["attempted"], forecast.cost["target_passes"])
+    elif forecast.cost and "gap_by_patch" in forecast.cost:
+        log.info("target passes: %g, draft passes: %g", forecast.cost["target_passes"], forecast.cost["draft_passes"])
     draw(folder, forecast, series, forecaster.model.patch_len, settings)
     return forecast
 

@@ -20,7 +20,7 @@ from data_provider.frames import FRAME, from_frame
 from data_provider.scaling import OwnScale, too_far
 from data_provider.series import Series
 from data_provider.times import Calendar, continued
-from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
+from exp.evaluate.methods import AloneMethod, Method, PararealMethod, SampledMethod, make_rule, make_speculative
 from exp.exp_basic import autocast, caveats, choose_device, load_model
 from exp.laws import law_of_history, scale_length
 from exp.memory import Shape, decoding_bytes, output_bytes, refuse_unfitting
@@ -29,7 +29,7 @@ from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSetting
 from exp.stored import completed, stored_settings
 from models.registry import checkpoint_in
 from utils.errors import NotFinite, UserError, shorten
-from utils.scores import QUANTILES, SpeculationMetrics, quantile
+from utils.scores import QUANTILES, PararealMetrics, SpeculationMetrics, quantile
 from utils.target_law import TargetLaw
 
 OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp"}  # settings of the law, with or without a draft
@@ -44,7 +44,7 @@ class Forecast:
     """H steps of C variables, in the units of the series.
 
     values [1 + Q, H, C]: the mean, and the quantiles at `levels` if a law was sampled; origin [C, n] (see
-    utils.decoded) and cost, None without a draft; notes: caveats for the reader.
+    utils.decoded; None for parareal) and cost, None without a draft; notes: caveats for the reader.
     """
 
     names: list[str]
@@ -315,7 +315,8 @@ class Forecaster:
         """
         data = self.settings.data
         windows = context.T[..., None] if data.univariate else context[None]
-        method, cost = self._method(horizon, law), SpeculationMetrics()
+        method = self._method(horizon, law)
+        cost = PararealMetrics() if isinstance(method, PararealMethod) else SpeculationMetrics()
         values, origins = [], []
         parts = windows.split(data.batch_size)
         bar = tqdm(parts, desc="forecast", unit="batch", disable=self.settings.run.quiet or len(parts) == 1)
@@ -326,16 +327,16 @@ class Forecaster:
             except NotFinite as error:
                 error.window += number * data.batch_size
                 raise
-            if decoded.origin is not None:
+            if self.draft is not None:
                 cost.update(decoded)
+            if decoded.origin is not None:
                 origins.append(decoded.origin.cpu())
             quantiles = [] if paths is None else [quantiles_of(paths, levels)]
             values.append(torch.cat([decoded.forecast[None], *quantiles]))
         joined = torch.cat(values, dim=1)  # [1 + Q, B, H, C or 1]
         by_variable = (joined[..., 0].mT if data.univariate else joined[:, 0]).double().cpu().numpy()
-        if not origins:
-            return by_variable, None, None
-        return by_variable, torch.cat(origins).expand(context.shape[1], -1).numpy(), cost.result()
+        origin = torch.cat(origins).expand(context.shape[1], -1).numpy() if origins else None
+        return by_variable, origin, None if self.draft is None else cost.result()
 
     def _note_constants(self, forecast: Forecast, scale: OwnScale, series: Series) -> None:
         """A variable that is constant where it sets its scale has none: `scale` made its forecast that constant."""

@@ -27,7 +27,7 @@ def kept_pct(row: dict, target: dict, draft: dict) -> float | None:
 
 def was_tried(row: dict) -> bool:
     """Whether a speculative row had any proposals: at a horizon of one patch, and with K = 0, there are none."""
-    return bool(row.get("proposed") or any((row.get("plans") or {}).values()))
+    return bool(row.get("proposed") or row.get("gap_by_patch") or any((row.get("plans") or {}).values()))
 
 
 def faster_at(row: dict) -> list[int]:

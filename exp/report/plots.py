@@ -37,11 +37,12 @@ def label_of(name: str) -> str:
 
 
 def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int, label: str, target_alone=None,
-                    draft_mean=None, draft_sigma=None, origin=None, title: str = "") -> None:
+                    draft_mean=None, draft_sigma=None, origin=None, gap=None, title: str = "") -> None:
     """One panel per variable: the end of the history, the truth, the forecast; below it, the origin of each patch.
 
     history [L, C], truth and forecast [H, C], optional target_alone, draft_mean, draft_sigma [H, C], origin [n]:
     numpy arrays in standardised units. The band is the draft's mean +- 2 sigma, where it was consulted.
+    gap [n - 1], in place of the origin: what parareal left (`Decoded.gap`).
     """
     horizon, panels = len(truth), len(names)
     shown = history[-min(len(history), max(horizon // 2, 2 * patch_len)):]
@@ -59,8 +60,11 @@ def forecast_figure(path: Path, history, truth, forecast, names, patch_len: int,
         axis.axvline(-0.5, color=BLACK, lw=0.6, ls=":")
         axis.set_ylabel(f"{label_of(name)}\n(standardised)", parse_math=False)  # a name may hold a '$'
         axis.margins(x=0.01)
+        borders = [*range(0, horizon, patch_len), horizon]
         if origin is not None:
-            _origin_strip(axis, origin, [min(patch * patch_len, horizon) for patch in range(len(origin) + 1)])
+            _origin_strip(axis, origin, borders)
+        if gap is not None:
+            _gap_strip(axis, gap, borders)
     axes[-1, 0].set_xlabel("steps after the end of the context")
     _legend_above(figure, axes[0, 0], 4, title)
     save_figure(figure, path)
@@ -110,6 +114,22 @@ def _origin_strip(axis, origin, borders) -> None:
         axis.axvspan(start, stop, ymin=0, ymax=0.06, facecolor=colour, edgecolor="white", hatch=hatch, lw=0.8,
                      label=None if kind in seen else name)
         seen.add(kind)
+
+
+def _gap_strip(axis, gap, borders) -> None:
+    """A strip below the curves: one box per patch with its gap; the last patch, which is never proposed, has none."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - 0.09 * (high - low), high)
+    seen = set()
+    for value, start, stop in zip(gap, borders, borders[1:]):
+        exact = value == 0
+        name = "the target's own patch" if exact else "gap left, in standard deviations of the window"
+        axis.axvspan(start, stop, ymin=0, ymax=0.06, facecolor=GREEN if exact else SKY, edgecolor="white", lw=0.8,
+                     label=None if exact in seen else name)
+        if not exact:
+            axis.text((start + stop) / 2, 0.03, f"{value:.2g}", transform=axis.get_xaxis_transform(), ha="center",
+                      va="center", fontsize=7)
+        seen.add(exact)
 
 
 def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) -> None:

@@ -77,6 +77,10 @@ def inference_line(metrics: dict) -> str:
                   f"mean accepted length: {metrics['mean_accepted_length']:.3f}",
                   f"histogram: {metrics['accepted_length_histogram']}",
                   f"target passes: {metrics['target_passes']:.3f}", f"draft passes: {metrics['draft_passes']:.3f}"]
+    if "gap_by_patch" in metrics:
+        parts += [f"target passes: {metrics['target_passes']:.3f}",
+                  f"histogram: {metrics['target_passes_histogram']}", f"draft passes: {metrics['draft_passes']:.3f}",
+                  f"gap left, by patch: {' '.join(f'{gap:.3f}' for gap in metrics['gap_by_patch'])}"]
     return ", ".join(parts)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exp.report.results import DRAFT, TARGET
-from exp.settings import SpecSettings, parameters_of
+from exp.settings import LAW_FIELDS, SpecSettings, parameters_of
+from utils.acceptance import Parareal
 from utils.errors import UserError
 
 COLUMNS = ("rule", "emit", "sigma", "bias", "tol", "k")
@@ -15,7 +16,8 @@ NUMBERS = COLUMNS[2:]
 MEASURED = ("sigma", "tol")  # of the grid 'gap', see `gaps`
 POINTS = 6  # values of each of them
 ALL = "all"  # K: every remaining patch
-EMISSIONS = {"simplified": ["mean", "sample"], "exact": ["sample"], "coupling": ["sample"], "tolerance": ["mean"]}
+EMISSIONS = {"simplified": ["mean", "sample"], "exact": ["sample"], "coupling": ["sample"], "tolerance": ["mean"],
+             "parareal": ["mean"]}
 # A column is a list of values, or one for each rule. Those of MEASURED in 'gap' only stand for as many, to count with.
 Column = Sequence | Mapping[str, Sequence]
 STAND_IN = [float(value) for value in range(1, POINTS + 1)]
@@ -74,7 +76,9 @@ def _values(column: Column, rule: str) -> list:
 
 
 def _has_meaning(spec: SpecSettings, name: str) -> bool:
-    """True if the parameter has an effect; a calibrated law estimates its own sigma."""
+    """True if the parameter has an effect; a calibrated law estimates its own sigma, parareal draws no paths here."""
+    if spec.rule == Parareal.name:
+        return name == "tol"
     if name == "k":
         return True
     return name in parameters_of(spec.rule) and not (name == "sigma" and spec.sigma_mode == "calibrated")
@@ -86,6 +90,9 @@ def _refusal(spec: SpecSettings, shared: set[str], rule: str) -> UserError | Non
     try:
         own.refuse_contradictions(shared)
         own.refuse_simplified_calibrated()
+        if rule == Parareal.name and shared & LAW_FIELDS:
+            raise UserError(f"`{min(shared & LAW_FIELDS)}` has no effect with `rule` parareal, which draws no paths in "
+                            "a sweep: leave one of them out")
     except UserError as refusal:
         return refusal
     return None

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from exp.report.results import DRAFT, TARGET, write_csv
-from utils.acceptance import RULES
+from utils.acceptance import WAYS, Parareal
 from utils.errors import UserError, shorten
 
 PARAMETERS = ("rule", "emit", "sigma", "bias", "tol", "k")  # these identify a cell
@@ -65,13 +65,14 @@ def _damage(row: dict) -> str | None:
     """What is wrong with a row; None if it is whole."""
     if None in row or None in row.values():
         return f"a row does not have {len(COLUMNS)} values"
-    needed = ["mse", "ms_per_forecast"] + ([] if row["rule"] in (TARGET, DRAFT) else ["k", "acceptance_pct", "emit"])
+    judged = ["emit"] if row["rule"] == Parareal.name else ["k", "acceptance_pct", "emit"]
+    needed = ["mse", "ms_per_forecast"] + ([] if row["rule"] in (TARGET, DRAFT) else judged)
     for name, value in row.items():
         if not value and name in needed:
             return f"a row has no {name} ({_words(row)})"
         if value and name not in TEXTS and not _is_finite(value):
             return f"{name} is {shorten(value)} in a row, where a number was expected"
-    return None if row["rule"] in (TARGET, DRAFT, *RULES) else f"the rule of a row is {shorten(row['rule'])}"
+    return None if row["rule"] in (TARGET, DRAFT, *WAYS) else f"the rule of a row is {shorten(row['rule'])}"
 
 
 def _is_finite(text: str) -> bool:

@@ -64,10 +64,10 @@ def build_parser() -> "Parser":
     from exp.flags import Parser, reader
     from exp.limits import COUNT, NON_NEGATIVE, POSITIVE
     from exp.sweep.grid import ALL, GRIDS
-    from utils.acceptance import RULES
+    from utils.acceptance import WAYS
     from utils.limits import OneOf, OrWord
     from utils.lossless import EMISSIONS
-    limits = {"rule": OneOf(RULES), "emit": OneOf(EMISSIONS), "sigma": POSITIVE, "bias": POSITIVE,
+    limits = {"rule": OneOf(WAYS), "emit": OneOf(EMISSIONS), "sigma": POSITIVE, "bias": POSITIVE,
               "tol": NON_NEGATIVE, "k": OrWord(COUNT, ALL)}
     parser = Parser(prog="param_sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                     allow_abbrev=False)

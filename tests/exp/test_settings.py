@@ -18,7 +18,7 @@ from exp.predict import Forecaster
 from exp.settings import SECTIONS, DataSettings, RunSettings, Settings, SpecSettings
 from models.config import ModelConfig
 from models.timer_xl import Model
-from utils.acceptance import RULES
+from utils.acceptance import WAYS
 from utils.errors import UserError
 from utils.limits import Switch
 
@@ -115,7 +115,7 @@ def test_in_flags_puts_the_flag_in_place_of_the_parameter(text, expected):
 
 @pytest.mark.parametrize("wrong, words", [
     ({"tol": -1}, "`tol` is -1, but must be a number from 0 to 1000000"), ({"sigma": 0.0}, "`sigma` is 0.0, but"),
-    ({"rule": "best"}, "`rule` is 'best', but must be one of coupling, exact, simplified, tolerance"),
+    ({"rule": "best"}, "`rule` is 'best', but must be one of coupling, exact, parareal, simplified, tolerance"),
     ({"k": 0}, "`k` is 0, but must be a whole number from 1"), ({"k": True}, "`k` is True"),
     ({"k": "auto", "adaptive": True}, "`k` auto"), ({"tol": float("nan")}, "`tol` is nan"),
 ])
@@ -321,7 +321,8 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
              "--num_samples 9 --use_speculative --spec_draft_ckpt d.pth --spec_accept_rule exact")
     settings = read_command_line(words.split())
     values = flat(settings)
-    younger = {"clip_min", "pictures", "balance", "val_windows", "draft_rollout_context", "draft_noise_unit"}
+    younger = {"clip_min", "pictures", "balance", "val_windows", "draft_rollout_context", "draft_noise_unit",
+               "spec_passes"}
     assert set(values) == set(FLAGS) == set(json.loads(OLD)) - {"parameters"} | younger
     assert json.loads(json.dumps(values)) == values
     assert (values["devices"], values["spec_k"], values["output_token_len"]) == ([1, 0], "auto", 48)
@@ -329,10 +330,10 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
     assert values["spec_emit"] == "sample" and settings.spec.emit is None
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", WAYS)
 def test_a_rule_and_its_settings_have_the_same_defaults(rule):
     settings = SpecSettings().filled()
-    own = {name: parameter.default for name, parameter in inspect.signature(RULES[rule]).parameters.items()}
+    own = {name: parameter.default for name, parameter in inspect.signature(WAYS[rule]).parameters.items()}
     for name in set(own) - {"law", "emit"}:
         assert own[name] == getattr(settings, name), name
 

@@ -9,7 +9,7 @@ from exp.report.results import DRAFT, TARGET
 from exp.settings import SpecSettings
 from exp.sweep.gaps import Gaps, measure_gaps, spaced
 from exp.sweep.grid import ALL, Cell, columns_of, make_cells
-from utils.acceptance import RULES, Simplified, Tolerance
+from utils.acceptance import WAYS, Simplified, Tolerance
 from utils.errors import UserError
 from utils.interface import Prediction
 from utils.lossless import Coupling
@@ -36,10 +36,13 @@ def test_the_published_grid_is_that_of_the_first_versions(patches, count):
 @pytest.mark.parametrize("patches, ks", [(2, {1}), (3, {1, 2}), (4, {1, 3}), (8, {1, 3, 7})])
 def test_the_default_grid_has_every_rule_and_no_cell_twice(patches, ks):
     got = make_cells(SpecSettings(), set(), columns_of("gap", {}, {}), set(), patches)
-    assert len(got) == len(set(got)) == 2 + 30 * len(ks) and {cell.k for cell in got[2:]} == ks
+    assert len(got) == len(set(got)) == 2 + 30 * len(ks) + 6
+    assert {cell.k for cell in got[2:] if cell.rule != "parareal"} == ks
     assert {(cell.rule, cell.emit) for cell in got[2:]} == {
         ("simplified", "mean"), ("simplified", "sample"), ("exact", "sample"), ("coupling", "sample"),
-        ("tolerance", "mean")}
+        ("tolerance", "mean"), ("parareal", "mean")}
+    assert [cell for cell in got if cell.rule == "parareal"] == [
+        Cell("parareal", "mean", tol=float(value)) for value in range(1, 7)]
 
 
 def test_a_parameter_without_meaning_makes_no_cells_and_no_value():
@@ -51,8 +54,8 @@ def test_a_parameter_without_meaning_makes_no_cells_and_no_value():
 
 
 def test_every_rule_of_the_program_can_be_swept():
-    got = cells({"rule": sorted(RULES)})
-    assert {cell.rule for cell in got} == {TARGET, DRAFT, *RULES}
+    got = cells({"rule": sorted(WAYS)})
+    assert {cell.rule for cell in got} == {TARGET, DRAFT, *WAYS}
 
 
 def test_all_is_the_number_of_proposals_that_a_forecast_has_room_for():
@@ -68,7 +71,8 @@ def test_a_list_that_no_rule_has_a_use_for_is_refused(grid, given, word):
 
 
 @pytest.mark.parametrize("shared, left", [
-    ({}, ["simplified", "exact", "coupling", "tolerance"]), ({"temp": 2.0}, ["simplified", "exact", "coupling"]),
+    ({}, ["simplified", "exact", "coupling", "tolerance", "parareal"]),
+    ({"temp": 2.0}, ["simplified", "exact", "coupling"]),
     ({"sigma_mode": "calibrated"}, ["exact", "coupling"]), ({"sigma_mode": "adaptive"}, ["simplified"]),
     ({"repropose": "target"}, ["tolerance"])])
 def test_a_grid_keeps_the_rules_that_all_settings_apply_to(shared, left):

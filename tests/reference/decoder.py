@@ -83,11 +83,13 @@ def reference_parareal(target, draft, context, horizon, passes, noise=None):
     n = math.ceil(horizon / P)
     e = [0.0] * n if noise is None else list(noise)
     error = [0.0] * n
-    for _ in range(passes):
-        q, said = [], []
-        for i in range(n - 1):
-            said.append(predict(draft, torch.cat([context, *q]), L)[0][0])
-            q.append(said[i] + error[i] + e[i])
+    for number in range(passes):
+        q = []
+        while len(q) < n - 1:
+            means = [mean for mean, _ in predict(draft, torch.cat([context, *q]), L)]
+            for mean in means[:1 if number else n - 1 - len(q)]:
+                q.append(mean + error[len(q)] + e[len(q)])
+        said = [predict(draft, torch.cat([context, *q[:i]]), L)[0][0] for i in range(n - 1)]
         fine = [predict(target, torch.cat([context, *q[:i]]), L)[0][0] for i in range(n)]
         error = [fine[i] - said[i] for i in range(n - 1)]
     p = [fine[i] + e[i] for i in range(n)]
