@@ -250,19 +250,21 @@ class SpecSettings(Section):
     """Speculative decoding: the rule and its parameters, the number of proposals, and the law of sampled paths.
 
     rule 'parareal' judges nothing: passes and tol end it, and k and repropose do not apply. k: most proposals per
-    round, 'auto': chosen by measurement, None: all remaining patches for a deterministic rule, else 3. emit: None:
-    'mean' where a rule has no other, else 'sample'. sigma, sigma_mode: None: not given, see `filled`.
+    round, 'auto': chosen by measurement, None: all remaining patches, 3 for simplified. repropose: None:
+    'corrected' for a law-preserving rule, else 'draft'. emit: None: 'mean' where a rule has no other, else 'sample'.
+    sigma, sigma_mode: None: not given, see `filled`.
     """
 
     rule: str = limited("tolerance", OneOf(WAYS), "acceptance rule; parareal judges nothing, but corrects the draft by "
                         "the error that the target has found, again and again", flag="spec_accept_rule",
                         needs=SPECULATION, free=True, not_with=ONE_WAY)
     k: int | str | None = limited(None, OrNone(OrWord(COUNT, "auto")), "maximum proposals per round, or 'auto': chosen "
-                                  "by measurement, plain decoding if nothing is faster (default: all remaining patches "
-                                  "for tolerance, else 3)", flag="spec_k", needs=SPECULATION, free=True)
-    repropose: str = limited("draft", OneOf(REPROPOSALS), "source of proposals after a rejection: the draft, the "
-                             "target's last pass (tolerance only), or the draft shifted by the gap found in that pass",
-                             flag="spec_repropose", needs=SPECULATION, free=True)
+                                  "by measurement, plain decoding if nothing is faster (default: all remaining "
+                                  "patches, 3 for simplified)", flag="spec_k", needs=SPECULATION, free=True)
+    repropose: str | None = limited(None, OrNone(OneOf(REPROPOSALS)), "source of proposals after a rejection: the "
+                                    "draft, the target's last pass (tolerance only), or the draft shifted by the gap "
+                                    "found in that pass (default: corrected for exact and coupling, else draft)",
+                                    flag="spec_repropose", needs=SPECULATION, free=True)
     tol: float = limited(0.15, NON_NEGATIVE, "tolerance, parareal: maximum RMS gap, in window standard deviations",
                          flag="spec_tol", needs=SPECULATION, free=True)
     passes: int | None = limited(None, OrNone(COUNT), "parareal: at most so many target passes per window (default: "
@@ -299,9 +301,10 @@ class SpecSettings(Section):
             raise UserError("`k` auto chooses K by measurement, but `adaptive` changes it: leave one of them out")
 
     def filled(self) -> SpecSettings:
-        """With a sigma and the way it is chosen, where they were not given: fixed, of DEFAULT_SIGMA."""
+        """With what depends on the rule, and a sigma of DEFAULT_SIGMA, fixed, where they were not given."""
         return replace(self, sigma=DEFAULT_SIGMA if self.sigma is None else self.sigma,
-                       sigma_mode=self.sigma_mode or "fixed")
+                       sigma_mode=self.sigma_mode or "fixed",
+                       repropose=self.repropose or ("corrected" if self.rule in LOSSLESS else "draft"))
 
     @property
     def emission(self) -> str:

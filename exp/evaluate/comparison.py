@@ -160,8 +160,10 @@ def flags_of(method: SpeculativeMethod, settings: Settings) -> list[str]:
     run, rule = settings.run, method.rule
     # of a K chosen for each batch size, errors are those of the largest one; no flag says K = 0, which auto has chosen
     k = method.plans[max(method.plans)].proposals or "auto" if method.plans else settings.spec.k
-    spec = replace(settings.spec, rule=rule.name, emit=getattr(rule, "emit", None), repropose=method.repropose, k=k,
+    spec = replace(settings.spec, rule=rule.name, emit=getattr(rule, "emit", None), k=k, repropose=None,
                    sigma_mode=None if rule.name in LOSSLESS else settings.spec.sigma_mode)
+    if method.repropose != spec.filled().repropose:
+        spec = replace(spec, repropose=method.repropose)
     known = fields_of(SpecSettings)
     apply = parameters_of(rule.name) - LAW_FIELDS if rule.name == Parareal.name else \
         parameters_of(rule.name) | {"k", "repropose", "adaptive"}

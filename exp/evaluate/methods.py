@@ -5,13 +5,14 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from exp.settings import SpecSettings
-from utils.acceptance import WAYS, Parareal
+from utils.acceptance import WAYS, Parareal, Simplified
 from utils.decoded import BONUS, Decoded, Round
 from utils.interface import Model, Rule
 from utils.planner import Plan, make_plan
@@ -26,7 +27,7 @@ from utils.speculative_decoder import (
 from utils.target_law import TargetLaw
 from utils.timing import TracedModel
 
-DEFAULT_PROPOSALS = 3  # per round, for random rules
+DEFAULT_PROPOSALS = 3  # per round, of the published rule
 Observer = Callable[[Round], None]
 
 
@@ -274,6 +275,8 @@ def make_speculative(target: Model, draft: Model, spec: SpecSettings, horizon: i
     rule = rule or make_rule(spec)
     if isinstance(rule, Parareal):
         return PararealMethod(target, draft, horizon, rule, seed)
-    most = (DEFAULT_PROPOSALS if rule.random else None) if spec.k is None else None if spec.k == "auto" else int(spec.k)
-    repropose = "draft" if rule.random and spec.repropose == "target" else spec.repropose
-    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, repropose)
+    own = DEFAULT_PROPOSALS if rule.name == Simplified.name else None
+    most = own if spec.k is None else None if spec.k == "auto" else int(spec.k)
+    asked = None if rule.random and spec.repropose == "target" else spec.repropose
+    repropose = replace(spec, rule=rule.name, repropose=asked).filled().repropose
+    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, str(repropose))

@@ -86,7 +86,7 @@ def test_every_flag_is_read_from_a_command_line(name):
         assert given_flags([f"--{'no-' if default else ''}{name}"]) == {name: not default}
         return
     inner = getattr(limit, "limit", limit)
-    texts = ("3", "0.5", "cache", "mean", "fixed", "series", "x.csv", str(default))
+    texts = ("3", "0.5", "cache", "mean", "fixed", "series", "draft", "x.csv", str(default))
     text = next(text for text in texts if limit_reads(inner, text))
     value, = given_flags([f"--{name}", text]).values()
     assert limit.fits(value) and value == inner.read(text)
@@ -287,7 +287,7 @@ def test_without_a_checkpoint_the_defaults_are_as_declared(tmp_path, monkeypatch
     settings = read_command_line([])
     assert settings == Settings()
     assert flat(settings) == DEFAULTS | {"output_token_len": 96, "spec_emit": "mean", "spec_sigma": 0.25,
-                                         "spec_sigma_mode": "fixed"}
+                                         "spec_sigma_mode": "fixed", "spec_repropose": "draft"}
     assert read_command_line(["--seq_len", "192"]).data.test_context == 192
 
 
@@ -341,7 +341,8 @@ def test_a_rule_and_its_settings_have_the_same_defaults(rule):
 def test_an_explicit_default_counts_as_given():
     assert SpecSettings(sigma=0.25).set_fields() == {"sigma"}
     assert SpecSettings(sigma_mode="fixed").set_fields() == {"sigma_mode"}
-    assert SpecSettings().filled() == SpecSettings(sigma=0.25, sigma_mode="fixed")
+    assert SpecSettings().filled() == SpecSettings(sigma=0.25, sigma_mode="fixed", repropose="draft")
+    assert SpecSettings(rule="exact").filled().repropose == "corrected"
 
 
 @pytest.mark.parametrize("argv", ["--is_training 0 --draft_patches 7", "--distill --distill_target_ckpt x "

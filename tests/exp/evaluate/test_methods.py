@@ -34,11 +34,16 @@ SPEC = SpecSettings(tol=0.1, sigma=0.2, emit="mean", bias=3.0, adapt_c=5.0, mse_
 
 # --- from settings
 
-def test_the_default_k_is_three_where_a_rule_samples_else_all():
+def test_the_defaults_of_k_and_of_reproposing_are_those_of_the_rule():
     target = tiny_target()
-    made = {rule: make_speculative(target, target, SPEC, HORIZON, 0, make_rule(SPEC, rule=rule)) for rule in RULES}
-    for rule, method in made.items():
-        assert (method.max_proposals, method.repropose) == ((5, "target") if rule == "tolerance" else (3, "draft"))
+    own = {"simplified": (3, "draft"), "exact": (5, "corrected"), "coupling": (5, "corrected")}
+    for spec, tolerance in ((SPEC, "target"), (replace(SPEC, repropose=None), "draft")):
+        made = {rule: make_speculative(target, target, spec, HORIZON, 0, make_rule(spec, rule=rule)) for rule in RULES}
+        assert {rule: (method.max_proposals, method.repropose) for rule, method in made.items()} == own | {
+            "tolerance": (5, tolerance)}
+    for rule in RULES:
+        asked = replace(SPEC, repropose="corrected")
+        assert make_speculative(target, target, asked, HORIZON, 0, make_rule(asked, rule=rule)).repropose == "corrected"
     two = make_speculative(target, target, replace(SPEC, k=2), HORIZON, 0, made["tolerance"].rule)
     assert two.max_proposals == 2
 
