@@ -14,7 +14,8 @@ from typing import Any
 
 from data_provider.files import SEPARATOR
 from exp.foreign_flags import is_foreign, refusal
-from exp.settings import SECTIONS, SPECULATION, Settings, fields_of
+from exp.section import SPECULATION, fields_of
+from exp.settings import SECTIONS, Settings
 from models.config import DRAFT_ONLY, ModelConfig
 from models.registry import DRAFTS
 from utils.errors import UserError

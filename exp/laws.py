@@ -14,7 +14,8 @@ from data_provider.data_factory import evenly_spaced, ordered_loader
 from data_provider.scaling import OwnScale, too_far
 from data_provider.series import Series
 from exp.exp_basic import Exp_Basic
-from exp.settings import DataSettings, SpecSettings
+from exp.settings import DataSettings
+from exp.speculation import SpecSettings
 from models.checkpoint import read_tensors, save_tensors
 from models.timer_xl import TimerBackbone
 from utils.calibration import LEAST_PATCHES, MOST_ELEMENTS, Calibration, fit_law, next_patch_residuals

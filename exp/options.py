@@ -14,17 +14,9 @@ from data_provider.files import label_of, names_in
 from data_provider.series import listed
 from exp.flags import DEFAULTS, FLAGS, NEEDS, given_flags, sections
 from exp.limits import MOST_SEED
-from exp.settings import (
-    LOSSLESS,
-    DataSettings,
-    ModelSettings,
-    ReportSettings,
-    RunSettings,
-    Settings,
-    SpecSettings,
-    TrainSettings,
-    fields_of,
-)
+from exp.section import fields_of
+from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, TrainSettings
+from exp.speculation import LOSSLESS, SpecSettings
 from exp.stored import OF_DATA, completed, stored_settings, tested_checkpoint
 from models.config import ModelConfig
 from models.registry import ADDED_LATER, ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe

@@ -10,10 +10,9 @@ the sections are used directly: SpecSettings(rule="coupling", sigma=0.25).
 """
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,10 +20,8 @@ from data_provider.data_factory import BALANCES, DATASETS
 from data_provider.files import DataFile, data_files, label_of
 from exp.limits import (
     COUNT,
-    LARGEST,
     NATURAL,
     NON_NEGATIVE,
-    POSITIVE,
     RATE,
     SEED,
     SHARE,
@@ -34,38 +31,19 @@ from exp.limits import (
     Paths,
 )
 from exp.schedules import LRADJ
+from exp.section import ONE_WAY, SPECULATION, TEST_WINDOWS, Section, fields_of
+from exp.speculation import SpecSettings
 from models.config import LAYERS, STEPS, WIDTH, ModelConfig
 from models.registry import DRAFTS, MODELS
 from models.timer_xl import ROLLING
-from utils.acceptance import WAYS, Parareal
 from utils.errors import UserError, shorten
-from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, check, limited, whole
-from utils.lossless import EMISSIONS, Lossless
-from utils.proposer import REPROPOSALS
+from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, limited, whole
 
-ONE_WAY = {"compare": "applies to a single method, --compare runs all of them"}
-TEST_WINDOWS = {"do_predict": "applies to test windows, --do_predict forecasts beyond the last row (and always plots "
-                              "the forecast)"}
 ROLLOUT = {"draft_rollout": "has no effect with --draft_rollout, which learns the patches after the context"}
 # names that scripts of OpenLTM, STRIDE and the Time-Series-Library give to what this program does
 TASKS = ("forecast", "long_term_forecast", "pretrain", "finetune")
-DEFAULT_SIGMA = 0.25
 SERIES_DRAWN, WINDOWS_DRAWN = 12, 5
-SPECULATION = ("use_speculative", "compare")
-LAW = (*SPECULATION, "num_samples")
-CALIBRATED = ("spec_sigma_mode=calibrated", "draft_teacher_noise=calibrated")
 TRAINING, TESTING = ("is_training=1",), ("is_training=0",)
-
-
-def fields_of(section: type) -> dict[str, Field[Any]]:
-    return {own.name: own for own in fields(section)}
-
-
-class Section:
-    """Checks the limits of its fields. Raises UserError, which names the parameter."""
-
-    def __post_init__(self) -> None:
-        check(fields_of(type(self)), vars(self))
 
 
 @dataclass(frozen=True)
@@ -243,115 +221,6 @@ class TrainSettings(Section):
         """The sizes of the target that were given."""
         sizes = {size: getattr(self, f"target_{size}") for size in ("d_model", "n_heads", "d_ff", "e_layers")}
         return {size: value for size, value in sizes.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class SpecSettings(Section):
-    """Speculative decoding: the rule and its parameters, the number of proposals, and the law of sampled paths.
-
-    rule 'parareal' judges nothing: passes and tol end it, and k and repropose do not apply. k: most proposals per
-    round, 'auto': chosen by measurement, None: all remaining patches, 3 for simplified. repropose: None:
-    'corrected' for a law-preserving rule, else 'draft'. emit: None: 'mean' where a rule has no other, else 'sample'.
-    sigma, sigma_mode: None: not given, see `filled`.
-    """
-
-    rule: str = limited("tolerance", OneOf(WAYS), "acceptance rule; parareal judges nothing, but corrects the draft by "
-                        "the error that the target has found, again and again", flag="spec_accept_rule",
-                        needs=SPECULATION, free=True, not_with=ONE_WAY)
-    k: int | str | None = limited(None, OrNone(OrWord(COUNT, "auto")), "maximum proposals per round, or 'auto': chosen "
-                                  "by measurement, plain decoding if nothing is faster (default: all remaining "
-                                  "patches, 3 for simplified)", flag="spec_k", needs=SPECULATION, free=True)
-    repropose: str | None = limited(None, OrNone(OneOf(REPROPOSALS)), "source of proposals after a rejection: the "
-                                    "draft, the target's last pass (tolerance only), or the draft shifted by the gap "
-                                    "found in that pass (default: corrected for exact and coupling, else draft)",
-                                    flag="spec_repropose", needs=SPECULATION, free=True)
-    tol: float = limited(0.15, NON_NEGATIVE, "tolerance, parareal: maximum RMS gap, in window standard deviations",
-                         flag="spec_tol", needs=SPECULATION, free=True)
-    passes: int | None = limited(None, OrNone(COUNT), "parareal: at most so many target passes per window (default: "
-                                 "until no gap is above --spec_tol)", flag="spec_passes", needs=SPECULATION, free=True)
-    emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "emit samples or means (default: mean for tolerance, "
-                               "else sample); means of exact and coupling preserve no law", flag="spec_emit",
-                               needs=SPECULATION, free=True, not_with=ONE_WAY)
-    sigma: float | None = limited(None, OrNone(POSITIVE), "simplified, exact, coupling: the target's sigma, "
-                                  "standardised units; in forecasts beyond the end, standard deviations of the context "
-                                  f"(default: {DEFAULT_SIGMA})", flag="spec_sigma", needs=LAW, free=True)
-    sigma_mode: str | None = limited(None, OrNone(OneOf(("fixed", "adaptive", "calibrated"))), "fixed (the default); "
-                                     "from spec_sigma_adapt_c * mean squared gap (simplified); or fitted to the "
-                                     "target's errors on the validation part, kept beside its checkpoint (exact, "
-                                     "coupling, and --num_samples of the target alone)", flag="spec_sigma_mode",
-                                     needs=LAW, free=True)
-    covariance: str = limited("diag", OneOf(("diag", "full")), "calibrated: the elements of a patch independent, or "
-                              "with their correlations, which gives smooth paths", flag="spec_covariance",
-                              needs=CALIBRATED)
-    adapt_c: float = limited(4.0, POSITIVE, "adaptive: sigma squared is this factor times the mean squared gap",
-                             flag="spec_sigma_adapt_c", needs=("spec_sigma_mode=adaptive",), free=True)
-    bias: float = limited(1.0, POSITIVE, "simplified: factor on the acceptance ratio", flag="spec_accept_bias",
-                          needs=SPECULATION, free=True)
-    mse_tol: float = limited(-1.0, Number(-LARGEST, LARGEST), "simplified: also accept where the mean squared gap to "
-                             "the target's mean is at most this (<= 0: off)", flag="spec_accept_mse_tol",
-                             needs=SPECULATION, free=True)
-    temp: float = limited(1.0, POSITIVE, "simplified, exact, coupling: factor on the sigmas", flag="spec_temp",
-                          needs=LAW, free=True)
-    adaptive: bool = limited(False, Switch(), "adapt K to the acceptance of earlier batches, up to --spec_k",
-                             flag="spec_adaptive", needs=SPECULATION, free=True, not_with=TEST_WINDOWS)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.k == "auto" and self.adaptive:
-            raise UserError("`k` auto chooses K by measurement, but `adaptive` changes it: leave one of them out")
-
-    def filled(self) -> SpecSettings:
-        """With what depends on the rule, and a sigma of DEFAULT_SIGMA, fixed, where they were not given."""
-        return replace(self, sigma=DEFAULT_SIGMA if self.sigma is None else self.sigma,
-                       sigma_mode=self.sigma_mode or "fixed",
-                       repropose=self.repropose or ("corrected" if self.rule in LOSSLESS else "draft"))
-
-    @property
-    def emission(self) -> str:
-        return self.emit or ("sample" if "emit" in parameters_of(self.rule) else "mean")
-
-    def refuse_contradictions(self, given: set[str]) -> None:
-        """Raises UserError for fields that do not fit the rule. given: the fields that were set explicitly."""
-        for name in sorted(given & RULE_FIELDS):
-            meant = [rule for rule in WAYS if name in parameters_of(rule)]
-            if self.rule not in meant:
-                raise UserError(f"`{name}` does not apply to `rule` {self.rule}: use {' or '.join(meant)}, or leave "
-                                "it out")
-        if "adapt_c" in given and self.sigma_mode != "adaptive":
-            raise UserError("`adapt_c` has no effect without `sigma_mode` adaptive: set it, or leave this one out")
-        if self.rule in (*LOSSLESS, Parareal.name) and self.sigma_mode == "adaptive":
-            raise UserError("`sigma_mode` adaptive takes the target's sigma from the proposal, so there is no fixed "
-                            f"law for `rule` {self.rule} to preserve: use fixed, or simplified")
-        if self.repropose == "target" and self.rule != "tolerance":
-            raise UserError(f"`repropose` target gives `rule` {self.rule} no law to sample from: use corrected, "
-                            "or tolerance")
-        if "emit" not in parameters_of(self.rule) and self.emit == "sample":
-            raise UserError(f"`emit` sample does not apply to `rule` {self.rule}, which emits means: leave it out")
-        if self.rule == Parareal.name and given & {"k", "repropose", "adaptive"}:
-            raise UserError(f"`{min(given & {'k', 'repropose', 'adaptive'})}` does not apply to `rule` parareal, which "
-                            "proposes all later patches in every pass: leave it out")
-
-    def refuse_simplified_calibrated(self) -> None:
-        if self.sigma_mode == "calibrated" and self.rule == "simplified":
-            raise UserError("`sigma_mode` calibrated has one sigma per element of a patch, but the rule simplified "
-                            "needs a single one: use exact or coupling, or `sigma`")
-
-    def set_fields(self) -> set[str]:
-        """The fields that differ from their defaults; in Python these count as given."""
-        return {own.name for own in fields(self) if getattr(self, own.name) != own.default}
-
-
-LAW_FIELDS = {"sigma", "sigma_mode", "temp"}  # settings behind the `law` of a rule
-
-
-def parameters_of(rule: str) -> set[str]:
-    """The fields of SpecSettings that apply to a rule: the parameters of its constructor."""
-    taken = set(inspect.signature(WAYS[rule]).parameters)
-    return (taken - {"law"}) | (LAW_FIELDS if "law" in taken else set())
-
-
-LOSSLESS = tuple(rule for rule, kind in WAYS.items() if issubclass(kind, Lossless))
-RULE_FIELDS = set().union(*map(parameters_of, WAYS)) - {"emit"}
 
 
 @dataclass(frozen=True)

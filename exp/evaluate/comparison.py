@@ -24,7 +24,9 @@ from exp.flags import NAMES
 from exp.report.decision import decide, faster_at, kept_pct, naive_warning, recommendation, speedups, was_tried
 from exp.report.plots import compare_figure
 from exp.report.results import DRAFT, TARGET, format_table, write_csv, write_series
-from exp.settings import LAW_FIELDS, LOSSLESS, RunSettings, Settings, SpecSettings, fields_of, parameters_of
+from exp.section import fields_of
+from exp.settings import RunSettings, Settings
+from exp.speculation import LAW_FIELDS, LOSSLESS, SpecSettings, parameters_of
 from utils.acceptance import Parareal, Tolerance
 from utils.decoded import Round
 from utils.interface import Model

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from exp.settings import SpecSettings
+from exp.speculation import SpecSettings
 from utils.acceptance import WAYS, Parareal, Simplified
 from utils.decoded import BONUS, Decoded, Round
 from utils.interface import Model, Rule

@@ -25,7 +25,8 @@ from exp.exp_basic import autocast, caveats, choose_device, load_model
 from exp.laws import law_of_history, scale_length
 from exp.memory import Shape, decoding_bytes, output_bytes, refuse_unfitting
 from exp.predict.notes import add_caveats, refuse_clip
-from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, SpecSettings
+from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings
+from exp.speculation import SpecSettings
 from exp.stored import completed, stored_settings
 from models.registry import checkpoint_in
 from utils.errors import NotFinite, UserError, shorten

@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_provider.series import Series, listed
-from exp.settings import LOSSLESS, Settings
+from exp.settings import Settings
+from exp.speculation import LOSSLESS
 from utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from exp.settings import parameters_of
+from exp.speculation import parameters_of
 from exp.sweep.grid import POINTS
 from utils.acceptance import RULES, Tolerance, unit_mean
 from utils.errors import UserError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exp.report.results import DRAFT, TARGET
-from exp.settings import LAW_FIELDS, SpecSettings, parameters_of
+from exp.speculation import LAW_FIELDS, SpecSettings, parameters_of
 from utils.acceptance import Parareal
 from utils.errors import UserError
 

@@ -122,7 +122,7 @@ def shared_settings(own, given: dict[str, Any], rule: str) -> "Settings":
 
 def refuse_foreign(given: dict[str, Any]) -> None:
     """Raises UserError for flags of run.py that a sweep has no use for, or a flag of its own."""
-    from exp.settings import fields_of
+    from exp.section import fields_of
     from models.config import ModelConfig
     from utils.errors import UserError
     for name in sorted(set(given) - PASSED_ON - (set(fields_of(ModelConfig)) - {"dropout"})):

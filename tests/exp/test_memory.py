@@ -14,7 +14,7 @@ from helpers import PATCH, tiny_draft, tiny_series, tiny_target, write_series
 from exp import memory
 from exp.memory import Shape, available, decoding_bytes, refuse_unfitting, training_bytes
 from exp.predict import Forecaster
-from exp.settings import SpecSettings
+from exp.speculation import SpecSettings
 from utils.errors import UserError
 
 CPU = torch.device("cpu")

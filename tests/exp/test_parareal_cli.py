@@ -10,7 +10,7 @@ import torch
 from exp_helpers import DRAFT, TARGET, command, load, metrics, results, rolling_errors, speculate
 
 from exp.evaluate.methods import make_rule, make_speculative
-from exp.settings import SpecSettings
+from exp.speculation import SpecSettings
 from utils.speculative_decoder import decode_parareal
 
 PARAREAL = "--spec_accept_rule parareal"

@@ -15,7 +15,8 @@ import run
 from exp.flags import DEFAULTS, FLAGS, TITLES, build_parser, flat, given_flags, in_flags
 from exp.options import read_command_line, settled
 from exp.predict import Forecaster
-from exp.settings import SECTIONS, DataSettings, RunSettings, Settings, SpecSettings
+from exp.settings import SECTIONS, DataSettings, RunSettings, Settings
+from exp.speculation import SpecSettings
 from models.config import ModelConfig
 from models.timer_xl import Model
 from utils.acceptance import WAYS

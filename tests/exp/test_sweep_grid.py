@@ -6,7 +6,7 @@ import torch
 from helpers import PATCH, tiny_draft, tiny_series, tiny_target
 
 from exp.report.results import DRAFT, TARGET
-from exp.settings import SpecSettings
+from exp.speculation import SpecSettings
 from exp.sweep.gaps import Gaps, measure_gaps, spaced
 from exp.sweep.grid import ALL, Cell, columns_of, make_cells
 from utils.acceptance import WAYS, Simplified, Tolerance

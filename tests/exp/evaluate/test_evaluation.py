@@ -9,7 +9,8 @@ from exp.evaluate.comparison import compare, describe
 from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
 from exp.evaluate.methods import AloneMethod, Method, make_speculative
 from exp.report.results import DRAFT, TARGET
-from exp.settings import Settings, SpecSettings
+from exp.settings import Settings
+from exp.speculation import SpecSettings
 from utils.adapters import VARIANCE_FLOOR
 from utils.decoded import Decoded, Round
 from utils.proposals import Judgement

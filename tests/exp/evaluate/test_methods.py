@@ -22,7 +22,8 @@ from exp.evaluate.methods import (
 )
 from exp.evaluate.paths import evaluate_paths
 from exp.evaluate.pictures import draw_forecasts
-from exp.settings import Settings, SpecSettings
+from exp.settings import Settings
+from exp.speculation import SpecSettings
 from utils.acceptance import RULES, Tolerance
 from utils.decoded import ACCEPTED, BONUS, Decoded
 from utils.target_law import TargetLaw

@@ -10,7 +10,7 @@ from helpers import PATCH
 import run
 from exp.evaluate.evaluation import evaluate
 from exp.evaluate.methods import AloneMethod, SampledMethod, make_speculative
-from exp.settings import SpecSettings
+from exp.speculation import SpecSettings
 from utils.adapters import FromForward
 from utils.errors import NotFinite
 from utils.target_law import TargetLaw

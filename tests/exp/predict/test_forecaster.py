@@ -14,7 +14,7 @@ import run
 from exp.evaluate.methods import make_speculative
 from exp.predict import Forecaster
 from exp.predict.forecaster import quantiles_of
-from exp.settings import SpecSettings
+from exp.speculation import SpecSettings
 from utils.calibration import variance_of
 from utils.errors import UserError
 from utils.scores import QUANTILES

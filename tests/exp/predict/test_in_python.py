@@ -11,7 +11,8 @@ from exp_helpers import save
 from helpers import ROOT, tiny_draft, tiny_series, tiny_target
 
 from exp.predict import Forecaster
-from exp.settings import ModelSettings, SpecSettings
+from exp.settings import ModelSettings
+from exp.speculation import SpecSettings
 from utils.errors import UserError
 
 HORIZON = 20

@@ -10,7 +10,7 @@ from helpers import PATCH, tiny_draft, tiny_series, tiny_target
 
 import run
 from exp.predict import Forecaster
-from exp.settings import SpecSettings
+from exp.speculation import SpecSettings
 from utils.errors import UserError
 
 CONTEXT, HORIZON = 5 * PATCH, 20

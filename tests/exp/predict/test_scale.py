@@ -10,7 +10,8 @@ from helpers import PATCH, tiny_target
 
 import run
 from exp.predict import Forecaster
-from exp.settings import ModelSettings, SpecSettings
+from exp.settings import ModelSettings
+from exp.speculation import SpecSettings
 from models.checkpoint import save_tensors
 from utils.errors import NotFinite, UserError
 
