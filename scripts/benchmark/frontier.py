@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from exp.exp_basic import Exp_Basic
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "docs" / "results" / "frontier.csv"
 COLUMNS = ["data", "horizon", "kind", "rule", "setting", "mse", "mae", "rms_from_target", "target_passes",
            "draft_passes", "ms_batch_1", "windows"]
 DATA, HORIZONS, SEED = ("pool", "etth1", "etth2", "ettm1", "weather"), (336, 720, 1440), 2021
@@ -34,8 +35,8 @@ def work(argv: Sequence[str] | None) -> None:
     from exp.flags import Parser
     parser = Parser(prog="frontier", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                     allow_abbrev=False)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "frontier.csv",
-                        help="the table (default: docs/results/frontier.csv); the picture lies beside it")
+    parser.add_argument("--out", type=Path, default=TABLE,
+                        help="the table, with the picture beside it (default: docs/results/frontier.csv)")
     parser.add_argument("--only", default=",".join(DATA), metavar="A,B,...", help="pairs (default: %(default)s)")
     parser.add_argument("--horizons", default=",".join(map(str, HORIZONS)), help="default: %(default)s")
     own = parser.parse_args(argv)
@@ -57,6 +58,8 @@ def work(argv: Sequence[str] | None) -> None:
                     rows += measure(entry.name, entry.settings, horizon)
                     write_csv(own.out, rows, COLUMNS)
         draw(own.out.with_suffix(".png"), rows)
+        if own.out.resolve() == TABLE:
+            write_tables(rows)
     print(f"table: {own.out}\npicture: {own.out.with_suffix('.png')}")
 
 
@@ -141,6 +144,48 @@ def rows_of(experiment: "Exp_Basic", methods: "Mapping[Key, Method]") -> list[di
                          "rms_from_target": None if exact else out.rms_from_reference(),
                          "ms_batch_1": timed[name]["ms_median"], "windows": result["windows"]} | passes)
     return rows
+
+
+def write_tables(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The tables of docs/STOCHASTIC_DRAFT_SUCCESS.md."""
+    from scripts.results.documents import FRONTIER, LOSSLESS, SUCCESS, write_block
+    write_block(ROOT, SUCCESS, FRONTIER, parareal_lines(rows))
+    write_block(ROOT, SUCCESS, LOSSLESS, coupling_lines(rows))
+
+
+def parareal_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The deviation after each number of passes, for means and for paths, and what another way needs for the same."""
+    from scripts.results.cells import markdown
+    columns = ["data", "horizon", "of", *(f"{passes} pass{'es' if passes > 1 else ''}" for passes in PASSES),
+               "`tolerance` for that of 2 passes"]
+    lines = []
+    for (data, horizon, kind), some in _parts(rows):
+        found = [float(row["rms_from_target"]) for row in some if row["rule"] == "parareal, passes"]
+        other = [(float(row["target_passes"]), row["setting"]) for row in some
+                 if row["rule"] == "tolerance, draft" and float(row["rms_from_target"]) <= found[1]]
+        needed = "{:.2f} passes, {}".format(*min(other)) if other else "-"
+        cells = [f"{value:.2g}" if value >= 1e-4 else "< 0.0001" for value in found]
+        lines.append([data, horizon, f"{kind}s", *cells, needed])
+    return markdown(columns, lines)
+
+
+def coupling_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    from scripts.results.cells import markdown
+    lines = []
+    for (data, horizon, kind), some in _parts(rows):
+        passes = {row["rule"]: f"{float(row['target_passes']):.2f}" for row in some}
+        if kind == "path":
+            lines.append([data, horizon, *(passes[name] for name in ("target alone", "coupling, draft",
+                                                                     "coupling, corrected"))])
+    return markdown(["data", "horizon", "the target alone", "`draft`", "`corrected`"], lines)
+
+
+def _parts(rows: Sequence[Mapping[str, Any]]):
+    """(data, horizon, kind) -> its rows, in order."""
+    parts: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        parts.setdefault((row["data"], str(row["horizon"]), row["kind"]), []).append(row)
+    return parts.items()
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -47,6 +47,8 @@ class Marks:
 
 EVERY_DATA_SET = Marks("every data set", "bash scripts/results.sh --table", "docs/results/every_data_set.csv")
 POOL_DRAFTS = Marks("pool drafts", "bash scripts/distillation/pool_drafts.sh --table", "docs/results/pool_drafts.csv")
+FRONTIER, LOSSLESS = (Marks(what, "bash scripts/benchmark/frontier.sh", "docs/results/frontier.csv")
+                      for what in ("parareal's passes", "coupling's passes"))
 SUCCESS = "docs/STOCHASTIC_DRAFT_SUCCESS.md"
 MSE, TIME, PASSES, PER_CENT, RMS, K = fixed(4), significant, fixed(2), fixed(1), fixed(3), fixed(0)
 

@@ -3,11 +3,14 @@ import pytest
 from helpers import ROOT
 
 from exp.evaluate.comparison import CSV_COLUMNS
+from scripts.benchmark import frontier
 from scripts.results import documents, drafts, table
 from scripts.results.documents import (
     BLOCKS,
     EMPTY,
     EVERY_DATA_SET,
+    FRONTIER,
+    LOSSLESS,
     POOL_DRAFTS,
     SUCCESS,
     readme_block,
@@ -207,3 +210,9 @@ def test_a_damaged_table_is_refused_in_a_line(tmp_path, spoil, words):
     with pytest.raises(UserError, match=words) as refused:
         read_table(tmp_path / "t.csv")
     assert "move it away" in str(refused.value)
+
+
+def test_the_frontiers_tables_are_those_of_their_csv():
+    text, rows = (ROOT / SUCCESS).read_text(encoding="utf-8"), read_rows(frontier.TABLE, frontier.COLUMNS)
+    for marks, lines in ((FRONTIER, frontier.parareal_lines(rows)), (LOSSLESS, frontier.coupling_lines(rows))):
+        assert text == replaced(text, lines, SUCCESS, marks), "run bash scripts/benchmark/frontier.sh"
