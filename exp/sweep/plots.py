@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from exp.report.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, save_figure, subplots
+from exp.report.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, save_figure, subplots
 from exp.report.results import DRAFT, TARGET
 
-STYLES = {"tolerance": (BLUE, "o"), "simplified": (RED, "D"), "exact": (PURPLE, "v"), "coupling": (GREEN, "P")}
+STYLES = {"tolerance": (BLUE, "o"), "simplified": (RED, "D"), "exact": (PURPLE, "v"), "coupling": (GREEN, "P"),
+          "parareal": (SKY, "^")}
 OTHER_STYLE = ("#999999", "X")
 LINES = ["-", "--", ":", "-."]  # of the values of K, in turn
 REFERENCES = {TARGET: (BLACK, "s", "-"), DRAFT: (ORANGE, "^", "--")}  # colour, marker, line
@@ -53,15 +54,17 @@ def errors_figure(path: Path, cells: pd.DataFrame, references: pd.DataFrame, cos
 
 
 def _draw_lines(axis, cells: pd.DataFrame, cost: str, column: str) -> None:
-    """One line for each rule, emission, K and bias."""
-    ks = sorted(cells["k"].unique())
+    """One line for each rule, emission, K and bias; none for a rule that has no such cost."""
+    ks = sorted(cells["k"].dropna().unique())
     for (rule, emit, k, _), rows in cells.groupby(["rule", "emit", "k", "bias"], dropna=False):
         colour, marker = STYLES.get(rule, OTHER_STYLE)
         rows = rows.sort_values(["sigma", "tol"])
-        number = ks.index(k)
+        if rows[cost].isna().all():
+            continue
+        number = ks.index(k) if pd.notna(k) else max(0, len(ks) - 1)  # parareal proposes all that is left
         axis.plot(rows[cost], rows[column], color=colour, marker=marker, ls=LINES[number % len(LINES)], lw=1.1,
                   ms=4.5 + 5 * number / max(1, len(ks) - 1), mec=colour, mfc="white" if emit == "sample" else colour,
-                  alpha=0.8, label=f"{rule}, {emit}, K {k:g}")
+                  alpha=0.8, label=f"{rule}, {emit}" + (f", K {k:g}" if pd.notna(k) else ""))
 
 
 def _draw_references(axis, references: pd.DataFrame, cost: str, column: str) -> None:
