@@ -12,7 +12,7 @@ from scripts.results.entries import BY_NAME, ENTRIES, Entry
 from scripts.results.table import Row
 
 NONE = "-"
-NAIVE, TOLERANCE, SPECULATIVE = "seasonal-naive", "tolerance", "speculative "
+NAIVE, TOLERANCE, PARAREAL, SPECULATIVE = "seasonal-naive", "tolerance", "parareal", "speculative "
 Format = Callable[[float], str]
 
 

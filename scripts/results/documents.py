@@ -11,6 +11,7 @@ from exp.report.decision import NO_LOSS
 from exp.report.results import DRAFT, TARGET
 from scripts.results.cells import (
     NONE,
+    PARAREAL,
     TOLERANCE,
     Comparison,
     Method,
@@ -180,22 +181,27 @@ def readme_block(rows: Sequence[Row]) -> list[str]:
              "[every horizon](docs/STOCHASTIC_DRAFT_SUCCESS.md#every-data-set).", "", *conditions(last), ""]
     for pool in (comparison for comparison in last if comparison.entry.name == "pool"):
         lines += [f"One pair for {len(pool.data.split())} files, H = {pool.horizon}:", ""]
-        lines += [*markdown(["method", "MSE", "MAE", "accepted %", "target passes", "kept %", "speed-up, batch 1",
-                             f"batch {_batch(pool.rows)}"], [_short_row(method, pool) for method in pool.methods]), ""]
-    lines += [f"MAE at H = {last[0].horizon}, and the target passes of the tolerance:", ""]
-    return [*lines, *markdown(["data", "target", "draft", "tolerance", "target passes", "recommended"],
-                              [_mae_row(comparison) for comparison in last])]
+        columns = ["method", "MSE", "MAE", "RMS in windows", "accepted %", "target passes", "kept %",
+                   "speed-up, batch 1", f"batch {_batch(pool.rows)}"]
+        lines += [*markdown(columns, [_short_row(method, pool) for method in pool.methods]), ""]
+    lines += _sentence(f"MAE at H = {last[0].horizon}, with the target passes and the RMS in windows (the distance "
+                       "from the target alone, in standard deviations of each window) of two ways to speculate:")
+    columns = ["data", "target", "draft", "tolerance", "its passes", "its RMS", "parareal", "parareal's passes",
+               "parareal's RMS", "recommended"]
+    return [*lines, *markdown(columns, [_mae_row(comparison) for comparison in last])]
 
 
 def _short_row(method: Method, pool: Comparison) -> list[str]:
-    return [method.short, method.cell("mse", MSE), method.cell("mae", MSE), method.cell("acceptance_pct", PER_CENT),
-            _passes(method, pool), method.cell("kept_pct", PER_CENT), _speedup(method, "1"), _speedup(method, "n")]
+    return [method.short, method.cell("mse", MSE), method.cell("mae", MSE), method.cell("rms_in_windows", RMS),
+            method.cell("acceptance_pct", PER_CENT), _passes(method, pool), method.cell("kept_pct", PER_CENT),
+            _speedup(method, "1"), _speedup(method, "n")]
 
 
 def _mae_row(comparison: Comparison) -> list[str]:
-    methods = [comparison.method(start) for start in (TARGET, DRAFT, TOLERANCE)]
-    return [comparison.title, *(_of(method, "mae", MSE) for method in methods), _passes(methods[-1], comparison),
-            comparison.recommendation()]
+    target, draft, *ways = (comparison.method(start) for start in (TARGET, DRAFT, TOLERANCE, PARAREAL))
+    cells = [cell for way in ways for cell in (_of(way, "mae", MSE), _passes(way, comparison),
+                                               _of(way, "rms_in_windows", RMS))]
+    return [comparison.title, _of(target, "mae", MSE), _of(draft, "mae", MSE), *cells, comparison.recommendation()]
 
 
 BLOCKS = {"README.md": readme_block, SUCCESS: results_block}
