@@ -56,6 +56,7 @@ def work(argv: Sequence[str] | None) -> None:
             for horizon in map(int, own.horizons.split(",")):
                 if not any((row["data"], int(row["horizon"])) == (entry.name, horizon) for row in rows):
                     rows += measure(entry.name, entry.settings, horizon)
+                    rows.sort(key=lambda row: (DATA.index(row["data"]), int(row["horizon"])))
                     write_csv(own.out, rows, COLUMNS)
         draw(own.out.with_suffix(".png"), rows)
         if own.out.resolve() == TABLE:
@@ -68,6 +69,7 @@ def measure(name: str, settings_file: str, horizon: int) -> list[dict[str, Any]]
     from exp.exp_basic import Exp_Basic, load_model
     from scripts.results.measure import train
     from scripts.results.plans import plan_of, settings_of
+    from scripts.results.table import text_of
     plan = plan_of(settings_file, SEED, ROOT / (os.environ.get("CHECKPOINTS") or "checkpoints") / f"seed_{SEED}")
     train(plan, name)
     flags = ["--use_speculative" if flag == "--compare" else flag for flag in plan.compare]
@@ -80,7 +82,8 @@ def measure(name: str, settings_file: str, horizon: int) -> list[dict[str, Any]]
     target, draft = (load_model(settings, checkpoint, model, experiment.device) for checkpoint, model in (
         (plan.target_file, settings.model.name), (plan.draft_file, settings.run.draft_model)))
     methods = methods_of(target, draft, settings)
-    return [{"data": name, "horizon": horizon} | row for row in rows_of(experiment, methods)]
+    return [{"data": name, "horizon": horizon} | {column: text_of(value) for column, value in row.items()}
+            for row in rows_of(experiment, methods)]
 
 
 def methods_of(target, draft, settings) -> "dict[Key, Method]":
@@ -173,8 +176,8 @@ def coupling_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     from scripts.results.cells import markdown
     lines = []
     for (data, horizon, kind), some in _parts(rows):
-        passes = {row["rule"]: f"{float(row['target_passes']):.2f}" for row in some}
         if kind == "path":
+            passes = {row["rule"]: f"{float(row['target_passes']):.2f}" for row in some}
             lines.append([data, horizon, *(passes[name] for name in ("target alone", "coupling, draft",
                                                                      "coupling, corrected"))])
     return markdown(["data", "horizon", "the target alone", "`draft`", "`corrected`"], lines)
@@ -190,6 +193,8 @@ def _parts(rows: Sequence[Mapping[str, Any]]):
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A column of panels per data set, at the longest horizon but one: passes and ms against the deviation."""
+    from matplotlib.ticker import NullFormatter
+
     from exp.report.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, save_figure, subplots
     from exp.report.results import DRAFT, TARGET
     styles = {"tolerance, draft": (SKY, "o"), "tolerance, corrected": (BLUE, "s"), "parareal, tolerance": (RED, "^"),
@@ -218,6 +223,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 y = 0.0 if cost == "target_passes" else float(row[cost])
                 axis.plot(float(row["rms_from_target"]), y, color=BLACK, marker="*", ms=10, ls="", label="draft alone")
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.invert_xaxis()
             axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)

@@ -84,11 +84,11 @@ def rows_of(of: Mapping[str, Any], used: Mapping[str, str], metrics: Mapping[str
     best = decision["ways"]["speculation"]
     decided = {"best_rule": None if best is None else best["method"], "use": decision["use"],
                "recommended": decision["method"], "faster_at": " ".join(map(str, decision["batch_sizes"]))}
-    return [{name: _text((row | decided | dict(used) | dict(of)).get(name)) for name in COLUMNS}
+    return [{name: text_of((row | decided | dict(used) | dict(of)).get(name)) for name in COLUMNS}
             for row in metrics["rows"]]
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """Six significant digits: further ones depend on the number of threads."""
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
