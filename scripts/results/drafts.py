@@ -43,7 +43,8 @@ def scaled(width: float, depth: float) -> str:
     return " ".join(f"--draft_scale_{size} {scale:g}" for size, scale in sizes.items())
 
 
-ONE_PATCH = f"{scaled(0.25, 0.25)} --draft_patches 1"
+QUARTER = scaled(0.25, 0.25)
+ONE_PATCH = f"{QUARTER} --draft_patches 1"
 VARIANTS = (
     Variant("published", "0.25x, one patch a pass, the target's predictions on real windows, as published",
             f"{ONE_PATCH} --draft_rollout 0 --draft_rollout_context 0 --draft_noise_unit series"),
@@ -51,12 +52,12 @@ VARIANTS = (
             f"{ONE_PATCH} --draft_rollout_context 0 --draft_noise_unit series"),
     Variant("both", "both", f"{ONE_PATCH} --draft_noise_unit series"),
     Variant("window_noise", "both, noise in units of each window", ONE_PATCH),
-    Variant("quarter", "also seven patches a pass", scaled(0.25, 0.25)),
-    Variant("wide", "also twice as wide", scaled(0.5, 0.25)),
-    Variant("deep", "four times as deep instead", scaled(0.25, 1)),
-    Variant("half", "twice as wide and twice as deep: the preset `pool`"),
-    Variant("longer", "the preset, twice as many epochs", "--train_epochs 24 --tmax 24 --patience 24"),
-    Variant("batch", "the preset, twice as many windows a step", "--batch_size 896 --subset_rand_ratio 0.1"),
+    Variant("quarter", "also seven patches a pass", QUARTER),
+    Variant("longer", "that one, twice as many epochs", f"{QUARTER} --train_epochs 24 --tmax 24 --patience 24"),
+    Variant("batch", "that one, twice as many windows a step", f"{QUARTER} --batch_size 896 --subset_rand_ratio 0.1"),
+    Variant("wide", "that one, twice as wide", scaled(0.5, 0.25)),
+    Variant("deep", "that one, four times as deep", scaled(0.25, 1)),
+    Variant("half", "that one, twice as wide and twice as deep: the preset `pool`"),
 )
 
 
