@@ -84,6 +84,9 @@ class SpecSettings(Section):
 
     def refuse_contradictions(self, given: set[str]) -> None:
         """Raises UserError for fields that do not fit the rule. given: the fields that were set explicitly."""
+        if self.rule == Parareal.name and given & {"k", "repropose", "adaptive"}:
+            raise UserError(f"`{min(given & {'k', 'repropose', 'adaptive'})}` does not apply to `rule` parareal, which "
+                            "proposes all later patches in every pass: leave it out")
         for name in sorted(given & RULE_FIELDS):
             meant = [rule for rule in WAYS if name in parameters_of(rule)]
             if self.rule not in meant:
@@ -93,15 +96,12 @@ class SpecSettings(Section):
             raise UserError("`adapt_c` has no effect without `sigma_mode` adaptive: set it, or leave this one out")
         if self.rule in (*LOSSLESS, Parareal.name) and self.sigma_mode == "adaptive":
             raise UserError("`sigma_mode` adaptive takes the target's sigma from the proposal, so there is no fixed "
-                            f"law for `rule` {self.rule} to preserve: use fixed, or simplified")
+                            f"law for `rule` {self.rule} to sample from: use fixed, or simplified")
         if self.repropose == "target" and self.rule != "tolerance":
             raise UserError(f"`repropose` target gives `rule` {self.rule} no law to sample from: use corrected, "
                             "or tolerance")
         if "emit" not in parameters_of(self.rule) and self.emit == "sample":
             raise UserError(f"`emit` sample does not apply to `rule` {self.rule}, which emits means: leave it out")
-        if self.rule == Parareal.name and given & {"k", "repropose", "adaptive"}:
-            raise UserError(f"`{min(given & {'k', 'repropose', 'adaptive'})}` does not apply to `rule` parareal, which "
-                            "proposes all later patches in every pass: leave it out")
 
     def refuse_simplified_calibrated(self) -> None:
         if self.sigma_mode == "calibrated" and self.rule == "simplified":

@@ -159,7 +159,8 @@ class Passes:
         self.gap[rows] = 0
         self.gap[rows, exact:] = gap
         self.finite[0, rows, exact:] = is_finite(p)
-        self.finite[1, rows, exact:-1] &= is_finite(q.square())
+        self.finite[1, rows] = True
+        self.finite[1, rows, exact:-1] = is_finite(q.square())
         self.target_passes[rows] += 1
         self.draft_passes[rows] += draft_passes
         return gap.amax(dim=1) if gap.shape[1] else gap.sum(dim=1)

@@ -173,14 +173,16 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     G is the next patch alone, also of a draft that predicts several ahead, which serves for q_0: an error of its other
     heads does not correct the next pass, which begins elsewhere.
     A window leaves after `passes`, or once no gap rms((q_{j-1}[i] - p_j[i]) / s) is above `tol`, s the standard
-    deviation of the target's window; with tol 0 the number of passes is fixed, and nothing is asked of the device.
+    deviation of the target's window; with tol 0 the number of passes is fixed, and no pass asks anything of the device.
     context [B, L, C]; law and z [B, S, n, P, C], standard normal: S paths per window, which converge to those of
-    `sample_alone` for this z. The result has B * S rows, those of a window adjacent, and their `gap` [B * S, n]. For
-    paths the context is encoded once per window, in a pass that is not counted.
-    Raises what `decode_speculative` does, and ValueError for passes below 1, a negative tol and a z that does not fit.
+    `sample_alone` for this z. The result has B * S rows, those of a window adjacent, and their `gap` [B * S, n - 1].
+    With a cache the context is encoded once per window for all of its paths, in a pass that is not counted.
+    Raises TypeError for what is not a model; ValueError if the patches of both differ in length, for passes below 1, a
+    negative tol and a z that does not fit; NotFinite, which names the model, if the forecast or the proposals behind it
+    are not finite.
     """
     n = patches_in(horizon, target.patch_len)
-    _refuse_misfits(target, draft, n, passes, tol, law, z)
+    _refuse_misfits(target, draft, context, n, passes, tol, law, z)
     state, draft_state = (model.start(context, room=n) for model in (target, draft))
     draft_state.unit = state.unit  # the law is the target's
     samples, noise = 1, None
@@ -194,10 +196,10 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     rows = torch.arange(len(context), device=context.device)
     correction = None
     last = n if passes is None else min(passes, n)
-    for exact in range(last):  # so many patches are the target's own by now
+    for exact in range(int(last)):  # so many patches are the target's own by now
         e = None if noise is None else noise[rows, exact:]
         q, coarse, made = _corrected(draft, draft_state, n - 1 - exact, e, correction, one_by_one=exact > 0)
-        prediction = target.extend(state, q if q.shape[1] else None)
+        prediction = target.extend(state, q if q.shape[1] else None).first(q.shape[1] + 1)
         fine, p = prediction.mean, prediction.mean if e is None else prediction.mean + e
         gap = out.write(rows, exact, p, q, prediction.scale, made)
         if exact + 1 == last:
@@ -215,6 +217,7 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
             coarse = draft.extend(draft_state, q).mean
             out.draft_passes[rows] += 1
         correction = fine[:, 1:-1] - coarse[:, 1:q.shape[1]]
+        correction = torch.nan_to_num(correction, nan=0.0, posinf=0.0, neginf=0.0)  # of proposals beyond the target
         for each in (state, draft_state):
             each.rollback(torch.full_like(rows, exact))
             each.append(p[:, :1])
@@ -236,16 +239,20 @@ def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None, c
     return proposals.patches, means, passes
 
 
-def _refuse_misfits(target: Model, draft: Model, n: int, passes: int | None, tol: float, law: TargetLaw | None,
-                    z: torch.Tensor | None) -> None:
+def _refuse_misfits(target: Model, draft: Model, context: torch.Tensor, n: int, passes: int | None, tol: float,
+                    law: TargetLaw | None, z: torch.Tensor | None) -> None:
     """Raises ValueError for settings of `decode_parareal` that do not fit; `_refuse_pair` for the models."""
     _refuse_pair(target, draft)
-    if (passes is not None and passes < 1) or not tol >= 0:
-        raise ValueError(f"passes is {passes} and tol {tol}, but must be at least 1 and 0")
+    if (passes is not None and (passes < 1 or passes != int(passes))) or not tol >= 0:
+        raise ValueError(f"passes is {passes} and tol {tol}, but must be a whole number from 1 on, and at least 0")
     if (law is None) != (z is None):
         raise ValueError("paths need both a law and its noise z, means neither of them")
-    if z is not None and z.shape[2] < n:
-        raise ValueError(f"z has {z.shape[2]} patches, but {n} are needed")
+    if z is not None:
+        B, _, C = context.shape
+        wanted = (B, max(1, z.shape[1]), max(n, z.shape[2]), target.patch_len, C) if z.dim() == 5 else None
+        if z.shape != wanted:
+            raise ValueError(f"z has the shape {tuple(z.shape)}, where {B} windows, the number of paths, {n} patches "
+                             f"or more, {target.patch_len} steps and {C} variables are needed")
 
 
 def _refuse_misuse(target: Model, draft: Model, rule: Rule, max_proposals: int | None, samples: int) -> None:

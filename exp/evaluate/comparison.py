@@ -224,6 +224,10 @@ def _advice(row: dict) -> str:
     accepted = row.get("acceptance_pct")
     slow = " and ".join(f"{speed:.2f}x at batch {size}" for size, speed in speedups(row).items())
     advice = f"{row['method']}: not faster than the target alone ({slow}). "
+    if row.get("gap_by_patch"):
+        return (f"{advice}It took {row['target_passes']:.2f} of {len(row['gap_by_patch']) + 1} target passes, and "
+                f"{row['draft_passes']:.1f} draft passes: a draft that comes nearer to the target takes fewer of both, "
+                "a smaller one makes its own cheaper.")
     if accepted is None or accepted >= OFTEN_ACCEPTED:
         return (f"{advice}Its proposals are accepted often enough; making and verifying them takes as long as the "
                 "passes that they save: a smaller draft may help.")

@@ -5,7 +5,6 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from exp.speculation import SpecSettings
 from utils.acceptance import WAYS, Parareal, Simplified
 from utils.decoded import BONUS, Decoded, Round
 from utils.interface import Model, Rule
+from utils.lossless import Lossless
 from utils.planner import Plan, make_plan
 from utils.proposals import Noise
 from utils.speculative_decoder import (
@@ -278,5 +278,5 @@ def make_speculative(target: Model, draft: Model, spec: SpecSettings, horizon: i
     own = DEFAULT_PROPOSALS if rule.name == Simplified.name else None
     most = own if spec.k is None else None if spec.k == "auto" else int(spec.k)
     asked = None if rule.random and spec.repropose == "target" else spec.repropose
-    repropose = replace(spec, rule=rule.name, repropose=asked).filled().repropose
-    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, str(repropose))
+    repropose = asked or ("corrected" if isinstance(rule, Lossless) else "draft")
+    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, repropose)

@@ -26,9 +26,10 @@ from exp.laws import law_of_history, scale_length
 from exp.memory import Shape, decoding_bytes, output_bytes, refuse_unfitting
 from exp.predict.notes import add_caveats, refuse_clip
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings
-from exp.speculation import SpecSettings
+from exp.speculation import LAW_FIELDS, SpecSettings
 from exp.stored import completed, stored_settings
 from models.registry import checkpoint_in
+from utils.acceptance import Parareal
 from utils.errors import NotFinite, UserError, shorten
 from utils.scores import QUANTILES, PararealMetrics, SpeculationMetrics, quantile
 from utils.target_law import TargetLaw
@@ -108,6 +109,9 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
         raise UserError(f"`{idle}` has no effect without a draft{' or `num_samples`' if idle in OF_PATHS else ''}: "
                         "leave it out")
     spec.refuse_contradictions(of_rule)
+    if spec.rule == Parareal.name and not has_paths and of_rule & LAW_FIELDS:
+        raise UserError(f"`{min(of_rule & LAW_FIELDS)}` has no effect with `rule` parareal without `num_samples`: its "
+                        "forecast is a mean; add that, or leave this one out")
     if has_paths and has_draft and spec.rule == "simplified":
         raise UserError("`rule` simplified preserves no law, so there are no quantiles: use exact, coupling or "
                         "tolerance, or leave out `num_samples`")

@@ -47,9 +47,12 @@ def work(argv: Sequence[str] | None) -> None:
     from utils.errors import UserError
     if own.out.suffix != ".csv":
         raise UserError(f"--out {own.out} must end in .csv")
-    if not all(part.strip().isdecimal() for part in own.horizons.split(",")):
+    if not all(part.strip().isdecimal() and int(part) for part in own.horizons.split(",")):
         raise UserError(f"--horizons {own.horizons}: give numbers of steps, separated by commas")
     entries = chosen(own.only)
+    for entry in entries:
+        if entry.name not in DATA:
+            raise UserError(f"--only {entry.name}: the frontier has {', '.join(DATA)}")
     with locked_file(own.out, "wait for it, or give another --out"):
         rows: list[dict[str, Any]] = [dict(row) for row in read_rows(own.out, COLUMNS)]
         for entry in entries:

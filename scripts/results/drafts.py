@@ -132,7 +132,7 @@ def put(rows: Sequence[Mapping[str, Any]]) -> None:
     from exp.report.results import write_csv
     from scripts.results.table import read_rows
     names = [variant.name for variant in VARIANTS]
-    kept = [row for row in read_rows(TABLE, COLUMNS) if row["draft"] != rows[0]["draft"]]
+    kept = [row for row in read_rows(TABLE, COLUMNS) if row["draft"] in names and row["draft"] != rows[0]["draft"]]
     write_csv(TABLE, sorted([*kept, *map(dict, rows)], key=lambda row: names.index(row["draft"])), COLUMNS)
 
 

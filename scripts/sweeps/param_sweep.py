@@ -134,11 +134,14 @@ def refuse_foreign(given: dict[str, Any]) -> None:
 def settings_of(bench, own, given: dict[str, Any]) -> dict[str, Any]:
     """Settings stored in the table: everything that its rows depend on, and the paths of the files."""
     from exp.flags import flat
+    from exp.sweep.table import REPROPOSED
     used = flat(bench.settings)
     places = {"target": own.target, "draft": own.draft, "data": used["data_path"]}
     further = " ".join(f"--{name} {given[name]}" for name in sorted(set(given) - NAMED_ANYWAY))
     machine = {"device": f"Ray cluster {own.ray_address}"} if own.ray_address else {}
-    return places | bench.describe() | machine | {"workers": own.workers, "further_flags": further or "none"}
+    return places | bench.describe() | machine | {
+        "workers": own.workers, REPROPOSED: bench.settings.spec.repropose or "corrected",
+        "further_flags": further or "none"}
 
 
 def sweep(argv: list[str] | None) -> None:

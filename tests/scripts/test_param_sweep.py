@@ -148,6 +148,17 @@ def test_a_table_with_another_gap_is_refused(place, capsys):
     assert error.startswith("error: a.csv holds a sweep with gap off") and error.count("\n") == 1
 
 
+def test_a_table_whose_lossless_rules_had_another_default_is_refused(place, capsys):
+    for rule, code in (("coupling", 2), ("simplified", 0)):
+        flags = f"{without(place, '--bias')} --rule {rule} --k 1 --out {rule}.csv"
+        assert sweep(flags) == 0
+        lines = Path(f"{rule}.csv").read_text().splitlines(keepends=True)
+        Path(f"{rule}.csv").write_text("".join(line for line in lines if not line.startswith("# lossless_repropos")))
+        capsys.readouterr()
+        assert sweep(flags) == code
+        assert ("lossless_reproposals not set" in capsys.readouterr().err) is (code == 2)
+
+
 def test_a_larger_k_than_there_are_proposals_is_measured_once(place, capsys, monkeypatch):
     measured = measured_by(monkeypatch)
     assert sweep(f"{place} --sigma 0.2 --k 3,4,5,all --out a.csv") == 0

@@ -139,7 +139,11 @@ def test_one_patch_is_the_targets_own(target, drafts, series):
 @pytest.mark.parametrize("settings, words", [
     ({"passes": 0}, "passes is 0"), ({"tol": -0.1}, "tol -0.1"), ({"tol": float("nan")}, "tol nan"),
     ({"law": LAWS["fixed"]}, "both a law and its noise"), ({"z": normal(2)}, "both a law and its noise"),
-    ({"law": LAWS["fixed"], "z": normal(2)[:, :, :3]}, "z has 3 patches, but 6 are needed"),
+    ({"passes": 1.5}, "passes is 1.5"),
+    ({"law": LAWS["fixed"], "z": normal(2, variables=3)[:, :, :3]}, r"z has the shape \(2, 3, 3, 8, 3\), .* 6 patches"),
+    ({"law": LAWS["fixed"], "z": normal(3, variables=3)}, "where 2 windows"),
+    ({"law": LAWS["fixed"], "z": normal(2, variables=1)}, "3 variables are needed"),
+    ({"law": LAWS["fixed"], "z": normal(2)[0]}, "z has the shape"),
 ])
 def test_misuse_is_refused(target, drafts, series, settings, words):
     with pytest.raises(ValueError, match=words):
@@ -171,3 +175,57 @@ def test_an_output_that_is_not_finite_names_its_model(target, drafts, series, to
         decode_parareal(target, Broken(drafts[1]), context, HORIZON, 2, tol)
     with pytest.raises(NotFinite, match=r"the target .* window 1"):
         decode_parareal(Broken(target), drafts[1], context, HORIZON, 2, tol)
+
+
+def test_a_target_that_predicts_several_patches_is_asked_for_the_next(drafts, series):
+    context = series(rows=2)
+    for horizon in (HORIZON, PATCH):
+        made = decode_parareal(drafts[3], drafts[1], context, horizon)
+        serial = decode_parareal(drafts[3], drafts[3], context, horizon)  # its own draft, so right at once
+        close(made.forecast, serial.forecast)
+    z = normal(2, variables=context.shape[2])
+    assert decode_parareal(drafts[3], drafts[1], context, HORIZON, law=LAWS["fixed"], z=z).forecast.isfinite().all()
+
+
+def test_paths_that_end_at_different_passes_are_those_of_each_window(target, drafts, series):
+    context, law, ragged = series(rows=3), LAWS["relative"], 0
+    z = normal(3, variables=context.shape[2])
+    for tol in (0.03, 0.04, 0.06, 0.1):
+        together = decode_parareal(target, drafts[3], context, HORIZON, tol=tol, law=law, z=z)
+        ragged += len(set(together.target_passes.tolist())) > 1
+        for row in range(3):
+            for path in range(3):
+                alone = decode_parareal(target, drafts[3], context[row:row + 1], HORIZON, tol=tol, law=law,
+                                        z=z[row:row + 1, path:path + 1])
+                close(together.forecast[3 * row + path], alone.forecast[0])
+                assert together.target_passes[3 * row + path] == alone.target_passes[0]
+    assert ragged, "no batch is ragged"
+
+
+class Overflowing(Broken):
+    """A target that has no answer to a patch beyond a limit, as a draft may propose it."""
+
+    def extend(self, state, patches=None):
+        prediction = self.model.extend(state, patches)
+        if patches is not None:
+            far = torch.cat([patches[:, :1] * 0, patches], dim=1).abs().amax(dim=(2, 3)).cummax(dim=1).values > 1e3
+            prediction.mean[far] = float("nan")
+        return prediction
+
+
+class Wild(Broken):
+    """A draft whose first forecast is far off, and finite."""
+
+    asked = 0
+
+    def extend(self, state, patches=None):
+        prediction = self.model.extend(state, patches)
+        self.asked += 1
+        return prediction.shifted(torch.full_like(prediction.mean, 1e6)) if self.asked == 1 else prediction
+
+
+def test_a_proposal_beyond_the_target_is_made_again(target, drafts, series):
+    context = series(rows=2)
+    made = decode_parareal(Overflowing(target), Wild(drafts[1]), context, HORIZON)
+    close(made.forecast, decode_alone(target, context, HORIZON), 1e-4)
+    assert made.target_passes.eq(N).all()

@@ -280,6 +280,10 @@ def test_the_table_advises_where_speculation_does_not_pay():
     assert "3.0 % of the judged proposals" in other and "--spec_tol" not in other
     often = told(SLOW | {"acceptance_pct": 97.0})
     assert "accepted often enough" in often and "train the draft" not in often
+    judged_nothing = told(SLOW | {"acceptance_pct": None, "gap_by_patch": [0.0, 0.2, 0.3], "target_passes": 3.5,
+                                  "draft_passes": 6.0})  # parareal
+    assert "took 3.50 of 4 target passes, and 6.0 draft passes" in judged_nothing
+    assert "accepted often enough" not in judged_nothing
     # it pays somewhere, or cannot be recommended anyway
     for quiet in (told(), told(rejected | {"speedup_batch_1": 1.5}), told(rejected | {"sampled": True})):
         assert "not faster" not in quiet and "accepted often enough" not in quiet

@@ -49,6 +49,13 @@ def test_the_defaults_of_k_and_of_reproposing_are_those_of_the_rule():
     assert two.max_proposals == 2
 
 
+def test_a_rule_of_ones_own_is_taken_with_its_defaults():
+    class Mine(Tolerance):
+        name = "mine"
+    method = make_speculative(tiny_target(), tiny_target(), SpecSettings(), HORIZON, 0, Mine(0.1))
+    assert (method.max_proposals, method.repropose) == (5, "draft")
+
+
 def test_a_rule_has_the_settings_that_have_a_meaning_for_it():
     made = {name: make_rule(SPEC, rule=name, emit="mean") for name in RULES}
     assert {name: rule.name for name, rule in made.items()} == {name: name for name in RULES}

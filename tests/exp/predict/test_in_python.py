@@ -43,6 +43,8 @@ def place(tmp_path, monkeypatch):
     (DRAFT | {"spec": {"rule": "exact", "sigma_mode": "calibrated"}}, ["`sigma_mode` calibrated", "`num_samples`"]),
     (DRAFT | {"spec": {"rule": "exact", "tol": 0.3}}, ["`tol`", "`rule` exact", "tolerance"]),
     (DRAFT | {"spec": {"sigma": 0.3}}, ["`sigma`", "`rule` tolerance"]),
+    (DRAFT | {"spec": {"rule": "parareal", "sigma": 0.3}}, ["`sigma`", "`rule` parareal", "`num_samples`"]),
+    (DRAFT | {"spec": {"rule": "parareal", "repropose": "target"}}, ["`repropose`", "`rule` parareal", "leave it out"]),
     (DRAFT | {"spec": {"rule": "coupling", "repropose": "target"}}, ["`repropose` target", "`rule` coupling"]),
     (DRAFT | {"spec": {"rule": "exact", "covariance": "full"}}, ["`covariance` full", "`sigma_mode` calibrated"]),
     ({"spec": {"tol": 0.3}}, ["`tol`", "without a draft"]),
