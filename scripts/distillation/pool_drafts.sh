@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils drafts that differ in one thing each from the pool's target, compares them on validation windows, and writes
+# Distils drafts that differ in a few flags each from the pool's target, compares them on validation windows, and writes
 # docs/results/pool_drafts.csv and the table made of it. Started again, it goes on where it stopped.
 # FLAGS, all optional (python -m scripts.results.drafts --help explains): --only quarter,half --table
 arguments="[FLAGS]"

@@ -185,7 +185,7 @@ def readme_block(rows: Sequence[Row]) -> list[str]:
                    "speed-up, batch 1", f"batch {_batch(pool.rows)}"]
         lines += [*markdown(columns, [_short_row(method, pool) for method in pool.methods]), ""]
     lines += _sentence(f"MAE at H = {last[0].horizon}, with the target passes and the RMS in windows (the distance "
-                       "from the target alone, in standard deviations of each window) of two ways to speculate:")
+                       "from the target alone, in standard deviations of each window) of `tolerance` and `parareal`:")
     columns = ["data", "target", "draft", "tolerance", "its passes", "its RMS", "parareal", "parareal's passes",
                "parareal's RMS", "recommended"]
     return [*lines, *markdown(columns, [_mae_row(comparison) for comparison in last])]
