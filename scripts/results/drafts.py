@@ -130,10 +130,11 @@ def row_of(variant: Variant, horizon: int, metrics: Mapping[str, Any]) -> dict[s
 def put(rows: Sequence[Mapping[str, Any]]) -> None:
     """Puts the rows of a draft in the place of its former ones."""
     from exp.report.results import write_csv
-    from scripts.results.table import read_rows
+    from scripts.results.table import read_rows, text_of
     names = [variant.name for variant in VARIANTS]
     kept = [row for row in read_rows(TABLE, COLUMNS) if row["draft"] in names and row["draft"] != rows[0]["draft"]]
-    write_csv(TABLE, sorted([*kept, *map(dict, rows)], key=lambda row: names.index(row["draft"])), COLUMNS)
+    new = [{column: text_of(value) for column, value in row.items()} for row in rows]
+    write_csv(TABLE, sorted([*kept, *new], key=lambda row: names.index(row["draft"])), COLUMNS)
 
 
 def write_table() -> None:
