@@ -218,7 +218,7 @@ def test_the_pool_its_files_and_those_it_has_not_seen(checkout):
     windows = {(row["entry"], row["data"]): (row["test_windows"], row["windows"]) for row in rows(checkout)}
     assert windows == {("pool", "one two"): ("5", "30"), ("pool_files", "one"): ("20", "60"),
                        ("pool_files", "two"): ("20", "60"), ("zeroshot", "two"): ("20", "60")}
-    assert len(rows(checkout)) == 4 * 8 and {row["use"] for row in rows(checkout)} <= {
+    assert len(rows(checkout)) == 4 * 9 and {row["use"] for row in rows(checkout)} <= {
         "draft", "target", "speculation", "seasonal-naive"}
     assert_documents_fit(checkout)
     assert ran(checkout, "--only", "pool,pool_files,zeroshot", "--seeds", "1")[0] == []
@@ -242,7 +242,7 @@ def test_a_kill_costs_a_step_and_a_new_checkpoint_new_rows(checkout):
     disturb(models / "forecast_etth1_timer_xl_draft_stochastic_0/checkpoint.pth")
     assert ran(checkout, "--only", "etth1", "--seeds", "1")[0] == steps[1:]
     second = rows(checkout)
-    assert len(second) == len(first) == 8 and second[0]["target_sha256"] == first[0]["target_sha256"]
+    assert len(second) == len(first) == 9 and second[0]["target_sha256"] == first[0]["target_sha256"]
     assert second[0]["draft_sha256"] != first[0]["draft_sha256"] and second[1]["mse"] != first[1]["mse"]
 
     disturb(models / "forecast_etth1_timer_xl_target_0/checkpoint.pth")  # a draft learns from its own target
