@@ -41,9 +41,9 @@ class SpecSettings(Section):
                          flag="spec_tol", needs=SPECULATION, free=True)
     passes: int | None = limited(None, OrNone(COUNT), "parareal: at most so many target passes per window (default: "
                                  "until no gap is above --spec_tol)", flag="spec_passes", needs=SPECULATION, free=True)
-    emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "emit samples or means (default: mean for tolerance, "
-                               "else sample); means of exact and coupling preserve no law", flag="spec_emit",
-                               needs=SPECULATION, free=True, not_with=ONE_WAY)
+    emit: str | None = limited(None, OrNone(OneOf(EMISSIONS)), "emit samples or means (default: mean for tolerance "
+                               "and parareal, else sample); means of exact and coupling preserve no law",
+                               flag="spec_emit", needs=SPECULATION, free=True, not_with=ONE_WAY)
     sigma: float | None = limited(None, OrNone(POSITIVE), "simplified, exact, coupling: the target's sigma, "
                                   "standardised units; in forecasts beyond the end, standard deviations of the context "
                                   f"(default: {DEFAULT_SIGMA})", flag="spec_sigma", needs=LAW, free=True)

@@ -196,7 +196,7 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     rows = torch.arange(len(context), device=context.device)
     correction = None
     last = n if passes is None else min(passes, n)
-    for exact in range(int(last)):  # so many patches are the target's own by now
+    for exact in range(last):  # so many patches are the target's own by now
         e = None if noise is None else noise[rows, exact:]
         q, coarse, made = _corrected(draft, draft_state, n - 1 - exact, e, correction, one_by_one=exact > 0)
         prediction = target.extend(state, q if q.shape[1] else None).first(q.shape[1] + 1)
@@ -243,7 +243,7 @@ def _refuse_misfits(target: Model, draft: Model, context: torch.Tensor, n: int, 
                     law: TargetLaw | None, z: torch.Tensor | None) -> None:
     """Raises ValueError for settings of `decode_parareal` that do not fit; `_refuse_pair` for the models."""
     _refuse_pair(target, draft)
-    if (passes is not None and (passes < 1 or passes != int(passes))) or not tol >= 0:
+    if (passes is not None and (not isinstance(passes, int) or passes < 1)) or not tol >= 0:
         raise ValueError(f"passes is {passes} and tol {tol}, but must be a whole number from 1 on, and at least 0")
     if (law is None) != (z is None):
         raise ValueError("paths need both a law and its noise z, means neither of them")

@@ -105,31 +105,28 @@ def _legend_above(figure, axis, columns: int, title: str) -> None:
 
 
 def _origin_strip(axis, origin, borders) -> None:
-    """A strip below the curves: one box per patch, coloured and hatched by origin; borders [n + 1] on x."""
-    low, high = axis.get_ylim()
-    axis.set_ylim(low - 0.09 * (high - low), high)
-    seen = set()
-    for kind, start, stop in zip(origin, borders, borders[1:]):
-        name, colour, hatch = ORIGINS[int(kind)]
-        axis.axvspan(start, stop, ymin=0, ymax=0.06, facecolor=colour, edgecolor="white", hatch=hatch, lw=0.8,
-                     label=None if kind in seen else name)
-        seen.add(kind)
+    """One box per patch, coloured and hatched by origin; borders [n + 1] on x."""
+    _strip(axis, borders, [(*ORIGINS[int(kind)], "") for kind in origin])
 
 
 def _gap_strip(axis, gap, borders) -> None:
-    """A strip below the curves: one box per patch with its gap; the last patch, which is never proposed, has none."""
+    """One box per patch with its gap; the last patch, which is never proposed, has none."""
+    _strip(axis, borders, [("gap left, in standard deviations of the window", SKY, "", f"{value:.2g}") if value else
+                           ("the target's own patch", GREEN, "", "") for value in gap])
+
+
+def _strip(axis, borders, boxes) -> None:
+    """A strip of boxes below the curves. boxes: name for the legend, colour, hatch and text of each."""
     low, high = axis.get_ylim()
     axis.set_ylim(low - 0.09 * (high - low), high)
     seen = set()
-    for value, start, stop in zip(gap, borders, borders[1:]):
-        exact = value == 0
-        name = "the target's own patch" if exact else "gap left, in standard deviations of the window"
-        axis.axvspan(start, stop, ymin=0, ymax=0.06, facecolor=GREEN if exact else SKY, edgecolor="white", lw=0.8,
-                     label=None if exact in seen else name)
-        if not exact:
-            axis.text((start + stop) / 2, 0.03, f"{value:.2g}", transform=axis.get_xaxis_transform(), ha="center",
+    for (name, colour, hatch, text), start, stop in zip(boxes, borders, borders[1:]):
+        axis.axvspan(start, stop, ymin=0, ymax=0.06, facecolor=colour, edgecolor="white", hatch=hatch, lw=0.8,
+                     label=None if name in seen else name)
+        seen.add(name)
+        if text:
+            axis.text(start + (stop - start) / 2, 0.03, text, transform=axis.get_xaxis_transform(), ha="center",
                       va="center", fontsize=7)
-        seen.add(exact)
 
 
 def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) -> None:

@@ -7,7 +7,6 @@ milliseconds against the RMS deviation from the target alone. Started again, it 
 spread over the test part; the machine should be idle, as times are measured.
 """
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -71,9 +70,9 @@ def measure(name: str, settings_file: str, horizon: int) -> list[dict[str, Any]]
     """The rows of one pair at one horizon; trains what is missing."""
     from exp.exp_basic import Exp_Basic, load_model
     from scripts.results.measure import train
-    from scripts.results.plans import plan_of, settings_of
+    from scripts.results.plans import plan_of_seed, settings_of
     from scripts.results.table import text_of
-    plan = plan_of(settings_file, SEED, ROOT / (os.environ.get("CHECKPOINTS") or "checkpoints") / f"seed_{SEED}")
+    plan = plan_of_seed(settings_file, SEED)
     train(plan, name)
     flags = ["--use_speculative" if flag == "--compare" else flag for flag in plan.compare]
     settings = settings_of([*flags, "--test_pred_len", str(horizon), "--batch_size", "64"])

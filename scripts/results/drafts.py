@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,9 +91,9 @@ def chosen(only: str | None) -> list[Variant]:
 def measured(variant: Variant) -> list[dict[str, Any]]:
     """Trains what is missing and compares; one row per horizon."""
     from scripts.results.measure import run_program
-    from scripts.results.plans import missing, plan_of
+    from scripts.results.plans import missing, plan_of_seed
     from utils.files import digest
-    plan = plan_of(SETTINGS, SEED, ROOT / (os.environ.get("CHECKPOINTS") or "checkpoints") / f"seed_{SEED}")
+    plan = plan_of_seed(SETTINGS, SEED)
     checkpoint, flags = plan.draft_file, variant.flags.split()
     if flags:
         folder = checkpoint.parent.name.replace("_stochastic_", f"_{variant.des}_")

@@ -9,7 +9,6 @@ measured with other checkpoints, data or windows. To measure something again, de
 """
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -69,11 +68,11 @@ def work(argv: Sequence[str] | None) -> None:
 
 def measure(table: "Table", entry: Entry, seed: int) -> list[str]:
     """Trains and compares what is missing of an entry; returns what failed, in words."""
-    from scripts.results.plans import plan_of
+    from scripts.results.plans import plan_of_seed
     from utils.errors import UserError
     what = f"{entry.name}, seed {seed}"
     try:
-        plan = plan_of(entry.settings, seed, ROOT / (os.environ.get("CHECKPOINTS") or "checkpoints") / f"seed_{seed}")
+        plan = plan_of_seed(entry.settings, seed)
         train(plan, what)
     except UserError as error:
         return [_failed(what, error)]

@@ -83,6 +83,11 @@ def plan_of(settings: str, seed: int, checkpoints: Path) -> Plan:
                 told["files"], told["unseen"], told["dataset_root"][0], target, draft)
 
 
+def plan_of_seed(settings: str, seed: int) -> Plan:
+    """`plan_of` with the models in the folder seed_N of $CHECKPOINTS."""
+    return plan_of(settings, seed, ROOT / (os.environ.get("CHECKPOINTS") or "checkpoints") / f"seed_{seed}")
+
+
 def _read(text: str) -> dict[str, list[str]]:
     words, found = text.split("\0")[:-1], {}
     while words:
