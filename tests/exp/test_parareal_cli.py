@@ -9,6 +9,7 @@ import pytest
 import torch
 from exp_helpers import DRAFT, TARGET, command, load, metrics, results, rolling_errors, speculate
 
+from exp.evaluate import pictures
 from exp.evaluate.methods import make_rule, make_speculative
 from exp.speculation import SpecSettings
 from utils.speculative_decoder import decode_parareal
@@ -25,11 +26,14 @@ def test_as_many_passes_as_patches_are_the_target_alone(lab, place, flags):
     assert got["gap_by_patch"] == [0.0] * (PATCHES - 1) and "acceptance_pct" not in got
 
 
-def test_passes_and_gaps_are_counted_and_drawn(lab, place, capsys):
+def test_passes_and_gaps_are_counted_and_drawn(lab, place, capsys, monkeypatch):
+    drawn, real = [], pictures.forecast_figure
+    monkeypatch.setattr(pictures, "forecast_figure", lambda *of, **more: drawn.append(more) or real(*of, **more))
     got = speculate(lab, f"{PARAREAL} --spec_tol 0.1 --visualize --batch_size 16")
     histogram = got["target_passes_histogram"]
     assert sum(histogram) == got["windows"] and len(histogram) == PATCHES and len(got["gap_by_patch"]) == PATCHES - 1
     assert got["target_passes"] == pytest.approx(np.dot(histogram, range(1, PATCHES + 1)) / got["windows"])
+    assert all(len(more["gap"]) == PATCHES - 1 and more["target_alone"].shape == (60, 2) for more in drawn) and drawn
     assert 1 < got["target_passes"] < PATCHES and max(got["gap_by_patch"]) <= 0.1
     said = capsys.readouterr().out
     assert f"histogram: {histogram}, draft passes: " in said and "gap left, by patch: 0.0" in said

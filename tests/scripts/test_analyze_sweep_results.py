@@ -139,6 +139,21 @@ def test_pictures_show_both_errors_relative_to_the_target_and_explain_themselves
     assert {"accepted (%)", "MSE (standardised)", "MAE (standardised)"} <= {axis.get_ylabel() for axis in heat.axes}
 
 
+def test_a_way_without_k_and_acceptance_is_drawn_where_it_has_a_place(tmp_path, drawn):
+    write(tmp_path / "t.csv")
+    table = SweepTable(tmp_path / "t.csv", SETTINGS)
+    for tol, passes in ((0.1, 2.0), (0.3, 1.0)):
+        table.add({"rule": "parareal", "emit": "mean", "tol": tol},
+                  {"mse": 0.5, "mae": 0.6, "ms_per_forecast": 5.0, "target_passes": passes})
+    analysis.draw(tmp_path, *analysis.load_sweep(tmp_path / "t.csv"))
+    for name, expected in (("passes", True), ("time", True), ("acceptance", False)):
+        labels = [text.get_text() for text in drawn[f"errors_by_{name}.png"].legends[0].get_texts()]
+        assert ("parareal, mean" in labels) is expected and "simplified, mean, K 3" in labels
+    line = next(line for line in drawn["errors_by_passes.png"].axes[0].get_lines()
+                if line.get_label() == "parareal, mean")
+    assert list(line.get_xdata()) == [2, 1]  # in the order of the tolerance
+
+
 def test_samples_far_above_the_target_do_not_hide_what_is_near_it(tmp_path, drawn):
     write(tmp_path / "t.csv")
     table = SweepTable(tmp_path / "t.csv", SETTINGS)

@@ -216,16 +216,31 @@ class Overflowing(Broken):
 class Wild(Broken):
     """A draft whose first forecast is far off, and finite."""
 
-    asked = 0
+    asked, by = 0, 0.0
 
     def extend(self, state, patches=None):
         prediction = self.model.extend(state, patches)
         self.asked += 1
-        return prediction.shifted(torch.full_like(prediction.mean, 1e6)) if self.asked == 1 else prediction
+        return prediction.shifted(torch.full_like(prediction.mean, self.by)) if self.asked == 1 else prediction
 
 
-def test_a_proposal_beyond_the_target_is_made_again(target, drafts, series):
-    context = series(rows=2)
-    made = decode_parareal(Overflowing(target), Wild(drafts[1]), context, HORIZON)
+@pytest.mark.parametrize("by", [1e6, 1e30, float("nan")])
+def test_a_proposal_beyond_the_target_is_made_again(target, drafts, series, by):
+    context, draft = series(rows=2), Wild(drafts[1])
+    draft.by = by
+    if target.config.causal and by != 1e6:  # one pass reads all proposals: behind a mask these spoil the patch before
+        with pytest.raises(NotFinite, match="the draft .* patch 1 .* overflow in the target"):
+            decode_parareal(Overflowing(target), draft, context, HORIZON)
+        return
+    made = decode_parareal(Overflowing(target), draft, context, HORIZON)
     close(made.forecast, decode_alone(target, context, HORIZON), 1e-4)
     assert made.target_passes.eq(N).all()
+
+
+def test_a_draft_is_told_from_a_target_that_cannot_read_its_proposals(target, drafts, series):
+    context = series(rows=2)
+    for by, words in ((1e6, "its proposals overflow in the target"), (float("nan"), "its output is not finite, or")):
+        draft = Wild(drafts[1])
+        draft.by = by
+        with pytest.raises(NotFinite, match=f"the draft .*{words}"):
+            decode_parareal(Overflowing(target), draft, context, HORIZON, passes=1)

@@ -99,6 +99,24 @@ def test_a_plan_can_be_made_from_real_passes(series, changes, rule):
     assert all(ms > 0 for ms in chosen.predicted.values())
 
 
+@pytest.mark.parametrize("repropose, each", [("draft", 3), ("corrected", 1)])
+def test_costs_are_of_as_many_draft_passes_as_proposals_take(monkeypatch, series, repropose, each):
+    target = tiny_target()
+    draft, asked = tiny_draft(target, patches=3), []
+
+    def measured(action, k, model, context, room):
+        state, before = model.start(context, room), len(asked)
+        action(state, k)
+        if model is draft:
+            assert len(asked) - before == -(-k // each)
+        return 1.0, 1.0
+    real = draft.extend
+    monkeypatch.setattr(draft, "extend", lambda *of: asked.append(1) or real(*of))
+    monkeypatch.setattr(planner, "_time_passes", measured)
+    make_plan(target, draft, series(), 8 * PATCH, Tolerance(0.0), seed=0, repropose=repropose)
+    assert asked
+
+
 def test_a_horizon_of_one_patch_needs_no_plan(series):
     chosen = make_plan(tiny_target(), None, series(), PATCH, Tolerance(0.3), seed=0)
     assert chosen.proposals == 0

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from exp.report import plots
 from exp.report.plots import forecast_figure
 
 
@@ -10,3 +11,18 @@ def test_a_name_with_dollar_signs_is_drawn(tmp_path, name):
     values = np.zeros((24, 1))
     forecast_figure(tmp_path / "f.png", values, values, values, [name], patch_len=12, label="forecast")
     assert (tmp_path / "f.png").stat().st_size > 1000
+
+
+def test_the_gap_of_every_patch_stands_below_the_forecast(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: kept.append(figure))
+    values = np.arange(30.0)[:, None]
+    forecast_figure(tmp_path / "f.png", values, values, values, ["a"], patch_len=12, label="speculative (parareal)",
+                    gap=np.array([0.0, 0.0312]))
+    axis = kept[0].axes[0]
+    (text,) = axis.texts
+    assert text.get_text() == "0.031" and text.get_position()[0] == 18  # in the middle of the second patch
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axis.patches]
+    assert spans == [(0, 12), (12, 24)]  # the third patch is cut to 6 steps, and never proposed
+    labels = [entry.get_text() for entry in kept[0].legends[0].get_texts()]
+    assert {"the target's own patch", "gap left, in standard deviations of the window"} <= set(labels)
