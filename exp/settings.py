@@ -215,6 +215,9 @@ class TrainSettings(Section):
     rollout_context: float = limited(0.0, NON_NEGATIVE, "with --draft_rollout: weight of the target's predictions "
                                      "within the real windows, learned beside its forecasts after them",
                                      flag="draft_rollout_context", needs=("draft_rollout",))
+    answer: float = limited(0.0, NON_NEGATIVE, "with --draft_rollout: weight of a loss on how the draft's answer "
+                            "changes when its own proposals take the place of the target's forecast, for parareal and "
+                            "corrected proposals", flag="draft_answer", needs=("draft_rollout",))
 
     @property
     def target_sizes(self) -> dict[str, int]:

@@ -12,9 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from utils.interface import Prediction
+from utils.proposals import Proposals
+from utils.proposer import drafted
 from utils.target_law import TargetLaw
 
 LOGVAR_FLOOR = -5.0
+APART_FLOOR = 1e-4  # squares of a window's unit: contexts that differ by less than 1 % of it count as equal
 
 
 class SupervisedLoss:
@@ -98,12 +102,13 @@ class RolloutLoss:
     noise: as in `DistillationLoss`; added to the labels, not to the inputs.
     along: weight of a second loss, that of `DistillationLoss` within the real window; y then begins with the target's
     means there, one context more of steps.
+    answer: weight of a third loss, on how the draft's answer changes with what it is asked, see `_answer`.
     """
 
     def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, rollout: int,
-                 covariate: bool = False, along: float = 0.0):
+                 covariate: bool = False, along: float = 0.0, answer: float = 0.0):
         self.teacher: Any = teacher.eval().requires_grad_(False)
-        self.var_reg, self.law, self.along = var_reg, as_law(noise), along
+        self.var_reg, self.law, self.along, self.answer = var_reg, as_law(noise), along, answer
         self.rollout, self.covariate = rollout, covariate
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -124,27 +129,60 @@ class RolloutLoss:
         return self._loss(first, taught[:, :, None], variance[:, :, None], everywhere)
 
     def _after(self, model: nn.Module, plain: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The loss along the target's own forecast."""
-        training = model.training
+        """The losses along the target's own forecast."""
+        training, B = model.training, len(x)
         seen, means = (self.teacher.to_patches(part) for part in y.expand(-1, 2, -1, -1).unbind(dim=1))
-        patches = torch.cat([self.teacher.to_patches(x), seen], dim=1)
-        context = patches.shape[1] - self.rollout
+        context = self.teacher.to_patches(x)
         ahead = plain.config.draft_patches
-        taught = with_noise(means, self.law, self.teacher.unit_of(patches[:, :context]), training)
+        taught = with_noise(means, self.law, self.teacher.unit_of(context), training)
         taught, variance = (following(part, ahead) for part in taught)  # [B, rollout, J, P, C]
         step = torch.arange(self.rollout, device=x.device)
-        known = step[:, None] + torch.arange(ahead, device=x.device) < self.rollout  # [rollout, J]
+        known = (step[:, None] + torch.arange(ahead, device=x.device) < self.rollout).expand(taught.shape[:3])
+        paths = seen
+        if self.answer:
+            proposals, answers = self._proposals(plain, x)
+            paths = torch.cat([seen, proposals])  # both in one pass: of the forecast, then of the proposals
+        patches = torch.cat([context.repeat(len(paths) // B, 1, 1, 1), paths], dim=1)
+        place: Any = slice(None)
         if plain.config.causal:
             output = self._predictions(model, patches[:, :-1], ahead, self.rollout)
         else:
-            place = torch.randint(self.rollout, (len(x),), device=x.device) if training \
-                else torch.arange(len(x), device=x.device) % self.rollout
-            rows = torch.arange(len(x), device=x.device)
-            windows = patches.unfold(1, context, 1)[rows, place].movedim(-1, 1)
+            newest = torch.randint(self.rollout, (B,), device=x.device) if training \
+                else torch.arange(B, device=x.device) % self.rollout
+            place = torch.arange(B, device=x.device)[:, None], newest[:, None]
+            rows = torch.arange(len(patches), device=x.device)
+            windows = patches.unfold(1, context.shape[1], 1)[rows, newest.repeat(len(paths) // B)].movedim(-1, 1)
             output = self._predictions(model, windows, ahead, 1)
-            taught, variance = taught[rows, place][:, None], variance[rows, place][:, None]
-            known = known[place][:, None]
-        return self._loss(output, taught, variance, known.expand(taught.shape[:3]))
+            taught, variance, known = taught[place], variance[place], known[place]
+        loss = self._loss([part[:B] for part in output], taught, variance, known)
+        if not self.answer:
+            return loss
+        changed = output[0][B:, :, 0] - output[0][:B, :, 0], (answers - means)[place]
+        apart = ((proposals - seen) / self.teacher.unit_of(context)).square().mean(dim=(2, 3))
+        return loss + self.answer * self._answer(*changed, self.teacher.unit_of(context), apart, place)
+
+    @torch.no_grad()
+    def _proposals(self, plain: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The draft's own proposals after x, one patch a pass, and the target's means along them: [B, R, P, C]."""
+        def propose(prediction: Prediction, made: int) -> Proposals:
+            return Proposals.of_mean(prediction.mean)
+        proposals = drafted(plain, plain.start(x, self.rollout), self.rollout, propose, one_by_one=True)[0].patches
+        answers = self.teacher.extend(self.teacher.start(x, self.rollout), proposals[:, :-1])
+        return proposals, answers.first(self.rollout).mean
+
+    def _answer(self, draft: torch.Tensor, target: torch.Tensor, unit: torch.Tensor, apart: torch.Tensor,
+                place: Any) -> torch.Tensor:
+        """How much less or more the draft's answer changes than the target's, relative to what has changed before it.
+
+        draft, target [B, T, P, C]: what either says after the draft's proposals, less what it says after the target's
+        forecast; apart [B, rollout]: the mean squared distance of both at each patch, in squares of the window's unit.
+        |(G(q) - G(p)) - (F(q) - F(p))|^2 / |q - p|^2: parareal contracts its errors at the root of this.
+        """
+        patches = torch.arange(self.rollout, device=apart.device).clamp(min=1)
+        before = (F.pad(apart, (1, 0))[:, :-1].cumsum(dim=1) / patches)[place]
+        gap = (draft - target) / unit
+        relative = (gap[..., -1:] if self.covariate else gap).square().mean(dim=(2, 3)) / (before + APART_FLOOR)
+        return relative[before > 0].sum() / (before > 0).sum().clamp(min=1)
 
     def _predictions(self, model, patches, ahead: int, newest: int):
         """The model's mean (and logvar), each [B, newest, J, P, C], at the last `newest` positions."""

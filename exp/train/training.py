@@ -100,5 +100,6 @@ def loss_of(experiment: Exp_Basic):
     elif noise > 0 and train.noise_unit == "window":
         noise = replace(TargetLaw.fixed(noise), relative=True)
     if train.rollout:
-        return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate, train.rollout_context)
+        return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate, train.rollout_context,
+                           train.answer)
     return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))

@@ -13,9 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exp.program import exit_code
+
+if TYPE_CHECKING:
+    from scripts.results.plans import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "results" / "pool_drafts.csv"
@@ -72,7 +75,7 @@ def work(argv: Sequence[str] | None) -> None:
     from exp.ownership import locked_file
     with locked_file(TABLE, "wait for it, or stop it"):
         for variant in [] if own.table else variants:
-            put(measured(variant))
+            put(TABLE, COLUMNS, measured(variant), [(known.name,) for known in VARIANTS])
         write_table()
     print(f"table: {TABLE.relative_to(ROOT)}")
 
@@ -91,18 +94,10 @@ def chosen(only: str | None) -> list[Variant]:
 def measured(variant: Variant) -> list[dict[str, Any]]:
     """Trains what is missing and compares; one row per horizon."""
     from scripts.results.measure import run_program
-    from scripts.results.plans import missing, plan_of_seed
+    from scripts.results.plans import plan_of_seed
     from utils.files import digest
     plan = plan_of_seed(SETTINGS, SEED)
-    checkpoint, flags = plan.draft_file, variant.flags.split()
-    if flags:
-        folder = checkpoint.parent.name.replace("_stochastic_", f"_{variant.des}_")
-        checkpoint, flags = checkpoint.parent.parent / folder / checkpoint.name, [*flags, "--des", variant.des]
-    for training in (plan.target, [*plan.draft, *flags]):
-        left = missing(training)
-        if left is not None:
-            print(f"== {variant.name}: training", flush=True)
-            run_program(left)
+    checkpoint = trained(plan, variant)
     rows = []
     for horizon in HORIZONS:
         print(f"== {variant.name}, horizon {horizon}: comparing", flush=True)
@@ -113,6 +108,23 @@ def measured(variant: Variant) -> list[dict[str, Any]]:
             "parameters": json.loads((checkpoint.parent / "args.json").read_text(encoding="utf-8"))["parameters"],
             "target_sha256": digest(plan.target_file)[:12]})
     return rows
+
+
+def trained(plan: Plan, variant: Variant) -> Path:
+    """The checkpoint of a draft of the plan's target; trains what is missing."""
+    from scripts.results.measure import run_program
+    from scripts.results.plans import missing
+    checkpoint, flags = plan.draft_file, variant.flags.split()
+    if flags:
+        own = plan.draft[plan.draft.index("--des") + 1]
+        folder = checkpoint.parent.name.replace(f"_{own}_", f"_{variant.des}_")
+        checkpoint, flags = checkpoint.parent.parent / folder / checkpoint.name, [*flags, "--des", variant.des]
+    for training in (plan.target, [*plan.draft, *flags]):
+        left = missing(training)
+        if left is not None:
+            print(f"== {variant.name}: training", flush=True)
+            run_program(left)
+    return checkpoint
 
 
 def row_of(variant: Variant, horizon: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,14 +138,16 @@ def row_of(variant: Variant, horizon: int, metrics: Mapping[str, Any]) -> dict[s
             "target_passes": tolerance["target_passes"], "windows": draft["windows"]}
 
 
-def put(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Puts the rows of a draft in the place of its former ones."""
+def put(path: Path, columns: list[str], rows: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, ...]]) -> None:
+    """Puts the rows of a draft in the place of its former ones. keys: values of the first columns, in order."""
     from exp.report.results import write_csv
     from scripts.results.table import read_rows, text_of
-    names = [variant.name for variant in VARIANTS]
-    kept = [row for row in read_rows(TABLE, COLUMNS) if row["draft"] in names and row["draft"] != rows[0]["draft"]]
+
+    def key(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(row[column] for column in columns[:len(keys[0])])
+    kept = [row for row in read_rows(path, columns) if key(row) in keys and key(row) != key(rows[0])]
     new = [{column: text_of(value) for column, value in row.items()} for row in rows]
-    write_csv(TABLE, sorted([*kept, *new], key=lambda row: names.index(row["draft"])), COLUMNS)
+    write_csv(path, sorted([*kept, *new], key=lambda row: keys.index(key(row))), columns)
 
 
 def write_table() -> None:

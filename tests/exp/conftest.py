@@ -1,9 +1,12 @@
 """A target and its draft, trained once through the command line, for all tests that forecast with a trained pair."""
+from types import SimpleNamespace
+
 import pytest
-from exp_helpers import BASE, CAUSAL_DRAFT, CAUSAL_TARGET, SIZES, TARGET
+from exp_helpers import BASE, CAUSAL_DRAFT, CAUSAL_TARGET, DRAFT, ROWS, SIZES, TARGET
 from helpers import tiny_series, write_series
 
 import run
+from scripts.results import measure, plans
 
 TRAIN = f"{BASE} {SIZES} --root_path ."
 
@@ -32,6 +35,21 @@ def causal(lab):
                   "--draft_patches 2 --draft_rollout 4")
         assert run.main(f"{TRAIN} --model_id dc --model timer_xl_draft {distil}".split()) == 0
     return CAUSAL_TARGET, CAUSAL_DRAFT
+
+
+@pytest.fixture
+def any_plan(lab, place, monkeypatch):
+    """The plan of every settings file: the data and the pair of the laboratory, trained already."""
+    write_series(tiny_series(ROWS))
+    target, draft = (lab / "checkpoints" / name / "checkpoint.pth" for name in (TARGET, DRAFT))
+    flags = (f"--is_training 0 --root_path {place} --data_path tiny.csv --seq_len 48 --input_token_len 12 --quiet "
+             f"--checkpoints {lab}/checkpoints --test_dir {TARGET} --compare --spec_draft_ckpt {draft}")
+    plan = SimpleNamespace(target=["target"], draft=["draft", "--des", "own"], compare=flags.split(),
+                           target_file=target, draft_file=draft)
+    monkeypatch.setattr(plans, "plan_of", lambda *_: plan)
+    monkeypatch.setattr(plans, "missing", lambda flags: None)
+    monkeypatch.setattr(measure, "train", lambda plan, what: None)
+    return plan
 
 
 @pytest.fixture

@@ -1,25 +1,15 @@
 """scripts/benchmark/frontier.sh: rows and picture of a tiny pair, what is not measured again, bad input."""
 import csv
-from types import SimpleNamespace
 
 import pytest
-from exp_helpers import DRAFT, ROWS, TARGET, assert_picture
-from helpers import tiny_series, write_series
+from exp_helpers import assert_picture
 
 from scripts.benchmark import frontier
-from scripts.results import measure, plans
 
 
 @pytest.fixture
-def out(lab, place, monkeypatch):
-    """The path of a table; the pair of the laboratory stands for that of every entry."""
-    write_series(tiny_series(ROWS))
-    checkpoints = {name: lab / "checkpoints" / name / "checkpoint.pth" for name in (TARGET, DRAFT)}
-    flags = (f"--is_training 0 --root_path {place} --data_path tiny.csv --seq_len 48 --input_token_len 12 --quiet "
-             f"--checkpoints {lab}/checkpoints --test_dir {TARGET} --compare --spec_draft_ckpt {checkpoints[DRAFT]}")
-    plan = SimpleNamespace(compare=flags.split(), target_file=checkpoints[TARGET], draft_file=checkpoints[DRAFT])
-    monkeypatch.setattr(plans, "plan_of", lambda *_: plan)
-    monkeypatch.setattr(measure, "train", lambda plan, what: None)
+def out(any_plan, place, monkeypatch):
+    """The path of a table."""
     monkeypatch.setattr(frontier, "WINDOWS", 6)
     monkeypatch.setattr(frontier, "REPEATS", 1)
     return place / "frontier.csv"
@@ -60,7 +50,7 @@ def test_what_is_there_is_not_measured_again(out, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, words", [
-    ("--only nothing", "--only nothing: there is no such entry"),
+    ("--only nothing", "--only nothing: the frontier has pool,"),
     ("--only electricity", "--only electricity: the frontier"),
     ("--horizons long", "--horizons long"), ("--horizons 0", "--horizons 0"),
     ("--out table.txt", "table.txt must end in .csv")])

@@ -16,8 +16,8 @@ def faked(tmp_path, monkeypatch):
     asked, document = [], tmp_path / documents.SUCCESS
     target, draft = (tmp_path / f"forecast_pool_timer_xl_{name}_0" / "checkpoint.pth"
                      for name in ("target", "draft_stochastic"))
-    plan = SimpleNamespace(target=["target"], draft=["draft"], compare=["compare"], target_file=target,
-                           draft_file=draft)
+    plan = SimpleNamespace(target=["target"], draft=["draft", "--des", "stochastic"], compare=["compare"],
+                           target_file=target, draft_file=draft)
 
     def program(flags):
         asked.append(flags)
@@ -46,7 +46,8 @@ def faked(tmp_path, monkeypatch):
 def test_drafts_are_trained_compared_and_written(faked, capsys):
     assert drafts.main(["--only", "half,quarter"]) == 0, capsys.readouterr().err
     trained = [flags for flags in faked.asked if flags[0] == "draft"]
-    assert trained == [["draft", *drafts.scaled(0.25, 0.25).split(), "--des", "variant_quarter"], ["draft"]]
+    own = ["draft", "--des", "stochastic"]
+    assert trained == [[*own, *drafts.scaled(0.25, 0.25).split(), "--des", "variant_quarter"], own]
     compared = [flags for flags in faked.asked if flags[0] == "compare"]
     assert [flags[-1] for flags in compared] == ["96", "720", "96", "720"]
     assert all(flags[flags.index("--test_flag") + 1] == "V" for flags in compared)

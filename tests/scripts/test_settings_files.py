@@ -7,7 +7,7 @@ import sys
 import pytest
 from helpers import ROOT
 
-SHARED = {"etth1_parallel": "etth1_causal"}  # another draft for the same target
+SHARED = {"etth1_parallel": "etth1_causal", "etth1_parareal": "etth1", "pool_parareal": "pool"}  # other drafts
 
 
 @pytest.fixture(scope="module")

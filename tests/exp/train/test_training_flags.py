@@ -44,7 +44,8 @@ def test_flags_of_distillation_reach_the_loss(loss_of):
     assert (float(loss.law.factor), loss.teacher_dropout, loss.var_reg) == (pytest.approx(0.2), 0.3, 0.01)
     assert (loss.selection.last_token, loss.selection.valid_last, loss.selection.skip) == (True, False, 2)
     loss = loss_of(*DISTIL.split(), "--draft_rollout", 5, "--draft_rollout_context", 0.5)
-    assert loss.along == 0.5
+    assert loss.along == 0.5 and loss.answer == 0
+    assert loss_of(*DISTIL.split(), "--draft_rollout", 5, "--draft_answer", 10).answer == 10
     loss = loss_of(*DISTIL.split(), "--draft_rollout", 5)
     assert loss.along == 0
     for unit, relative in ((), False), (("--draft_noise_unit", "window"), True):
