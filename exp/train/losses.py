@@ -18,6 +18,7 @@ from utils.proposer import drafted
 from utils.target_law import TargetLaw
 
 LOGVAR_FLOOR = -5.0
+MOST_ASKED = 128  # windows of a step whose answers are learned: the target reads along
 APART_FLOOR = 1e-4  # squares of a window's unit: contexts that differ by less than 1 % of it count as equal
 
 
@@ -138,11 +139,11 @@ class RolloutLoss:
         taught, variance = (following(part, ahead) for part in taught)  # [B, rollout, J, P, C]
         step = torch.arange(self.rollout, device=x.device)
         known = (step[:, None] + torch.arange(ahead, device=x.device) < self.rollout).expand(taught.shape[:3])
-        paths = seen
-        if self.answer:
-            proposals, answers = self._proposals(plain, x)
-            paths = torch.cat([seen, proposals])  # both in one pass: of the forecast, then of the proposals
-        patches = torch.cat([context.repeat(len(paths) // B, 1, 1, 1), paths], dim=1)
+        patches = torch.cat([context, seen], dim=1)
+        asked = 0 if not self.answer else min(B, MOST_ASKED) if training else B  # windows of which answers are learned
+        if asked:  # both in one pass: along the forecast, then along the proposals
+            proposals, answers = self._proposals(plain, x[:asked])
+            patches = torch.cat([patches, torch.cat([context[:asked], proposals], dim=1)])
         place: Any = slice(None)
         if plain.config.causal:
             output = self._predictions(model, patches[:, :-1], ahead, self.rollout)
@@ -151,15 +152,18 @@ class RolloutLoss:
                 else torch.arange(B, device=x.device) % self.rollout
             place = torch.arange(B, device=x.device)[:, None], newest[:, None]
             rows = torch.arange(len(patches), device=x.device)
-            windows = patches.unfold(1, context.shape[1], 1)[rows, newest.repeat(len(paths) // B)].movedim(-1, 1)
+            windows = patches.unfold(1, context.shape[1], 1)[rows, torch.cat([newest, newest[:asked]])].movedim(-1, 1)
             output = self._predictions(model, windows, ahead, 1)
             taught, variance, known = taught[place], variance[place], known[place]
         loss = self._loss([part[:B] for part in output], taught, variance, known)
-        if not self.answer:
+        if not asked:
             return loss
-        changed = output[0][B:, :, 0] - output[0][:B, :, 0], (answers - means)[place]
-        apart = ((proposals - seen) / self.teacher.unit_of(context)).square().mean(dim=(2, 3))
-        return loss + self.answer * self._answer(*changed, self.teacher.unit_of(context), apart, place)
+        if not plain.config.causal:
+            place = tuple(part[:asked] for part in place)
+        unit = self.teacher.unit_of(context[:asked])
+        changed = output[0][B:, :, 0] - output[0][:asked, :, 0], (answers - means[:asked])[place]
+        apart = ((proposals - seen[:asked]) / unit).square().mean(dim=(2, 3))
+        return loss + self.answer * self._answer(*changed, unit, apart, place)
 
     @torch.no_grad()
     def _proposals(self, plain: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

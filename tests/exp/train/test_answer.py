@@ -79,6 +79,30 @@ def test_it_is_the_change_of_answer_relative_to_the_change_of_context(causal, ah
     assert both - plain == pytest.approx(0.7 * float(wanted), rel=1e-3)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_large_step_asks_for_the_answers_of_some_windows(causal, monkeypatch):
+    """A validation asks for all of them."""
+    target, draft = pair(causal)
+    x = windows(5)
+    y = decode_alone(target, x, ROLLOUT * PATCH).clone()[:, None]
+    plain, both = (RolloutLoss(target, 0.0, 0.0, ROLLOUT, answer=weight) for weight in (0.0, 1.0))
+
+    def answers(rows, training):
+        draft.train(training)
+        found = []
+        for loss in (plain, both):
+            torch.manual_seed(1)  # the same places
+            found.append(loss(draft, x[:rows], y[:rows]))
+        return float(found[1] - found[0])
+    with torch.no_grad():
+        everybody = answers(5, training=False)
+        monkeypatch.setattr("exp.train.losses.MOST_ASKED", 2)
+        assert answers(5, training=False) == everybody
+        if causal:
+            assert answers(5, training=True) == pytest.approx(answers(2, training=False), rel=1e-3)
+        assert answers(5, training=True) != pytest.approx(everybody, rel=1e-3)
+
+
 def test_along_a_sampled_path_the_targets_means_are_its_answer():
     target, draft = pair(causal=True)
     x = windows(3)
