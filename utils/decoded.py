@@ -29,6 +29,7 @@ class Decoded:
     paths [B, S, H, C]: sampled paths, if any; `forecast` is then their mean.
     gap [B, n - 1], of parareal: rms((q - p) / s) at each patch but the last, of the last proposals of a window and what
     the target made of them, in standard deviations s of the target's window; 0 where the patch is exact.
+    divergence [B, A], of A audited paths of a window: nats, see `decode_parareal`; None where nothing was audited.
     """
 
     forecast: torch.Tensor
@@ -44,6 +45,7 @@ class Decoded:
     most: torch.Tensor | None = None
     paths: torch.Tensor | None = None
     gap: torch.Tensor | None = None
+    divergence: torch.Tensor | None = None
 
 
 @dataclass
@@ -147,6 +149,7 @@ class Passes:
         self.gap = context.new_zeros(B, n - 1)
         self.finite = torch.ones(2, B, n, dtype=torch.bool, device=context.device)  # the target's, the draft's
         self.target_passes, self.draft_passes = torch.zeros(2, B, dtype=torch.long, device=context.device)
+        self.divergence: torch.Tensor | None = None
 
     def write(self, rows: torch.Tensor, exact: int, p: torch.Tensor, q: torch.Tensor, scale: torch.Tensor,
               draft_passes: int) -> torch.Tensor:
@@ -166,4 +169,5 @@ class Passes:
         return gap.amax(dim=1) if gap.shape[1] else gap.sum(dim=1)
 
     def finish(self, horizon: int) -> Decoded:
-        return Decoded(self.patches.flatten(1, 2)[:, :horizon], self.target_passes, self.draft_passes, gap=self.gap)
+        return Decoded(self.patches.flatten(1, 2)[:, :horizon], self.target_passes, self.draft_passes, gap=self.gap,
+                       divergence=self.divergence)

@@ -14,6 +14,7 @@ from .target_law import LEAST_SIGMA
 
 # per cent -> half width in standard deviations of a Gaussian
 BANDS = {50: 0.674490, 80: 1.281552, 95: 1.959964}
+LOSSLESS_NATS = 0.001  # of a path: a total variation of at most 2.3 %, sqrt(KL / 2)
 QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 PIT_BINS = 20
 
@@ -137,7 +138,9 @@ class PararealMetrics:
     """Passes of parareal over all windows, and the gaps that it left.
 
     target_passes_histogram: number of windows that took 1, 2, ... passes; gap_by_patch: for each patch but the last the
-    mean over windows of `Decoded.gap`, 0 where all of them had the target's own patch.
+    mean over windows of `Decoded.gap`, 0 where all of them had the target's own patch. Of sampled paths also
+    divergence_nats, the mean over windows of `Decoded.divergence`, None where a tolerance ends a path, which has then
+    no known law; and lossless: whether it is known and below LOSSLESS_NATS.
     """
 
     def __init__(self) -> None:
@@ -145,6 +148,7 @@ class PararealMetrics:
         self.passes: list[int] = []
         self.draft_passes = 0
         self.gap = torch.zeros(0, dtype=torch.float64)
+        self.sampled, self.nats, self.audited = False, 0.0, 0
 
     def update(self, decoded: Decoded) -> None:
         """Counts of a parareal decode."""
@@ -156,11 +160,18 @@ class PararealMetrics:
         self.windows += len(decoded.gap)
         gap = decoded.gap.double().sum(dim=0).cpu()
         self.gap = self.gap + gap if len(self.gap) else gap
+        self.sampled |= decoded.paths is not None
+        if decoded.divergence is not None:
+            self.nats += float(decoded.divergence.sum())
+            self.audited += decoded.divergence.numel()
 
     def result(self) -> dict[str, Any]:
+        nats = self.nats / self.audited if self.audited else None
+        law = {"divergence_nats": nats, "lossless": nats is not None and nats < LOSSLESS_NATS}
         total = sum(number * windows for number, windows in enumerate(self.passes, 1))
         return {"target_passes": total / max(1, self.windows), "draft_passes": self.draft_passes / max(1, self.windows),
-                "target_passes_histogram": self.passes, "gap_by_patch": (self.gap / max(1, self.windows)).tolist()}
+                "target_passes_histogram": self.passes, "gap_by_patch": (self.gap / max(1, self.windows)).tolist()} | (
+                    law if self.sampled else {})
 
 
 def _per_cent(part: float, whole: int) -> float | None:

@@ -158,7 +158,8 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
 
 @torch.inference_mode()
 def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon: int, passes: int | None = None,
-                    tol: float = 0.0, law: TargetLaw | None = None, z: torch.Tensor | None = None) -> Decoded:
+                    tol: float = 0.0, law: TargetLaw | None = None, z: torch.Tensor | None = None,
+                    audit: int = 0) -> Decoded:
     """The draft, corrected by the error that the target has found, again and again (Lions, Maday and Turinici 2001).
 
     G is the draft's mean, the coarse propagator, F the target's, the fine one; e[i] = law.spread(z[i]) is noise fixed
@@ -177,12 +178,16 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     context [B, L, C]; law and z [B, S, n, P, C], standard normal: S paths per window, which converge to those of
     `sample_alone` for this z. The result has B * S rows, those of a window adjacent, and their `gap` [B * S, n - 1].
     With a cache the context is encoded once per window for all of its paths, in a pass that is not counted.
+    audit: paths of each window that the target reads once more, in a pass that is not counted. `divergence` [B, audit]
+    is then half the squared whitened distance between the means that the path was drawn around and the target's means
+    behind this very path: its expectation over z is KL(law of the paths || target's law), in nats (the guide has the
+    proof). It holds for a number of passes that does not depend on z, hence for tol 0 only.
     Raises TypeError for what is not a model; ValueError if the patches of both differ in length, for passes below 1, a
-    negative tol and a z that does not fit; NotFinite, which names the model, if the forecast or the proposals behind it
-    are not finite.
+    negative tol, a z that does not fit, and an audit without a law, of more paths than there are or with a tol above 0;
+    NotFinite, which names the model, if the forecast or the proposals behind it are not finite.
     """
     n = patches_in(horizon, target.patch_len)
-    _refuse_misfits(target, draft, context, n, passes, tol, law, z)
+    _refuse_misfits(target, draft, context, n, passes, tol, law, z, audit)
     state, draft_state = (model.start(context, room=n) for model in (target, draft))
     draft_state.unit = state.unit  # the law is the target's
     samples, noise = 1, None
@@ -221,8 +226,26 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
         for each in (state, draft_state):
             each.rollback(torch.full_like(rows, exact))
             each.append(p[:, :1])
+    if audit and law is not None:
+        audited = torch.arange(len(rows), device=rows.device).view(-1, samples)[:, :audit].flatten()
+        nats = _divergence(target, state, law, exact, fine[audited], p[audited], audited)
+        out.divergence = nats.unflatten(0, (-1, audit))
     refuse_pair(out.finite, target, draft, context, samples, _alone)
     return out.finish(horizon)
+
+
+def _divergence(target: Model, state: State, law: TargetLaw, exact: int, fine: torch.Tensor, p: torch.Tensor,
+                audited: torch.Tensor) -> torch.Tensor:
+    """Nats [r] of the `audited` rows of a state, whose last k + 1 patches p [r, k + 1, P, C] were drawn around `fine`.
+
+    The first `exact` patches are final, and p[:, 0] is the target's own too: both means are the same up to there.
+    """
+    if p.shape[1] == 1:
+        return p.new_zeros(len(p), dtype=torch.float64)
+    state.select(audited)
+    state.rollback(torch.full_like(audited, exact))
+    heard = target.extend(state, p[:, :-1]).first(p.shape[1]).mean
+    return law.divergence((fine - heard)[:, 1:], state.unit).sum(dim=1)
 
 
 def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None, correction: torch.Tensor | None,
@@ -240,7 +263,7 @@ def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None, c
 
 
 def _refuse_misfits(target: Model, draft: Model, context: torch.Tensor, n: int, passes: int | None, tol: float,
-                    law: TargetLaw | None, z: torch.Tensor | None) -> None:
+                    law: TargetLaw | None, z: torch.Tensor | None, audit: int) -> None:
     """Raises ValueError for settings of `decode_parareal` that do not fit; `_refuse_pair` for the models."""
     _refuse_pair(target, draft)
     if (passes is not None and (not isinstance(passes, int) or passes < 1)) or not tol >= 0:
@@ -253,6 +276,10 @@ def _refuse_misfits(target: Model, draft: Model, context: torch.Tensor, n: int, 
         if z.shape != wanted:
             raise ValueError(f"z has the shape {tuple(z.shape)}, where {B} windows, the number of paths, {n} patches "
                              f"or more, {target.patch_len} steps and {C} variables are needed")
+    paths = 0 if z is None else z.shape[1]
+    if not 0 <= audit <= paths or (audit and tol > 0):
+        raise ValueError(f"audit is {audit} and tol {tol}, but 0 to all {paths} paths of a window can be audited, and "
+                         "only with tol 0: by a tolerance a path ends by its own noise")
 
 
 def _refuse_misuse(target: Model, draft: Model, rule: Rule, max_proposals: int | None, samples: int) -> None:

@@ -50,6 +50,10 @@ class TargetLaw:
         flat = gap.flatten(-2).flatten(0, -2)
         return torch.linalg.solve_triangular(self._on(gap), flat.T, upper=False).T.reshape(gap.shape)
 
+    def divergence(self, gap: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+        """Kullback-Leibler divergence, in nats, of two such laws whose means lie `gap` apart: [..., P, C] -> [...]."""
+        return 0.5 * self.whiten(gap.double(), unit.double()).square().sum(dim=(-2, -1))
+
     def log_volume(self, unit: torch.Tensor, patch_len: int) -> torch.Tensor:
         """log |det| of `spread`, over all elements of a patch: unit [..., 1, C] -> [...]."""
         factor = self.factor.to(unit)

@@ -133,8 +133,21 @@ def samples_line(scores: dict) -> str:
         line += f" (of the 95 % band {by_patch[0]:.1f} % in the first patch, {by_patch[-1]:.1f} % in the last)"
     if "acceptance_pct" in scores:
         line += f", acceptance {_share(scores['acceptance_pct'])}{possible(scores)}"
+    if "divergence_nats" in scores:
+        line += ", " + law_of_paths(scores)
     rolling = scores["rolling"]
     return line + f"; rescaled by preceding windows: CRPS {rolling['crps']:.4f}, {bands(rolling)} %"
+
+
+def law_of_paths(scores: dict) -> str:
+    """How far the law of paths by parareal is from the target's."""
+    nats = scores["divergence_nats"]
+    if nats is None:
+        return ("law unknown (--spec_tol ends each path by its own noise; --spec_tol 0 fixes the number of passes, and "
+                "the divergence is measured)")
+    variation = min(1.0, (nats / 2) ** 0.5)
+    return (f"{nats:.2g} nats a path from the target's law, a total variation of at most {variation:.2g}"
+            + (": lossless" if scores["lossless"] else ""))
 
 
 def refuse_huge_samples(shape: tuple[int, int, int, int]) -> None:

@@ -61,6 +61,28 @@ def test_paths_become_those_of_the_target_alone(lab, place):
     np.testing.assert_allclose(*paths, atol=2e-5)
 
 
+def test_paths_tell_how_far_their_law_is_from_the_targets(lab, place, capsys):
+    found = {}
+    for flags in ("--spec_tol 0 --spec_passes 1", "--spec_tol 0 --spec_passes 3", "--spec_tol 0", "--spec_passes 3"):
+        draft = f"--use_speculative --spec_draft_ckpt {lab}/checkpoints/{DRAFT}/checkpoint.pth {PARAREAL} {flags}"
+        paths = "--test_pred_len 60 --num_samples 4 --test_windows 9 --spec_sigma 0.3"
+        assert command(lab, f"{paths} {draft}", TARGET) == 0
+        assert "divergence_nats" not in metrics()  # the point forecasts have no law
+        samples = metrics()["samples"]
+        found[flags] = samples["divergence_nats"], samples["lossless"]
+        said = capsys.readouterr().out
+        line = next(line for line in said.splitlines() if line.startswith("samples: 4 paths"))
+        if samples["divergence_nats"] is None:
+            assert ", law unknown (--spec_tol ends each path by its own noise; --spec_tol 0 fixes" in line
+        else:
+            apart = f"{samples['divergence_nats']:.2g} nats a path from the target's law, a total variation of at most"
+            assert apart in line and (": lossless" in line) == samples["lossless"]
+    (one, _), (three, _), full, void = found.values()
+    assert one > 3 * three > 0 and full == (0, True) and void == (None, False)
+    assert [kept for nats, kept in found.values()] == [nats is not None and nats < 0.001 for nats, _ in found.values()]
+    assert not found["--spec_tol 0 --spec_passes 1"][1]
+
+
 def test_a_prediction_says_how_many_passes_it_took(lab, place, capsys):
     flags = f"--do_predict --use_speculative --spec_draft_ckpt {lab}/checkpoints/{DRAFT}/checkpoint.pth {PARAREAL}"
     assert command(lab, f"--test_pred_len 60 {flags} --spec_tol 0 --spec_passes 2", TARGET) == 0

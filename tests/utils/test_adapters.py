@@ -8,7 +8,7 @@ from utils.adapters import FromCache, FromForward
 from utils.decoded import ACCEPTED, REJECTED
 from utils.lossless import Coupling, Exact
 from utils.proposals import Noise
-from utils.speculative_decoder import decode_alone, decode_speculative, patches_in, sample_alone
+from utils.speculative_decoder import decode_alone, decode_parareal, decode_speculative, patches_in, sample_alone
 from utils.target_law import TargetLaw
 
 HORIZON = 6 * P + 1  # the last patch is cut
@@ -122,6 +122,18 @@ def test_corrected_samples_are_what_they_are_without_a_cache(kind, rule):
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_are_the_forecasts_of_as_many_windows(kind, rule, K):
     assert_agrees_row_by_row(pair_of(kind), contexts(rows=3), RULES[rule], K, samples=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_divergence_of_paths_is_what_it_is_without_a_cache(kind):
+    target, draft, slow_target, slow_draft = pair_of(kind)
+    context, law, n = contexts(rows=4), TargetLaw.fixed(0.3), patches_in(HORIZON, P)
+    z = torch.randn(4, 2, n, P, C, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    together = decode_parareal(target, draft, context, HORIZON, 2, law=law, z=z, audit=2).divergence
+    for row, path in ((row, path) for row in range(4) for path in range(2)):
+        alone = decode_parareal(slow_target, slow_draft, context[row:row + 1], HORIZON, 2, law=law,
+                                z=z[row:row + 1, path:path + 1], audit=1).divergence
+        torch.testing.assert_close(together[row, path], alone[0, 0], atol=0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)

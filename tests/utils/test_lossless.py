@@ -344,7 +344,10 @@ def test_mean_emission_lets_the_proposal_decide_and_nothing_else(rule):
 
 # --- models that overflow
 
-@pytest.mark.parametrize("broken", ["target's mean", "draft's mean", "draft's sigma"])
+SIGMAS = {"draft's sigma": float("inf"), "draft's NaN": float("nan")}
+
+
+@pytest.mark.parametrize("broken", ["target's mean", "draft's mean", "draft's sigma", "draft's NaN"])
 def test_exact_ends_where_a_model_is_not_a_number(broken, monkeypatch):
     def few_redraws(*args):
         calls.append(args)
@@ -354,7 +357,7 @@ def test_exact_ends_where_a_model_is_not_a_number(broken, monkeypatch):
     monkeypatch.setattr(lossless, "redraws", few_redraws)
     (A, b), nan = dynamics(), torch.full((D,), float("nan"))
     target = Linear(A, nan if broken == "target's mean" else b)
-    draft = Linear(A, nan if broken == "draft's mean" else b, sigma=float("inf") if broken == "draft's sigma" else 0.3)
+    draft = Linear(A, nan if broken == "draft's mean" else b, sigma=SIGMAS.get(broken, 0.3))
     noise = Noise.draw(torch.zeros(5, P, C), 4, P, torch.Generator().manual_seed(0))
     with pytest.raises(NotFinite, match=f"the {broken.split(chr(39))[0]} "):
         decode_speculative(target, draft, torch.zeros(5, P, C), 4 * P, Exact(TargetLaw.fixed(0.25)), 3, noise)
