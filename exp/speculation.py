@@ -10,7 +10,7 @@ from utils.acceptance import WAYS, Parareal
 from utils.errors import UserError
 from utils.limits import Number, OneOf, OrNone, OrWord, Switch, limited
 from utils.lossless import EMISSIONS, Lossless
-from utils.proposer import REPROPOSALS
+from utils.proposer import REPROPOSALS, source_of
 
 DEFAULT_SIGMA = 0.25
 LAW = (*SPECULATION, "num_samples")
@@ -22,8 +22,8 @@ class SpecSettings(Section):
     """Speculative decoding: the rule and its parameters, the number of proposals, and the law of sampled paths.
 
     rule 'parareal' judges nothing: passes and tol end it, and k and repropose do not apply. k: most proposals per
-    round, 'auto': chosen by measurement, None: all remaining patches, 3 for simplified. repropose: None:
-    'corrected' for a law-preserving rule, else 'draft'. emit: None: 'mean' where a rule has no other, else 'sample'.
+    round, 'auto': chosen by measurement, None: all remaining patches, 3 for simplified. repropose: None: the best for
+    the rule, see `utils.proposer.source_of`. emit: None: 'mean' where a rule has no other, else 'sample'.
     sigma, sigma_mode: None: not given, see `filled`.
     """
 
@@ -75,8 +75,7 @@ class SpecSettings(Section):
     def filled(self) -> SpecSettings:
         """With what depends on the rule, and a sigma of DEFAULT_SIGMA, fixed, where they were not given."""
         return replace(self, sigma=DEFAULT_SIGMA if self.sigma is None else self.sigma,
-                       sigma_mode=self.sigma_mode or "fixed",
-                       repropose=self.repropose or ("corrected" if self.rule in LOSSLESS else "draft"))
+                       sigma_mode=self.sigma_mode or "fixed", repropose=source_of(WAYS[self.rule], self.repropose))
 
     @property
     def emission(self) -> str:

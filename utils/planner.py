@@ -15,6 +15,7 @@ import torch
 from .decoded import Decoded
 from .interface import Model, Rule, State
 from .proposals import Noise
+from .proposer import source_of
 from .speculative_decoder import decode_alone, decode_speculative, patches_in
 from .timing import Stopwatch, time_side_by_side
 
@@ -87,8 +88,8 @@ class Plan:
 
 @torch.inference_mode()
 def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, rule: Rule, seed: int,
-              repropose: str = "draft") -> Plan:
-    """Measures on context [B, L, C], one batch of validation windows, and decides."""
+              repropose: str | None = None) -> Plan:
+    """Measures on context [B, L, C], one batch of validation windows, and decides. repropose: as for the decoder."""
     n, B = patches_in(horizon, target.patch_len), len(context)
     if n == 1:  # the only patch is the target's own
         return Plan(0, B, 0.0, {0: 0.0})
@@ -101,7 +102,7 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
     seen = speculate(n - 1)
     assert seen.accepted is not None and seen.judged is not None
     acceptance = float(seen.accepted.sum() / seen.judged.sum())
-    costs = measure_costs(target, draft, context, n, one_by_one=repropose == "corrected")
+    costs = measure_costs(target, draft, context, n, one_by_one=source_of(rule, repropose) == "corrected")
     predicted = {k: predict_ms(costs, acceptance, n, k) / B for k in range(n)}
     best = min(predicted, key=lambda k: predicted[k])
     plan = Plan(0, B, acceptance, predicted)

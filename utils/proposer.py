@@ -12,6 +12,18 @@ from .proposals import Noise, Proposals
 REPROPOSALS = ("draft", "target", "corrected")  # source of proposals after a rejection, see `Proposer`
 
 
+def source_of(rule: Rule | type, asked: str | None = None) -> str:
+    """The source of proposals after a rejection: `asked`, or the one that was measured to be best for the rule (None).
+
+    A rule, or its class, names it by an attribute `reproposes`; without one it is 'draft'. Raises ValueError for an
+    unknown source.
+    """
+    source = getattr(rule, "reproposes", "draft") if asked is None else asked
+    if source not in REPROPOSALS:
+        raise ValueError(f"repropose must be one of {', '.join(REPROPOSALS)}, not {source!r}")
+    return source
+
+
 def drafted(draft: Model, state: State, k: int, propose: Callable[[Prediction, int], Proposals],
             correction: torch.Tensor | None = None, one_by_one: bool = False) -> tuple[Proposals, torch.Tensor, int]:
     """k proposals in as few draft passes as it takes, each pass conditioned on the proposals before it.
@@ -46,8 +58,6 @@ class Proposer:
     """
 
     def __init__(self, draft: Model, state: State, rule: Rule, repropose: str):
-        if repropose not in REPROPOSALS:
-            raise ValueError(f"repropose must be one of {', '.join(REPROPOSALS)}, not {repropose!r}")
         if repropose == "target" and rule.random:
             raise ValueError("repropose 'target' has no law to sample from: it needs a deterministic rule")
         self.draft, self.state, self.rule, self.repropose = draft, state, rule, repropose

@@ -15,7 +15,7 @@ from .decoded import Decoded, Ledger, Passes, Round
 from .finite import refuse_not_finite, refuse_pair
 from .interface import Model, Prediction, Rule, State
 from .proposals import Noise, Proposals
-from .proposer import Proposer, drafted
+from .proposer import Proposer, drafted, source_of
 from .target_law import TargetLaw
 
 
@@ -96,7 +96,7 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
 @torch.inference_mode()
 def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horizon: int, rule: Rule,
                        max_proposals: int | None = None, noise: Noise | None = None,
-                       observer: Callable[[Round], None] | None = None, repropose: str = "draft",
+                       observer: Callable[[Round], None] | None = None, repropose: str | None = None,
                        samples: int = 1) -> Decoded:
     """Speculative decoding of context [B, L, C] over `horizon` steps.
 
@@ -104,7 +104,8 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     yields one more patch. The first round verifies inside the pass over the context. The last patch of a row is always
     the target's own, so a row with r patches left needs r - 1 proposals; max_proposals None: all of them.
     noise: for random rules; None: drawn from torch's global generator. observer: called with every round that has
-    proposals. repropose: source of proposals after a rejection, see `proposer.Proposer`.
+    proposals. repropose: source of proposals after a rejection, see `proposer.Proposer`; None: the best for the rule,
+    'corrected' for `exact` and `coupling`.
     samples: forecasts per window. The result (and noise) has B * samples rows, those of a window adjacent; with a cache
     the context is encoded once per window, in a pass that is not counted.
     Raises TypeError for what is not a model or not a rule; ValueError if draft and target differ in patch length, for
@@ -126,6 +127,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     elif noise is None:
         noise = Noise.draw(context, n, target.patch_len)
     out = Ledger(context, n, target.patch_len, limit)
+    repropose = source_of(rule, repropose)
     proposer = Proposer(draft, draft_state, rule, repropose)
     rows = torch.arange(context.shape[0], device=context.device)
     done = torch.zeros_like(rows)

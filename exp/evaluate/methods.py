@@ -14,9 +14,9 @@ from exp.speculation import SpecSettings
 from utils.acceptance import WAYS, Parareal, Simplified
 from utils.decoded import BONUS, Decoded, Round
 from utils.interface import Model, Rule
-from utils.lossless import Lossless
 from utils.planner import Plan, make_plan
 from utils.proposals import Noise
+from utils.proposer import source_of
 from utils.speculative_decoder import (
     decode_alone,
     decode_parareal,
@@ -125,9 +125,10 @@ class SpeculativeMethod(Method):
     parts = ("target", "draft")
 
     def __init__(self, target: Model, draft: Model, horizon: int, rule: Rule, max_proposals: int | None, seed: int,
-                 adaptive: bool = False, repropose: str = "draft", samples: int = 1):
+                 adaptive: bool = False, repropose: str | None = None, samples: int = 1):
         self.target, self.draft, self.horizon, self.rule = target, draft, horizon, rule
-        self.seed, self.adaptive, self.repropose, self.samples = seed, adaptive, repropose, samples
+        self.seed, self.adaptive, self.samples = seed, adaptive, samples
+        self.repropose = source_of(rule, repropose)
         self.generator = torch.Generator().manual_seed(seed)
         self.patches = patches_in(horizon, target.patch_len)
         most = max(1, self.patches - 1)
@@ -279,5 +280,4 @@ def make_speculative(target: Model, draft: Model, spec: SpecSettings, horizon: i
     own = DEFAULT_PROPOSALS if rule.name == Simplified.name else None
     most = own if spec.k is None else None if spec.k == "auto" else int(spec.k)
     asked = None if rule.random and spec.repropose == "target" else spec.repropose
-    repropose = asked or ("corrected" if isinstance(rule, Lossless) else "draft")
-    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, repropose)
+    return SpeculativeMethod(target, draft, horizon, rule, most, seed, spec.adaptive, asked)

@@ -135,12 +135,14 @@ def settings_of(bench, own, given: dict[str, Any]) -> dict[str, Any]:
     """Settings stored in the table: everything that its rows depend on, and the paths of the files."""
     from exp.flags import flat
     from exp.sweep.table import REPROPOSED
+    from utils.lossless import Lossless
+    from utils.proposer import source_of
     used = flat(bench.settings)
     places = {"target": own.target, "draft": own.draft, "data": used["data_path"]}
     further = " ".join(f"--{name} {given[name]}" for name in sorted(set(given) - NAMED_ANYWAY))
     machine = {"device": f"Ray cluster {own.ray_address}"} if own.ray_address else {}
     return places | bench.describe() | machine | {
-        "workers": own.workers, REPROPOSED: bench.settings.spec.repropose or "corrected",
+        "workers": own.workers, REPROPOSED: source_of(Lossless, bench.settings.spec.repropose),
         "further_flags": further or "none"}
 
 

@@ -99,8 +99,10 @@ def test_a_plan_can_be_made_from_real_passes(series, changes, rule):
     assert all(ms > 0 for ms in chosen.predicted.values())
 
 
-@pytest.mark.parametrize("repropose, each", [("draft", 3), ("corrected", 1)])
-def test_costs_are_of_as_many_draft_passes_as_proposals_take(monkeypatch, series, repropose, each):
+@pytest.mark.parametrize("rule, repropose, each", [
+    (Tolerance(0.0), "draft", 3), (Tolerance(0.0), "corrected", 1), (Tolerance(0.0), None, 3),
+    (Coupling(TargetLaw.fixed(1e-4)), None, 1), (Coupling(TargetLaw.fixed(1e-4)), "draft", 3)])
+def test_costs_are_of_as_many_draft_passes_as_proposals_take(monkeypatch, series, rule, repropose, each):
     target = tiny_target()
     draft, asked = tiny_draft(target, patches=3), []
 
@@ -113,7 +115,7 @@ def test_costs_are_of_as_many_draft_passes_as_proposals_take(monkeypatch, series
     real = draft.extend
     monkeypatch.setattr(draft, "extend", lambda *of: asked.append(1) or real(*of))
     monkeypatch.setattr(planner, "_time_passes", measured)
-    make_plan(target, draft, series(), 8 * PATCH, Tolerance(0.0), seed=0, repropose=repropose)
+    make_plan(target, draft, series(), 8 * PATCH, rule, seed=0, repropose=repropose)
     assert asked
 
 

@@ -141,6 +141,20 @@ def test_a_constant_error_is_corrected_after_one_round(cached_pair, series):
     assert (decoded.origin[:, 0] == REJECTED).all() and (decoded.origin[:, 1] == ACCEPTED).all()
 
 
+@pytest.mark.parametrize("rule, source", [
+    (Coupling(TargetLaw.fixed(0.4)), "corrected"), (Exact(TargetLaw.fixed(0.45)), "corrected"),
+    (Coupling(TargetLaw.fixed(0.4), "mean"), "corrected"), (Tolerance(0.1), "draft"), (Simplified(0.45), "draft")])
+def test_unless_asked_proposals_come_from_the_best_source_for_the_rule(cached_pair, series, rule, source):
+    target, draft, context = cached_pair[0], cached_pair[1][1], series(rows=8)
+
+    def decoded(**how):
+        return decode_speculative(target, draft, context, HORIZON, rule, None, draw(context, 6), **how)
+    made, wanted, other = decoded(), decoded(repropose=source), decoded(
+        repropose="draft" if source == "corrected" else "corrected")
+    assert torch.equal(made.forecast, wanted.forecast) and torch.equal(made.target_passes, wanted.target_passes)
+    assert not torch.equal(made.forecast, other.forecast)
+
+
 def test_reproposing_asks_the_draft_once_if_all_is_proposed(cached_pair, series):
     draft = Watched(cached_pair[1][1])
     decoded = decode_speculative(cached_pair[0], draft, series(rows=8), HORIZON, Tolerance(0.05), repropose="target")
@@ -238,7 +252,7 @@ rules = st.one_of(st.floats(0, 0.6).map(Tolerance), st.builds(Simplified, st.flo
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(rule=rules, K=st.one_of(st.none(), st.integers(1, 6)), horizon=st.integers(1, 6 * PATCH),
        rows=st.integers(1, 5), variables=st.integers(1, 3), seed=st.integers(0, 99), causal=st.booleans(),
-       patches=st.integers(1, 3), repropose=st.sampled_from(["draft", "target", "corrected"]))
+       patches=st.integers(1, 3), repropose=st.sampled_from([None, "draft", "target", "corrected"]))
 def test_counts_add_up_and_rows_do_not_depend_on_each_other(rule, K, horizon, rows, variables, seed, causal, patches,
                                                             repropose):
     target = tiny_target(**CAUSAL) if causal else tiny_target()

@@ -42,6 +42,8 @@ def test_the_defaults_of_k_and_of_reproposing_are_those_of_the_rule():
         made = {rule: make_speculative(target, target, spec, HORIZON, 0, make_rule(spec, rule=rule)) for rule in RULES}
         assert {rule: (method.max_proposals, method.repropose) for rule, method in made.items()} == own | {
             "tolerance": (5, tolerance)}
+    assert {rule: SpecSettings(rule=rule).filled().repropose for rule in RULES} == {
+        rule: source for rule, (_, source) in own.items()} | {"tolerance": "draft"}
     for rule in RULES:
         asked = replace(SPEC, repropose="corrected")
         assert make_speculative(target, target, asked, HORIZON, 0, make_rule(asked, rule=rule)).repropose == "corrected"
