@@ -14,9 +14,10 @@ from data_provider.data_factory import evenly_spaced, spread_windows
 from exp.evaluate.by_series import Walk
 from exp.evaluate.comparison import compare, compared_methods, describe
 from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
-from exp.evaluate.methods import AloneMethod, Method, make_rule, make_speculative
+from exp.evaluate.methods import AloneMethod, Method, SpeculativeMethod, make_rule, make_speculative
 from exp.evaluate.paths import evaluate_paths, samples_shape, windows_at_once
 from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
+from exp.evaluate.promise import Kept, add_found, checked, keep_promise, refuse_without_windows
 from exp.exp_basic import Exp_Basic, autocast, load_model, seed_everything
 from exp.flags import flat, in_flags
 from exp.laws import calibration_part, target_law
@@ -120,6 +121,7 @@ class Exp_Forecast(Exp_Basic):
 
     def _check_test_part(self, dataset) -> None:
         spread_windows(dataset, self.settings.data.test_windows)
+        refuse_without_windows(self.settings, dataset)
         if self.settings.report.save_samples:
             refuse_huge_samples(samples_shape(self.settings, dataset))
 
@@ -171,15 +173,22 @@ class Exp_Forecast(Exp_Basic):
         self._refuse_unfitting(dataset, model, draft)
         if settings.spec.k == "auto":
             self._plan({settings.spec.rule: method}, [min(settings.data.batch_size, len(dataset))])
+        promise = None
+        if settings.run.use_speculative and settings.spec.promises:
+            assert isinstance(method, SpeculativeMethod)
+            promise = keep_promise(self, method, checkpoint, dataset)
+            method = promise.method
         # after planning: the trace is of forecasting
         tested, traced = method.traced(self.device) if report.trace_inference_breakdown else (method, [])
         observer = AcceptanceLog(report.judgements_windows) if report.log_judgements else None
-        out = self._evaluate(tested, loader, folder, dataset, observer)
+        out = self._evaluate(tested, loader, folder, dataset, observer, promise)
         metrics = self._metrics(out, setting, checkpoint)
         log.info("%s%s, horizon %d: %s", setting, self._suffix(), settings.data.horizon, errors_line(metrics))
         if len(metrics["files"]) > 1:
             log.info(files_table(metrics["files"]))
         log.info(inference_line(metrics))
+        if promise is not None:
+            metrics["promise"] = promise.record
         note = rejection_note(metrics, patches_in(settings.data.horizon, model.patch_len))
         if note is not None:
             log.info("note: %s", note)
@@ -217,12 +226,16 @@ class Exp_Forecast(Exp_Basic):
         rule = make_rule(settings.spec, law, emit=emit)
         return make_speculative(model, draft, settings.spec, settings.data.horizon, settings.run.seed, rule)
 
-    def _evaluate(self, method: Method, loader, folder: Path, dataset, observer) -> Evaluation:
+    def _evaluate(self, method: Method, loader, folder: Path, dataset, observer, promise: Kept | None) -> Evaluation:
         settings = self.settings
         walk = Walk(dataset, spread_windows(dataset, settings.data.test_windows))
+        methods, records = ({"tested": method}, None) if promise is None else checked(promise, method, settings, walk)
         try:
-            return evaluate({"tested": method}, loader, self.device, settings.model.config.covariate,
-                            settings.run.quiet, observer, walk=walk)["tested"]
+            found = evaluate(methods, loader, self.device, settings.model.config.covariate, settings.run.quiet,
+                             observer, None if promise is None else next(iter(methods)), records, walk=walk)
+            if promise is not None:
+                add_found(promise.record, found["tested"], found["target alone"])
+            return found["tested"]
         except Interrupted as stop:
             self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise

@@ -171,9 +171,10 @@ def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: 
 
 
 def forget(checkpoint: Path) -> None:
-    """Removes calibrations of older weights at this path."""
-    for path in Path(checkpoint).parent.glob(f"{Path(checkpoint).stem}_calibration_*.pth"):
-        path.unlink()
+    """Removes calibrations, and certificates of parareal, of older weights at this path."""
+    for kind in ("calibration", "certificate"):
+        for path in Path(checkpoint).parent.glob(f"{Path(checkpoint).stem}_{kind}_*.pth"):
+            path.unlink()
 
 
 def save(path: Path, calibration: Calibration, made_for: dict) -> None:

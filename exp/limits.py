@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,26 @@ class CsvName:
         if not self.fits(text):
             raise ValueError(f"{text!r} is not the name of a csv file: end it with .csv")
         return text
+
+
+@dataclass(frozen=True)
+class PerCent:
+    """'0.5%' -> 0.005"""
+
+    words: str = "a percentage above 0, to 100, such as 0.5%"
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, float) and 0 < value <= 1
+
+    def read(self, text: str) -> float:
+        number, sign, rest = text.partition("%")
+        try:
+            value = float(number) / 100
+        except ValueError:
+            value = math.nan
+        if not sign or rest or not self.fits(value):
+            raise ValueError(f"{text!r} is not {self.words}")
+        return value
 
 
 @dataclass(frozen=True)

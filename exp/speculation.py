@@ -4,7 +4,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, fields, replace
 
-from exp.limits import COUNT, LARGEST, NON_NEGATIVE, POSITIVE
+from exp.limits import COUNT, LARGEST, NON_NEGATIVE, POSITIVE, PerCent
 from exp.section import ONE_WAY, SPECULATION, TEST_WINDOWS, Section
 from utils.acceptance import WAYS, Parareal
 from utils.errors import UserError
@@ -13,7 +13,18 @@ from utils.lossless import EMISSIONS, Lossless
 from utils.proposer import REPROPOSALS, source_of
 
 DEFAULT_SIGMA = 0.25
+PROMISES = ("audit", "validation")  # kinds, named by what they assume: utils.fidelity
 LAW = (*SPECULATION, "num_samples")
+PROMISED = ("spec_rms", "spec_budget")
+NO_PROMISE = {  # what a promise does not go with
+    "do_predict": "needs many windows, some of which the target forecasts too, but --do_predict forecasts one of each "
+                  "series",
+    "num_samples": "is a promise on the mean forecast, but --num_samples asks for paths",
+    "spec_k=auto": "chooses the tolerance after K, but --spec_k auto chooses K for a tolerance",
+    "spec_adaptive": "needs forecasts that depend on their own window alone, but --spec_adaptive lets earlier ones "
+                     "decide",
+    "spec_debug_accept": "forecasts the audited windows by the target alone, where --spec_debug_accept has nothing to "
+                         "log"}
 CALIBRATED = ("spec_sigma_mode=calibrated", "draft_teacher_noise=calibrated")
 
 
@@ -24,7 +35,8 @@ class SpecSettings(Section):
     rule 'parareal' judges nothing: passes and tol end it, and k and repropose do not apply. k: most proposals per
     round, 'auto': chosen by measurement, None: all remaining patches, 3 for simplified. repropose: None: the best for
     the rule, see `utils.proposer.source_of`. emit: None: 'mean' where a rule has no other, else 'sample'.
-    sigma, sigma_mode: None: not given, see `filled`.
+    sigma, sigma_mode: None: not given, see `filled`. rms, budget: how far forecasts may be from those of the target
+    alone; tol and passes are then chosen; promise: what that choice rests on. budget is a share, 0.005 for 0.5 %.
     """
 
     rule: str = limited("tolerance", OneOf(WAYS), "acceptance rule; parareal judges nothing, but corrects the draft by "
@@ -66,6 +78,18 @@ class SpecSettings(Section):
                           needs=LAW, free=True)
     adaptive: bool = limited(False, Switch(), "adapt K to the acceptance of earlier batches, up to --spec_k",
                              flag="spec_adaptive", needs=SPECULATION, free=True, not_with=TEST_WINDOWS)
+    rms: float | None = limited(None, OrNone(POSITIVE), "tolerance, parareal: promise that forecasts deviate by at "
+                                "most this from those of the target alone (RMS in window standard deviations), and "
+                                "choose the cheapest setting that keeps it", flag="spec_rms",
+                                needs=("use_speculative",), free=True, not_with=ONE_WAY | NO_PROMISE | {
+        "spec_budget": "and --spec_budget are two ways to say how far forecasts may deviate"})
+    budget: float | None = limited(None, OrNone(PerCent()), "the same, but a deviation that can change the MSE by at "
+                                   "most this share of the target's own on validation windows, such as 0.5%",
+                                   flag="spec_budget", needs=("use_speculative",), free=True,
+                                   not_with=ONE_WAY | NO_PROMISE)
+    promise: str = limited("audit", OneOf(PROMISES), "what the promise rests on: an audit of the very windows to be "
+                           "forecast (assumes nothing), or blocks of validation windows (assumes that the test part is "
+                           "like them)", flag="spec_promise", needs=PROMISED, free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +102,10 @@ class SpecSettings(Section):
                        sigma_mode=self.sigma_mode or "fixed", repropose=source_of(WAYS[self.rule], self.repropose))
 
     @property
+    def promises(self) -> bool:
+        return self.rms is not None or self.budget is not None
+
+    @property
     def emission(self) -> str:
         return self.emit or ("sample" if "emit" in parameters_of(self.rule) else "mean")
 
@@ -86,6 +114,8 @@ class SpecSettings(Section):
         if self.rule == Parareal.name and given & {"k", "repropose", "adaptive"}:
             raise UserError(f"`{min(given & {'k', 'repropose', 'adaptive'})}` does not apply to `rule` parareal, which "
                             "proposes all later patches in every pass: leave it out")
+        if self.promises:
+            self._refuse_promise(given)
         for name in sorted(given & RULE_FIELDS):
             meant = [rule for rule in WAYS if name in parameters_of(rule)]
             if self.rule not in meant:
@@ -101,6 +131,16 @@ class SpecSettings(Section):
                             "or tolerance")
         if "emit" not in parameters_of(self.rule) and self.emit == "sample":
             raise UserError(f"`emit` sample does not apply to `rule` {self.rule}, which emits means: leave it out")
+
+    def _refuse_promise(self, given: set[str]) -> None:
+        name = "rms" if self.rms is not None else "budget"
+        if self.rule not in ("tolerance", Parareal.name):
+            raise UserError(f"`{name}` does not apply to `rule` {self.rule}, whose forecasts deviate by chance: use "
+                            "tolerance or parareal, or leave it out")
+        chosen = given & {"tol", "passes"}
+        if chosen:
+            raise UserError(f"`{name}` chooses the setting that keeps its promise, so that `{min(chosen)}` has no "
+                            "effect: leave one of them out")
 
     def refuse_simplified_calibrated(self) -> None:
         if self.sigma_mode == "calibrated" and self.rule == "simplified":

@@ -5,11 +5,12 @@
 `adapters` makes your own model decodable (see `docs/YOUR_MODEL.md`); `interface` defines what the decoder requires of a
 model; `speculative_decoder` is the decoder. Depends on torch only.
 """
-from .acceptance import RULES, MeanRule, Parareal, Simplified, Tolerance
+from .acceptance import RULES, Certified, MeanRule, Parareal, Simplified, Tolerance
 from .adapters import FromCache, FromForward
 from .calibration import Calibration, fit_law, next_patch_residuals
 from .decoded import ACCEPTED, BONUS, REJECTED, Decoded, Round
 from .errors import NotFinite
+from .fidelity import Controller, audit_allows, blocks_allow, deviations, draw_audit, fit_constants, longest_safe
 from .interface import Decodable, Model, Prediction, Rule, State
 from .lossless import Coupling, Exact
 from .planner import Plan, make_plan
@@ -21,9 +22,10 @@ from .window_state import WindowState
 
 __version__ = "0.7.0"
 __all__ = [
-    "ACCEPTED", "BONUS", "REJECTED", "RULES", "Calibration", "Coupling", "Decodable", "Decoded", "Exact", "FromCache",
-    "FromForward", "Judgement", "MeanRule", "Model", "Noise", "NotFinite", "Parareal", "PararealMetrics", "PathMetrics",
-    "Plan", "PointMetrics", "Prediction", "Proposals", "Round", "Rule", "Simplified", "SpeculationMetrics", "State",
-    "TargetLaw", "Tolerance", "WindowState", "decode_alone", "decode_parareal", "decode_speculative", "fit_law",
-    "make_plan", "next_patch_residuals", "sample_alone",
+    "ACCEPTED", "BONUS", "REJECTED", "RULES", "Calibration", "Certified", "Controller", "Coupling", "Decodable",
+    "Decoded", "Exact", "FromCache", "FromForward", "Judgement", "MeanRule", "Model", "Noise", "NotFinite", "Parareal",
+    "PararealMetrics", "PathMetrics", "Plan", "PointMetrics", "Prediction", "Proposals", "Round", "Rule", "Simplified",
+    "SpeculationMetrics", "State", "TargetLaw", "Tolerance", "WindowState", "audit_allows", "blocks_allow",
+    "decode_alone", "decode_parareal", "decode_speculative", "deviations", "draw_audit", "fit_constants", "fit_law",
+    "longest_safe", "make_plan", "next_patch_residuals", "sample_alone",
 ]

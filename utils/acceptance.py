@@ -7,6 +7,8 @@ settings apply to it.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .interface import Prediction, Rule
@@ -128,11 +130,23 @@ class Parareal:
     """
 
     name, random = "parareal", False
+    constants: Sequence[float] | None = None
 
     def __init__(self, passes: int | None = None, tol: float = 0.15, law: TargetLaw | None = None):
         if (passes is not None and passes < 1) or not tol >= 0:
             raise ValueError(f"passes is {passes} and tol {tol}, but must be at least 1 and 0")
         self.passes, self.tol, self.law = passes, tol, law
+
+
+class Certified(Parareal):
+    """A window is done once its certificate is at most `tol`: `constants`, one a pass, times the RMS of its gaps.
+
+    The certificate estimates the deviation of the whole forecast; see `fidelity.fit_constants`.
+    """
+
+    def __init__(self, constants: Sequence[float], tol: float):
+        super().__init__(None, tol)
+        self.constants = tuple(constants)
 
 
 RULES: dict[str, type[Rule]] = {"tolerance": Tolerance, "simplified": Simplified, "exact": Exact, "coupling": Coupling}

@@ -168,6 +168,10 @@ class Passes:
         self.draft_passes[rows] += draft_passes
         return gap.amax(dim=1) if gap.shape[1] else gap.sum(dim=1)
 
+    def forecast(self, horizon: int) -> torch.Tensor:
+        """The forecasts [B, H, C] so far; the next pass leaves them as they are."""
+        return self.patches.flatten(1, 2)[:, :horizon].clone()
+
     def finish(self, horizon: int) -> Decoded:
-        return Decoded(self.patches.flatten(1, 2)[:, :horizon], self.target_passes, self.draft_passes, gap=self.gap,
+        return Decoded(self.forecast(horizon), self.target_passes, self.draft_passes, gap=self.gap,
                        divergence=self.divergence)

@@ -7,11 +7,12 @@ What a round holds (b rows, k proposals, first, needed, looked_at, length) is ex
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from .decoded import Decoded, Ledger, Passes, Round
+from .fidelity import rms_of_gaps
 from .finite import refuse_not_finite, refuse_pair
 from .interface import Model, Prediction, Rule, State
 from .proposals import Noise, Proposals
@@ -161,7 +162,8 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
 @torch.inference_mode()
 def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon: int, passes: int | None = None,
                     tol: float = 0.0, law: TargetLaw | None = None, z: torch.Tensor | None = None,
-                    audit: int = 0) -> Decoded:
+                    constants: Sequence[float] | None = None, audit: int = 0,
+                    observer: Callable[[torch.Tensor, torch.Tensor], None] | None = None) -> Decoded:
     """The draft, corrected by the error that the target has found, again and again (Lions, Maday and Turinici 2001).
 
     G is the draft's mean, the coarse propagator, F the target's, the fine one; e[i] = law.spread(z[i]) is noise fixed
@@ -177,6 +179,9 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     heads does not correct the next pass, which begins elsewhere.
     A window leaves after `passes`, or once no gap rms((q_{j-1}[i] - p_j[i]) / s) is above `tol`, s the standard
     deviation of the target's window; with tol 0 the number of passes is fixed, and no pass asks anything of the device.
+    constants, one a pass: a window leaves once its certificate, constants[j - 1] times the RMS of the gaps over its
+    patches, is at most `tol` instead; see `fidelity.fit_constants`. observer: called after every pass with the
+    forecasts [B * S, H, C] and gaps [B * S, n - 1] so far.
     context [B, L, C]; law and z [B, S, n, P, C], standard normal: S paths per window, which converge to those of
     `sample_alone` for this z. The result has B * S rows, those of a window adjacent, and their `gap` [B * S, n - 1].
     With a cache the context is encoded once per window for all of its paths, in a pass that is not counted.
@@ -185,11 +190,13 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     behind this very path: its expectation over z is KL(law of the paths || target's law), in nats (the guide has the
     proof). It holds for a number of passes that does not depend on z, hence for tol 0 only.
     Raises TypeError for what is not a model; ValueError if the patches of both differ in length, for passes below 1, a
-    negative tol, a z that does not fit, and an audit without a law, of more paths than there are or with a tol above 0;
-    NotFinite, which names the model, if the forecast or the proposals behind it are not finite.
+    negative tol, too few constants, a z that does not fit, and an audit without a law, of more paths than there are or
+    with a tol above 0; NotFinite, which names the model, if the forecast or the proposals behind it are not finite.
     """
     n = patches_in(horizon, target.patch_len)
     _refuse_misfits(target, draft, context, n, passes, tol, law, z, audit)
+    if constants is not None and len(constants) < n - 1:
+        raise ValueError(f"there are {len(constants)} constants, but {n - 1} passes before the last need one each")
     state, draft_state = (model.start(context, room=n) for model in (target, draft))
     draft_state.unit = state.unit  # the law is the target's
     samples, noise = 1, None
@@ -209,8 +216,12 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
         prediction = target.extend(state, q if q.shape[1] else None).first(q.shape[1] + 1)
         fine, p = prediction.mean, prediction.mean if e is None else prediction.mean + e
         gap = out.write(rows, exact, p, q, prediction.scale, made)
+        if observer is not None:
+            observer(out.forecast(horizon), out.gap.clone())
         if exact + 1 == last:
             break
+        if constants is not None:
+            gap = constants[exact] * rms_of_gaps(out.gap[rows])
         if tol > 0:
             going = (~(gap <= tol)).nonzero()[:, 0]  # the one host synchronisation of a pass
             if not len(going):

@@ -204,7 +204,8 @@ class PararealMethod(SpeculativeMethod):
         """There is nothing to choose."""
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
-        return decode_parareal(self.target, self.draft, context, self.horizon, self.rule.passes, self.rule.tol)
+        return decode_parareal(self.target, self.draft, context, self.horizon, self.rule.passes, self.rule.tol,
+                               constants=self.rule.constants)
 
     def sampled(self, spec: SpecSettings, law: TargetLaw, seed: int,  # type: ignore[override]
                 samples: int) -> SampledPararealMethod:

@@ -109,6 +109,9 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
         raise UserError(f"`{idle}` has no effect without a draft{' or `num_samples`' if idle in OF_PATHS else ''}: "
                         "leave it out")
     spec.refuse_contradictions(of_rule)
+    if of_rule & {"rms", "budget", "promise"}:
+        raise UserError(f"`{min(of_rule & {'rms', 'budget', 'promise'})}` needs many windows, some of which the target "
+                        "forecasts too, but a forecast beyond the end is one of each series: leave it out")
     if spec.rule == Parareal.name and not has_paths and of_rule & LAW_FIELDS:
         raise UserError(f"`{min(of_rule & LAW_FIELDS)}` has no effect with `rule` parareal without `num_samples`: its "
                         "forecast is a mean; add that, or leave this one out")

@@ -1,0 +1,77 @@
+"""A method whose setting was chosen by a promise; audited windows have the target's own forecasts."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from exp.evaluate.methods import Method, Observer, PararealMethod, SpeculativeMethod
+from utils.decoded import BONUS, Decoded
+from utils.interface import Rule
+from utils.speculative_decoder import decode_alone
+from utils.timing import TracedModel
+
+
+class PromisedMethod(Method):
+    """`method` with the rule that was chosen for it, None being the target alone.
+
+    own: window of the walk -> forecast [H, C] of the target alone, for windows that have been audited.
+    """
+
+    def __init__(self, method: SpeculativeMethod, rule: Any, own: Mapping[int, torch.Tensor]):
+        self.method, self.rule, self.own, self.next = method.again(rule), rule, own, 0
+
+    def at(self, window: int) -> None:
+        self.next = window
+
+    def traced(self, device: torch.device) -> tuple[Method, list[TracedModel]]:
+        traced = copy.copy(self)
+        method, models = self.method.traced(device)
+        assert isinstance(method, SpeculativeMethod)
+        traced.method = method
+        return traced, models
+
+    def again(self, rule: Rule | None = None, samples: int = 1) -> PromisedMethod:
+        """Without the audit: for windows of another walk. The rule stays the one that was chosen."""
+        return PromisedMethod(self.method, self.rule, {})
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        own = {row: self.own[self.next + row] for row in range(len(context)) if self.next + row in self.own}
+        others = torch.tensor([row for row in range(len(context)) if row not in own], dtype=torch.long,
+                              device=context.device)
+        forecast = context.new_zeros(len(context), self.method.horizon, context.shape[2])
+        for row, values in own.items():
+            forecast[row] = values
+        if self.rule is None and len(others):
+            forecast[others] = decode_alone(self.method.target, context[others], self.method.horizon)
+        whole = self._alone(forecast)
+        if self.rule is not None and len(others):
+            self._replace(whole, others, self.method.decode(context[others], observer))
+        return whole
+
+    def _alone(self, forecast: torch.Tensor) -> Decoded:
+        """The target's own forecasts [B, H, C], with the counts of speculation that proposes nothing."""
+        n = self.method.patches
+        passes = torch.full((len(forecast),), n, device=forecast.device)
+        none = torch.zeros(4, len(forecast), dtype=torch.long, device=forecast.device)
+        if isinstance(self.method, PararealMethod):
+            return Decoded(forecast, passes, none[0], gap=forecast.new_zeros(len(forecast), n - 1))
+        return Decoded(forecast, passes, none[0], accepted=none[1], judged=none[2], proposed=none[3],
+                       origin=torch.full((len(forecast), n), BONUS, device=forecast.device),
+                       draft_mean=torch.full_like(forecast, float("nan")),
+                       draft_sigma=torch.full_like(forecast, float("nan")), lengths=torch.tensor([len(forecast) * n]))
+
+    def _replace(self, whole: Decoded, rows: torch.Tensor, part: Decoded) -> None:
+        """Puts rows that were decoded by the rule into `whole`, in which nothing was proposed."""
+        if part.lengths is not None:
+            whole.lengths = part.lengths.clone()
+            whole.lengths[0] += self.method.patches * (len(whole.forecast) - len(rows))
+        for each in fields(Decoded):
+            values, into = getattr(part, each.name), getattr(whole, each.name)
+            if values is None:
+                setattr(whole, each.name, None)
+            elif into is not None and each.name != "lengths":
+                into[rows] = values.to(into.dtype)
