@@ -5,7 +5,7 @@ A ladder is a sequence of settings from the safest on, fixed beforehand; the tar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,26 +24,38 @@ TOLERANCES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # tolerances, in budgets
 WINDOW, SERIES = "window", "series"  # deviations are in standard deviations of it
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
-    """A setting of a ladder, measured: in words, its rule, and by window the deviation and the target passes."""
+    """A setting of a ladder, measured: in words, its rule, and by window the deviation and the target passes.
+
+    cost: target passes a window that measuring it took; record: what metrics.json says of it.
+    """
 
     words: str
     rule: Any
     deviation: torch.Tensor
     passes: torch.Tensor
-    record: dict[str, Any] = field(default_factory=dict)
+    cost: float
+    record: dict[str, Any]
+
+    def of(self, windows: torch.Tensor) -> Step:
+        """The same, measured on some of the windows."""
+        return replace(self, deviation=self.deviation[windows], passes=self.passes[windows])
 
 
 class Measured:
-    """The ladders of a method on windows that the target forecasts too; `own` has its forecasts of them [W, H, C]."""
+    """The ladders of a method on windows of a data set that the target forecasts too.
 
-    def __init__(self, experiment: Exp_Basic, method: SpeculativeMethod, budget: float, unit: str,
-                 dataset, windows: Sequence[int], what: str):
-        self.experiment, self.method, self.budget, self.unit = experiment, method, budget, unit
+    unit: what deviations are measured in; what: the word for the windows in progress bars and errors. own: the target's
+    forecasts [W, H, C], known once a ladder was begun.
+    """
+
+    def __init__(self, experiment: Exp_Basic, method: SpeculativeMethod, unit: str, dataset, windows: Sequence[int],
+                 what: str):
+        self.experiment, self.method, self.unit = experiment, method, unit
         self.dataset, self.windows, self.what = dataset, list(windows), what
-        self.own = torch.zeros(0)
-        self.passes = 0.0  # of the target, a window: what measuring has cost
+        self.own: torch.Tensor | None = None
+        self._by_pass: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def each(self, work: Callable[[int, torch.Tensor], Any], what: str) -> list[Any]:
         """work(number of the first window, contexts) of every batch; errors name the window in its data."""
@@ -66,7 +78,7 @@ class Measured:
         return scored(series, self.experiment.settings.model.config.covariate)
 
     def by_pass(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of parareal: deviation and RMS of the gaps after every pass but the last, both [n - 1, W]; sets `own`."""
+        """Of parareal: deviation and RMS of the gaps after every pass but the last, both [n - 1, W]; decoded once."""
         def measure(start: int, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             made: list[tuple[torch.Tensor, torch.Tensor]] = []
             decode_parareal(self.method.target, self.method.draft, context, self.method.horizon,
@@ -74,48 +86,53 @@ class Measured:
             (*before, last), unit = [self._scored(forecast) for forecast, _ in made], self.unit_of(context)
             found = [torch.stack([deviations(each, last, unit), gap]) for each, (_, gap) in zip(before, made)]
             return torch.stack(found, dim=1).cpu(), made[-1][0].cpu()
-        parts, own = zip(*self.each(measure, self.what))
-        self.own, self.passes = torch.cat(own), float(self.method.patches)
-        deviation, gap = torch.cat(parts, dim=2)
-        return deviation, gap
+        if self._by_pass is None:
+            parts, own = zip(*self.each(measure, self.what))
+            self.own = torch.cat(own)
+            deviation, gap = torch.cat(parts, dim=2)
+            self._by_pass = deviation, gap
+        return self._by_pass
 
-    def ladders(self, constants: Sequence[float] | None) -> dict[str, Iterator[Step]]:
-        """constants: of certificates, for parareal. Steps are measured as they are asked for."""
+    def ladders(self, budget: float, constants: Sequence[float] | None = None) -> list[Iterator[Step]]:
+        """Steps are measured as they are asked for. constants: of parareal's certificates, None: without them."""
         if not isinstance(self.method, PararealMethod):
-            return {"tolerances": self._tolerances()}
-        deviation, gap = self.by_pass()
-        found = {"passes": self._passes(deviation)}
-        return found if constants is None else found | {"certificates": self._certified(deviation, gap, constants)}
+            return [self._tolerances(budget)]
+        return [self._passes()] + ([] if constants is None else [self._certified(budget, constants)])
 
-    def _passes(self, deviation: torch.Tensor) -> Iterator[Step]:
+    def _passes(self) -> Iterator[Step]:
+        deviation, _ = self.by_pass()
         for passes in range(len(deviation), 0, -1):
-            yield Step(f"{passes} pass{'es' if passes > 1 else ''} each", Parareal(passes, 0.0),
-                       deviation[passes - 1], torch.full(deviation.shape[1:], float(passes)),
-                       {"spec_passes": passes, "spec_tol": 0.0})
+            yield Step(f"{passes} pass{'es' if passes > 1 else ''} each", Parareal(passes, 0.0), deviation[passes - 1],
+                       torch.full(deviation.shape[1:], float(passes)), 0.0, {"spec_passes": passes, "spec_tol": 0.0})
 
-    def _certified(self, deviation: torch.Tensor, gap: torch.Tensor, constants: Sequence[float]) -> Iterator[Step]:
+    def _certified(self, budget: float, constants: Sequence[float]) -> Iterator[Step]:
+        deviation, gap = self.by_pass()
         exact = torch.cat([deviation, torch.zeros_like(deviation[:1])])
         for times in CERTAIN:
-            limit = times * self.budget
+            limit = times * budget
             passes = passes_until(gap, constants, limit)
             yield Step(f"each window by its own certificate, at {limit:.4g}", Certified(constants, limit),
-                       exact.gather(0, passes[None] - 1)[0], passes.double(),
+                       exact.gather(0, passes[None] - 1)[0], passes.double(), 0.0,
                        {"certificate": limit, "constants": list(constants)})
 
-    def _tolerances(self) -> Iterator[Step]:
-        alone = AloneMethod(self.method.target, self.method.horizon)
-        self.own = torch.cat(self.each(lambda start, context: alone.forecast(context).cpu(),
-                                       f"{self.what}: the target alone"))
-        self.passes = float(self.method.patches)
+    def _tolerances(self, budget: float) -> Iterator[Step]:
+        own = self._alone()
         for times in TOLERANCES:
-            rule = Tolerance(times * self.budget)
+            rule = Tolerance(times * budget)
             method = self.method.again(rule)
 
             def measure(start: int, context: torch.Tensor, method: SpeculativeMethod = method) -> torch.Tensor:
-                decoded, own = method.decode(context), self.own[start:start + len(context)].to(context.device)
-                found = deviations(self._scored(decoded.forecast), self._scored(own), self.unit_of(context))
+                decoded, wanted = method.decode(context), own[start:start + len(context)].to(context.device)
+                found = deviations(self._scored(decoded.forecast), self._scored(wanted), self.unit_of(context))
                 assert decoded.target_passes is not None
                 return torch.stack([found, decoded.target_passes.double()]).cpu()
             deviation, passes = torch.cat(self.each(measure, f"{self.what}: tolerance {rule.tol:.3g}"), dim=1)
-            self.passes += float(passes.mean())
-            yield Step(f"a tolerance of {rule.tol:.4g}", rule, deviation, passes, {"spec_tol": rule.tol})
+            yield Step(f"a tolerance of {rule.tol:.4g}", rule, deviation, passes, float(passes.mean()),
+                       {"spec_tol": rule.tol})
+
+    def _alone(self) -> torch.Tensor:
+        if self.own is None:
+            alone = AloneMethod(self.method.target, self.method.horizon)
+            self.own = torch.cat(self.each(lambda start, context: alone.forecast(context).cpu(),
+                                           f"{self.what}: the target alone"))
+        return self.own

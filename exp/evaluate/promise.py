@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,16 +105,16 @@ def by_audit(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: Path,
     several = 2 if isinstance(method, PararealMethod) else 1  # of each ladder, also where one is missing
     level, count = LEVEL / several, audited_windows(len(windows), several)
     drawn = draw_audit(len(windows), count, experiment.settings.run.seed)
-    measured = Measured(experiment, method, budget, unit, dataset, [windows[i] for i in drawn.tolist()], "audit")
+    measured = Measured(experiment, method, unit, dataset, [windows[i] for i in drawn.tolist()], "audit")
     most = audit_allows(len(windows), count, SHARE, level)
-    best = cheapest([safe_steps(ladder, budget, most) for ladder in measured.ladders(constants).values()],
-                    method.patches)
-    record: dict[str, Any] = {"level": LEVEL, "windows": len(windows), "audited": count, "failures_allowed": most}
-    record |= {"audit_passes": measured.passes} | chosen_record(best, method)
+    best, cost = choose(measured.ladders(budget, constants), budget, most, method.patches)
+    record: dict[str, Any] = {"level": LEVEL, "windows": len(windows), "audited": count, "failures_allowed": most,
+                              "audit_passes": method.patches + cost} | chosen_record(best, method)
     if best is not None:
         failures = int((best.deviation > budget).sum())
         p = hypergeometric_tail(failures, len(windows), int(SHARE * len(windows)) + 1, count)
         record |= {"failures": failures, "p_value": min(1.0, p * several)}
+    assert measured.own is not None
     own = dict(zip(drawn.tolist(), measured.own.to(experiment.device)))
     return Kept(PromisedMethod(method, None if best is None else best.rule, own), unit, record)
 
@@ -130,9 +130,9 @@ def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: 
         raise UserError(f"`promise` validation: the validation part has {len(blocks)} blocks of {data.test_context} "
                         f"windows with as many between them, and nothing below 1/{len(blocks) + 1} can be promised of "
                         f"the next ({100 * SHARE:g} % is wanted): use audit, or a longer file")
-    measured = Measured(experiment, method, budget, unit, validation, sum(blocks, []), "validation blocks")
-    # the constants of certificates are fitted on these very windows: no ladder of theirs
-    ladder = next(iter(measured.ladders(None).values()))
+    measured = Measured(experiment, method, unit, validation, sum(blocks, []), "validation blocks")
+    # without certificates, whose constants are fitted on these very windows
+    ladder, = measured.ladders(budget)
     steps, failed = [], []
     for step in ladder:
         failed.append((step.deviation > budget).unflatten(0, (len(blocks), -1)).any(dim=1))
@@ -140,28 +140,35 @@ def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: 
         if failing_blocks(torch.stack(failed))[-1] > most:
             break
     counts = failing_blocks(torch.stack(failed))
-    safe = steps[:longest_safe(counts, most)]
-    best = cheapest([safe], method.patches)
+    best = cheapest(steps[:longest_safe(counts, most)], method.patches)
     record: dict[str, Any] = {"blocks": len(blocks), "failures_allowed": most, "audited": 0}
     record |= chosen_record(best, method) | ({} if best is None else {"failures": counts[steps.index(best)]})
     return Kept(PromisedMethod(method, None if best is None else best.rule, {}), unit, record)
 
 
-def safe_steps(ladder: Iterator[Step], budget: float, most: int) -> list[Step]:
-    """The steps that may be promised; no step after the first that may not is measured."""
-    steps: list[Step] = []
+def choose(ladders: Iterable[Iterable[Step]], budget: float, most: int, patches: int) -> tuple[Step | None, float]:
+    """What an audit chooses from ladders in which at most `most` windows may fail, and the passes a window of the rest.
 
-    def failures() -> Iterator[int]:
-        for step in ladder:
-            steps.append(step)
-            yield int((step.deviation > budget).sum())
-    return steps[:longest_safe(failures(), most)]
+    None: the target alone, which takes `patches` passes. No step after the first of a ladder that fails is measured.
+    """
+    safe: list[Step] = []
+    cost = 0.0
+    for ladder in ladders:
+        steps: list[Step] = []
+
+        def failures(ladder: Iterable[Step] = ladder, steps: list[Step] = steps) -> Iterator[int]:
+            for step in ladder:
+                steps.append(step)
+                yield int((step.deviation > budget).sum())
+        safe += steps[:longest_safe(failures(), most)]
+        cost += sum(step.cost for step in steps)
+    return cheapest(safe, patches), cost
 
 
-def cheapest(ladders: Sequence[Sequence[Step]], alone: int) -> Step | None:
-    """Of all steps that may be promised the one with the fewest passes; None: none has fewer than the target alone."""
-    steps = [step for ladder in ladders for step in ladder if float(step.passes.mean()) < alone]
-    return min(steps, key=lambda step: float(step.passes.mean()), default=None)
+def cheapest(steps: Sequence[Step], patches: int) -> Step | None:
+    """The step with the fewest passes; None where none has fewer than the target alone."""
+    best = min(steps, key=lambda step: float(step.passes.mean()), default=None)
+    return None if best is None or float(best.passes.mean()) >= patches else best
 
 
 def chosen_record(step: Step | None, method: SpeculativeMethod) -> dict[str, Any]:
@@ -182,7 +189,7 @@ def constants_of(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: P
     windows = evenly_spaced(min(VALIDATION_WINDOWS, len(validation)), len(validation)).tolist()
     return certificate_constants(
         experiment, checkpoint, (method.target, method.draft), windows, validation, unit,
-        lambda dataset, items: Measured(experiment, method, 0.0, unit, dataset, items, "certificates").by_pass())
+        lambda dataset, items: Measured(experiment, method, unit, dataset, items, "certificates").by_pass())
 
 
 def validation_mse(experiment: Exp_Basic, target) -> float:

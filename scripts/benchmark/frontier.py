@@ -25,7 +25,7 @@ COLUMNS = ["data", "horizon", "kind", "rule", "setting", "mse", "mae", "rms_from
            "draft_passes", "ms_batch_1", "windows"]
 PAIRS = {"pool": "pool", "pool_parareal": "pool_parareal", "etth1": "etth1", "etth1_parareal": "etth1_parareal",
          "etth2": "etth2_causal", "ettm1": "ettm1_causal", "weather": "weather"}  # name -> its settings file
-HORIZONS, SEED = (336, 720, 1440), 2021
+HORIZONS = (336, 720, 1440)
 WINDOWS, REPEATS = 400, 15  # forecasts measured about, and timed
 TOLERANCES, PASSES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3), (1, 2, 3, 4, 5)
 SIGMA = 0.25  # of the law of sampled paths, standardised
@@ -43,15 +43,12 @@ def work(argv: Sequence[str] | None) -> None:
     own = parser.parse_args(argv)
     from exp.ownership import locked_file
     from exp.report.results import write_csv
+    from scripts.benchmark.pairs import names_of
     from scripts.results.table import read_rows
     from utils.errors import UserError
-    if own.out.suffix != ".csv":
-        raise UserError(f"--out {own.out} must end in .csv")
     if not all(part.strip().isdecimal() and int(part) for part in own.horizons.split(",")):
         raise UserError(f"--horizons {own.horizons}: give numbers of steps, separated by commas")
-    names = [name.strip() for name in own.only.split(",")]
-    if not set(names) <= set(PAIRS):
-        raise UserError(f"--only {own.only}: the frontier has {', '.join(PAIRS)}")
+    names = names_of(own.out, own.only, PAIRS)
     with locked_file(own.out, "wait for it, or give another --out"):
         rows: list[dict[str, Any]] = [dict(row) for row in read_rows(own.out, COLUMNS)]
         for name in names:
@@ -68,22 +65,15 @@ def work(argv: Sequence[str] | None) -> None:
 
 def measure(name: str, settings_file: str, horizon: int) -> list[dict[str, Any]]:
     """The rows of one pair at one horizon; trains what is missing."""
-    from exp.exp_basic import Exp_Basic, load_model
-    from scripts.results.measure import train
-    from scripts.results.plans import plan_of_seed, settings_of
+    from exp.exp_basic import Exp_Basic
+    from scripts.benchmark.pairs import trained_pair
     from scripts.results.table import text_of
-    plan = plan_of_seed(settings_file, SEED)
-    train(plan, name)
-    flags = ["--use_speculative" if flag == "--compare" else flag for flag in plan.compare]
-    settings = settings_of([*flags, "--test_pred_len", str(horizon), "--batch_size", "64"])
-    experiment = Exp_Basic(settings)
-    dataset = experiment.dataset("test", settings.data.test_context)
+    pair = trained_pair(name, settings_file, ["--test_pred_len", str(horizon)])
+    dataset = pair.experiment.dataset("test", pair.settings.data.test_context)
     windows = max(1, min(WINDOWS // dataset.n_series, int(dataset.counts.min())))
-    experiment = Exp_Basic(settings.with_("data", test_windows=windows))
+    experiment = Exp_Basic(pair.settings.with_("data", test_windows=windows))
     print(f"== {name}, horizon {horizon}", flush=True)
-    target, draft = (load_model(settings, checkpoint, model, experiment.device) for checkpoint, model in (
-        (plan.target_file, settings.model.name), (plan.draft_file, settings.run.draft_model)))
-    methods = methods_of(target, draft, settings)
+    methods = methods_of(pair.target, pair.draft, pair.settings)
     return [{"data": name, "horizon": horizon} | {column: text_of(value) for column, value in row.items()}
             for row in rows_of(experiment, methods)]
 

@@ -52,6 +52,8 @@ PARAREAL_DRAFTS = Marks("drafts for parareal", "bash scripts/distillation/parare
                         "docs/results/parareal_drafts.csv")
 FRONTIER, LOSSLESS = (Marks(what, "bash scripts/benchmark/frontier.sh", "docs/results/frontier.csv")
                       for what in ("parareal's passes", "coupling's passes"))
+PROMISE = Marks("promises", "bash scripts/benchmark/promise.sh", "docs/results/promise.csv")
+GUIDE = "docs/STOCHASTIC_DRAFT_GUIDE.md"
 SUCCESS = "docs/STOCHASTIC_DRAFT_SUCCESS.md"
 MSE, TIME, PASSES, PER_CENT, RMS, K = fixed(4), significant, fixed(2), fixed(1), fixed(3), fixed(0)
 

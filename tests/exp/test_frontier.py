@@ -50,8 +50,8 @@ def test_what_is_there_is_not_measured_again(out, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, words", [
-    ("--only nothing", "--only nothing: the frontier has pool,"),
-    ("--only electricity", "--only electricity: the frontier"),
+    ("--only nothing", "--only nothing: there are pool,"),
+    ("--only electricity", "--only electricity: there are pool,"),
     ("--horizons long", "--horizons long"), ("--horizons 0", "--horizons 0"),
     ("--out table.txt", "table.txt must end in .csv")])
 def test_bad_input_is_one_line(out, capsys, flags, words):

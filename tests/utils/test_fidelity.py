@@ -248,7 +248,7 @@ def test_the_bound_is_reached_and_tends_to_the_budget():
     for _ in range(9):
         controller.update(0.0)
     assert controller.setting == pytest.approx(0, abs=1e-8)  # nine windows of the target alone pay for it
-    for t in range(2000):
+    for _ in range(2000):
         deviation = 1.0 if controller.setting > 0 else 0.0
         controller.update(deviation)
         total += deviation
