@@ -19,7 +19,7 @@ from utils.errors import NotFinite
 from utils.fidelity import deviations, passes_until, rms_of_gaps
 from utils.speculative_decoder import decode_parareal
 
-CERTAIN = (0.25, 0.5, 1.0, 2.0)  # certificates at which windows stop, and
+CERTAIN = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # certificates at which windows stop, and
 TOLERANCES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # tolerances, in budgets
 WINDOW, SERIES = "window", "series"  # deviations are in standard deviations of it
 

@@ -1,4 +1,5 @@
 """A target and its draft, trained once through the command line, for all tests that forecast with a trained pair."""
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,14 @@ def any_plan(lab, place, monkeypatch):
     monkeypatch.setattr(plans, "missing", lambda flags: None)
     monkeypatch.setattr(measure, "train", lambda plan, what: None)
     return plan
+
+
+@pytest.fixture
+def own_lab(lab, tmp_path, monkeypatch):
+    """A laboratory of one's own, for what is written beside checkpoints; in a current directory that is else empty."""
+    shutil.copytree(lab, tmp_path / "lab", ignore=shutil.ignore_patterns("test_results"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "lab"
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 """--spec_rms and --spec_budget from the command line to the files: what is promised, chosen, found, and refused."""
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +30,6 @@ from utils.speculative_decoder import decode_alone, decode_parareal, decode_spec
 
 PARAREAL = "--spec_accept_rule parareal"
 HORIZON, PATCHES, WINDOWS = 60, 5, 61
-
-
-@pytest.fixture
-def own(lab, tmp_path, monkeypatch):
-    """A laboratory of one's own, whose checkpoints may get certificates beside them; the current directory."""
-    shutil.copytree(lab, tmp_path / "lab", ignore=shutil.ignore_patterns("test_results"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "lab"
 
 
 def windows(first, count, horizon=HORIZON):
@@ -82,14 +73,14 @@ def ladders_by_hand(lab, context, budget):
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.12, 0.3])
-def test_parareal_keeps_its_promise_as_done_by_hand(own, budget, capsys):
-    got = speculate(own, f"{PARAREAL} --spec_rms {budget}")["promise"]
+def test_parareal_keeps_its_promise_as_done_by_hand(own_lab, budget, capsys):
+    got = speculate(own_lab, f"{PARAREAL} --spec_rms {budget}")["promise"]
     said = capsys.readouterr().out
     count = least_audit(WINDOWS, 0.1, 0.025)  # two ladders share the level of 5 %
     most = audit_allows(WINDOWS, count, 0.1, 0.025)
     drawn = draw_audit(WINDOWS, count, 2021)
     context, truth = windows_of_the_test()
-    ladders, constants = ladders_by_hand(own, context, budget)
+    ladders, constants = ladders_by_hand(own_lab, context, budget)
     safe = []
     for ladder in ladders:
         for deviation, passes in ladder:
@@ -116,10 +107,10 @@ def test_parareal_keeps_its_promise_as_done_by_hand(own, budget, capsys):
     assert metrics()["speculation"]["spec_rms"] == budget
 
 
-def test_a_tolerance_is_chosen_as_done_by_hand(own):
+def test_a_tolerance_is_chosen_as_done_by_hand(own_lab):
     budget = 0.3
-    got = speculate(own, f"--spec_rms {budget} --spec_repropose corrected --batch_size 9")
-    promise, target, draft = got["promise"], load(own, TARGET), load(own, DRAFT)
+    got = speculate(own_lab, f"--spec_rms {budget} --spec_repropose corrected --batch_size 9")
+    promise, target, draft = got["promise"], load(own_lab, TARGET), load(own_lab, DRAFT)
     count = least_audit(WINDOWS, 0.1, 0.05)
     drawn, (context, truth) = draw_audit(WINDOWS, count, 2021), windows_of_the_test()
     alone = decode_alone(target, context, HORIZON)
@@ -140,22 +131,22 @@ def test_a_tolerance_is_chosen_as_done_by_hand(own):
     # every round of an audited window ends with the target's own patch, without a proposal
     assert got["accepted_length_histogram"][0] >= PATCHES * count
     assert got["accepted"] + got["target_passes"] * WINDOWS == pytest.approx(PATCHES * WINDOWS)
-    again = speculate(own, f"--spec_rms {budget} --spec_repropose corrected --batch_size 64")
+    again = speculate(own_lab, f"--spec_rms {budget} --spec_repropose corrected --batch_size 64")
     assert again["mse"] == pytest.approx(got["mse"], rel=1e-5) and again["promise"]["chosen"] == promise["chosen"]
 
 
 @pytest.mark.parametrize("rule", [PARAREAL, ""])
-def test_where_nothing_is_cheaper_it_is_the_target_alone(own, rule):
-    got = speculate(own, f"{rule} --spec_rms 1e-6 --visualize --pictures 1 --trace_inference_breakdown")
+def test_where_nothing_is_cheaper_it_is_the_target_alone(own_lab, rule):
+    got = speculate(own_lab, f"{rule} --spec_rms 1e-6 --visualize --pictures 1 --trace_inference_breakdown")
     assert got["promise"]["settings"] is None and got["promise"]["chosen"] == "the target alone, 5 passes each"
     assert got["draft_passes"] == 0 and got["target_passes"] == PATCHES and got["promise"]["found"]["largest"] == 0
     assert got["mse"] == got["promise"]["found"]["mse_of_target"] and list(results().glob("forecast_*.png"))
 
 
-def test_a_budget_of_the_mse_is_translated_by_the_targets_own(own, capsys):
-    got = speculate(own, f"{PARAREAL} --spec_budget 20%")
+def test_a_budget_of_the_mse_is_translated_by_the_targets_own(own_lab, capsys):
+    got = speculate(own_lab, f"{PARAREAL} --spec_budget 20%")
     context, truth = windows(int(ROWS * 0.7) - CONTEXT, int(ROWS * 0.1) - HORIZON + 1)
-    mse = float((decode_alone(load(own, TARGET), context, HORIZON) - truth).square().mean())
+    mse = float((decode_alone(load(own_lab, TARGET), context, HORIZON) - truth).square().mean())
     promise = got["promise"]
     assert promise["validation_mse"] == pytest.approx(mse, rel=1e-4)
     assert promise["rms"] == pytest.approx(rms_for_change(0.2, mse), rel=1e-4)
@@ -170,12 +161,12 @@ def test_a_budget_of_the_mse_is_translated_by_the_targets_own(own, capsys):
 
 # --- validation
 
-def test_validation_promises_of_blocks(own, capsys):
+def test_validation_promises_of_blocks(own_lab, capsys):
     """A file with ten blocks in its validation part, one of which may not have a failing window."""
     write_series(tiny_series(9600), "long.csv")
     flags = f"--root_path . --data_path long.csv --test_windows 40 {PARAREAL} --spec_promise validation"
-    got = speculate(own, f"{flags} --spec_rms 0.4")["promise"]
-    target, draft = load(own, TARGET), load(own, DRAFT)
+    got = speculate(own_lab, f"{flags} --spec_rms 0.4")["promise"]
+    target, draft = load(own_lab, TARGET), load(own_lab, DRAFT)
     values = tiny_series(9600).round(5)
     train = values[:6720]
     values = torch.from_numpy((values - train.mean(axis=0)) / train.std(axis=0)).float()[6720 - CONTEXT:7680]
@@ -196,21 +187,21 @@ def test_validation_promises_of_blocks(own, capsys):
 
 # --- certificates
 
-def test_certificates_are_kept_beside_the_checkpoint_with_what_they_depend_on(own, capsys):
-    path = own / f"checkpoints/{TARGET}/checkpoint_certificate_tiny_{CONTEXT}_{HORIZON}_window.pth"
+def test_certificates_are_kept_beside_the_checkpoint_with_what_they_depend_on(own_lab, capsys):
+    path = own_lab / f"checkpoints/{TARGET}/checkpoint_certificate_tiny_{CONTEXT}_{HORIZON}_window.pth"
     flags = f"{PARAREAL} --spec_rms 0.05"
-    first = speculate(own, flags)["promise"]
+    first = speculate(own_lab, flags)["promise"]
     kept = path.read_bytes()
     assert f"stored in {path}" in capsys.readouterr().out
-    assert speculate(own, flags)["promise"] == first and path.read_bytes() == kept
+    assert speculate(own_lab, flags)["promise"] == first and path.read_bytes() == kept
     assert "certificates fitted" not in capsys.readouterr().out
-    draft = own / f"checkpoints/{DRAFT}/checkpoint.pth"
+    draft = own_lab / f"checkpoints/{DRAFT}/checkpoint.pth"
     content = torch.load(draft, weights_only=True)
     torch.save({name: value * 1.01 for name, value in content.items()}, draft)
-    assert command(own, f"--test_pred_len {HORIZON} --use_speculative --spec_draft_ckpt {draft} {flags}") == 2
+    assert command(own_lab, f"--test_pred_len {HORIZON} --use_speculative --spec_draft_ckpt {draft} {flags}") == 2
     assert f"error: {path} was fitted for other draft" in capsys.readouterr().err
     path.write_bytes(kept[:100])
-    assert command(own, f"--test_pred_len {HORIZON} --use_speculative --spec_draft_ckpt {draft} {flags}") == 2
+    assert command(own_lab, f"--test_pred_len {HORIZON} --use_speculative --spec_draft_ckpt {draft} {flags}") == 2
     assert "is damaged" in capsys.readouterr().err
 
 
