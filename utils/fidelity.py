@@ -121,7 +121,8 @@ def least_audit(windows: int, share: float, level: float) -> int:
     About log(level) / log(1 - share) of many windows, fewer of few.
     """
     bad = _too_many(windows, share)
-    return bisect_left(range(windows + 1), True, key=lambda m: hypergeometric_tail(0, windows, bad, m) <= level)
+    most = 1 if bad == windows else math.ceil(math.log(level) / math.log(1 - bad / windows))  # of independent draws
+    return bisect_left(range(min(windows, most) + 1), True, key=lambda m: hypergeometric_tail(0, windows, bad, m) <= level)
 
 
 def draw_audit(windows: int, drawn: int, seed: int) -> torch.Tensor:

@@ -21,21 +21,9 @@ from exp.evaluate.promised import PromisedMethod
 from exp.exp_basic import Exp_Basic
 from exp.flags import in_flags
 from exp.settings import Settings
+from utils import fidelity
 from utils.acceptance import Parareal
 from utils.errors import UserError
-from utils.fidelity import (
-    audit_allows,
-    blocks_allow,
-    blocks_of,
-    deviations,
-    draw_audit,
-    failing_blocks,
-    hypergeometric_tail,
-    least_audit,
-    longest_safe,
-    mse_change,
-    rms_for_change,
-)
 from utils.speculative_decoder import patches_in
 
 SHARE, LEVEL = 0.1, 0.05  # at most this share of the windows fails, but for this probability
@@ -56,7 +44,7 @@ class Kept:
 
 def audited_windows(windows: int, ladders: int) -> int:
     """How many of `windows` to audit. Raises UserError where that would be more than half of them."""
-    least = least_audit(windows, SHARE, LEVEL / ladders)
+    least = fidelity.least_audit(windows, SHARE, LEVEL / ladders)
     if 2 * least > windows:
         raise UserError(f"`promise` audit: {least} of the {windows} windows would have to be forecast by the target "
                         f"alone to promise anything of {100 * SHARE:g} % of them: too few windows; forecast more of "
@@ -87,7 +75,7 @@ def keep_promise(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: P
     spec = experiment.settings.spec
     unit = WINDOW if spec.budget is None else SERIES
     target_mse = None if spec.budget is None else validation_mse(experiment, method.target)
-    budget = spec.rms if target_mse is None else rms_for_change(float(spec.budget or 0), target_mse)
+    budget = spec.rms if target_mse is None else fidelity.rms_for_change(float(spec.budget or 0), target_mse)
     assert budget is not None
     said: dict[str, Any] = {"kind": spec.promise, "rms": budget, "unit": UNITS[unit], "budget": spec.budget,
                             "validation_mse": target_mse, "share": SHARE}
@@ -104,15 +92,15 @@ def by_audit(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: Path,
     constants = constants_of(experiment, method, checkpoint, unit)
     several = 2 if isinstance(method, PararealMethod) else 1  # of each ladder, also where one is missing
     level, count = LEVEL / several, audited_windows(len(windows), several)
-    drawn = draw_audit(len(windows), count, experiment.settings.run.seed)
+    drawn = fidelity.draw_audit(len(windows), count, experiment.settings.run.seed)
     measured = Measured(experiment, method, unit, dataset, [windows[i] for i in drawn.tolist()], "audit")
-    most = audit_allows(len(windows), count, SHARE, level)
+    most = fidelity.audit_allows(len(windows), count, SHARE, level)
     best, cost = choose(measured.ladders(budget, constants), budget, most, method.patches)
     record: dict[str, Any] = {"level": LEVEL, "windows": len(windows), "audited": count, "failures_allowed": most,
                               "audit_passes": method.patches + cost} | chosen_record(best, method)
     if best is not None:
         failures = int((best.deviation > budget).sum())
-        p = hypergeometric_tail(failures, len(windows), int(SHARE * len(windows)) + 1, count)
+        p = fidelity.hypergeometric_tail(failures, len(windows), int(SHARE * len(windows)) + 1, count)
         record |= {"failures": failures, "p_value": min(1.0, p * several)}
     assert measured.own is not None
     own = dict(zip(drawn.tolist(), measured.own.to(experiment.device)))
@@ -124,8 +112,8 @@ def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: 
     validation, data = experiment.validation_part()[0], experiment.settings.data
     blocks = [[first + window for window in block]
               for first, windows in zip(validation.first_items.tolist(), validation.counts.tolist())
-              for block in blocks_of(windows, data.test_context, experiment.patch_len)]
-    most = blocks_allow(len(blocks), SHARE)
+              for block in fidelity.blocks_of(windows, data.test_context, experiment.patch_len)]
+    most = fidelity.blocks_allow(len(blocks), SHARE)
     if most < 0:
         raise UserError(f"`promise` validation: the validation part has {len(blocks)} blocks of {data.test_context} "
                         f"windows with as many between them, and nothing below 1/{len(blocks) + 1} can be promised of "
@@ -137,10 +125,10 @@ def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: 
     for step in ladder:
         failed.append((step.deviation > budget).unflatten(0, (len(blocks), -1)).any(dim=1))
         steps.append(step)
-        if failing_blocks(torch.stack(failed))[-1] > most:
+        if fidelity.failing_blocks(torch.stack(failed))[-1] > most:
             break
-    counts = failing_blocks(torch.stack(failed))
-    best = cheapest(steps[:longest_safe(counts, most)], method.patches)
+    counts = fidelity.failing_blocks(torch.stack(failed))
+    best = cheapest(steps[:fidelity.longest_safe(counts, most)], method.patches)
     record: dict[str, Any] = {"blocks": len(blocks), "failures_allowed": most, "audited": 0}
     record |= chosen_record(best, method) | ({} if best is None else {"failures": counts[steps.index(best)]})
     return Kept(PromisedMethod(method, None if best is None else best.rule, {}), unit, record)
@@ -160,7 +148,7 @@ def choose(ladders: Iterable[Iterable[Step]], budget: float, most: int, patches:
             for step in ladder:
                 steps.append(step)
                 yield int((step.deviation > budget).sum())
-        safe += steps[:longest_safe(failures(), most)]
+        safe += steps[:fidelity.longest_safe(failures(), most)]
         cost += sum(step.cost for step in steps)
     return cheapest(safe, patches), cost
 
@@ -213,7 +201,7 @@ class Deviations(Evaluation):
     def deviate(self, forecast: torch.Tensor, reference: torch.Tensor, unit: torch.Tensor) -> None:
         super().deviate(forecast, reference, unit)
         forecast, reference, unit = (scored(part, self.covariate) for part in (forecast, reference, unit))
-        self.found.append(deviations(forecast, reference, None if self.unit == SERIES else unit).cpu())
+        self.found.append(fidelity.deviations(forecast, reference, None if self.unit == SERIES else unit).cpu())
 
 
 def add_found(record: dict[str, Any], tested: Evaluation, alone: Evaluation) -> None:
@@ -227,7 +215,7 @@ def add_found(record: dict[str, Any], tested: Evaluation, alone: Evaluation) -> 
         "windows": len(deviation), "failing": int((deviation > record["rms"]).sum()),
         "failing_pct": 100 * float((deviation > record["rms"]).double().mean()), "largest": float(deviation.max()),
         "rms": rms, "mse": mse, "mse_of_target": own, "mse_change_pct": 100 * (mse / own - 1),
-        "most_mse_change_pct": 100 * mse_change(rms, own) / own if record["unit"] == UNITS[SERIES] else None,
+        "most_mse_change_pct": 100 * fidelity.mse_change(rms, own) / own if record["unit"] == UNITS[SERIES] else None,
         # audited windows were counted with the passes of the target alone, but took those of the settings tried as well
         "target_passes": passes + audited * (record.get("audit_passes", 0.0) - alone.cost()["target_passes"])}
     log.info("promise: %s", found_line(record))
@@ -235,19 +223,20 @@ def add_found(record: dict[str, Any], tested: Evaluation, alone: Evaluation) -> 
 
 def promised_line(record: dict[str, Any]) -> str:
     """What is promised, by which assumption, and what was chosen."""
-    limit = f"deviate by more than {record['rms']:.3g} {record['unit']} (RMS) from the target's own forecast"
+    limit = f"by more than {record['rms']:.3g} {record['unit']} (RMS) from the target's own forecast"
     if record["budget"] is not None:
         limit += (f", which changes the MSE by at most {100 * record['budget']:g} % where the target's is "
                   f"{record['validation_mse']:.4g}, as on validation windows")
     if record["kind"] == "audit":
         said = (f"with {100 * (1 - record['level']):g} % confidence at most {100 * record['share']:g} % of these "
-                f"{record['windows']} windows {limit}. By an audit, which assumes nothing: the target has forecast "
-                f"{record['audited']} of them, drawn by lot, and {record['failures_allowed']} may deviate more")
+                f"{record['windows']} windows deviate {limit}. By an audit, which assumes nothing: the target has "
+                f"forecast {record['audited']} of them, drawn by lot, of which {record['failures_allowed']} may deviate "
+                "more")
         failing = f" ({record.get('failures')} do; p = {record.get('p_value', 0):.2g})"
     else:
-        said = (f"with a probability of at most {100 * record['share']:g} %, some window of the next block {limit}. By "
-                f"validation, which assumes that the next block is like the {record['blocks']} of the validation part, "
-                f"of which {record['failures_allowed']} may have such a window")
+        said = (f"with a probability of at most {100 * record['share']:g} %, some window of the next block deviates "
+                f"{limit}. By validation, which assumes that the next block is like the {record['blocks']} of the "
+                f"validation part, of which {record['failures_allowed']} may have such a window")
         failing = f" ({record.get('failures')} have)"
     return f"{said}. Chosen: {record['chosen']}{failing if record['settings'] is not None else ''}"
 
