@@ -122,7 +122,8 @@ def least_audit(windows: int, share: float, level: float) -> int:
     """
     bad = _too_many(windows, share)
     most = 1 if bad == windows else math.ceil(math.log(level) / math.log(1 - bad / windows))  # of independent draws
-    return bisect_left(range(min(windows, most) + 1), True, key=lambda m: hypergeometric_tail(0, windows, bad, m) <= level)
+    return bisect_left(range(min(windows, most) + 1), True, key=lambda drawn: hypergeometric_tail(
+        0, windows, bad, drawn) <= level)
 
 
 def draw_audit(windows: int, drawn: int, seed: int) -> torch.Tensor:

@@ -102,9 +102,7 @@ def by_audit(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: Path,
         failures = int((best.deviation > budget).sum())
         p = fidelity.hypergeometric_tail(failures, len(windows), int(SHARE * len(windows)) + 1, count)
         record |= {"failures": failures, "p_value": min(1.0, p * several)}
-    assert measured.own is not None
-    own = dict(zip(drawn.tolist(), measured.own.to(experiment.device)))
-    return Kept(PromisedMethod(method, None if best is None else best.rule, own), unit, record)
+    return Kept(PromisedMethod(method, None if best is None else best.rule, drawn, measured.own), unit, record)
 
 
 def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: Path, dataset, budget: float,
@@ -131,7 +129,7 @@ def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: 
     best = cheapest(steps[:fidelity.longest_safe(counts, most)], method.patches)
     record: dict[str, Any] = {"blocks": len(blocks), "failures_allowed": most, "audited": 0}
     record |= chosen_record(best, method) | ({} if best is None else {"failures": counts[steps.index(best)]})
-    return Kept(PromisedMethod(method, None if best is None else best.rule, {}), unit, record)
+    return Kept(PromisedMethod(method, None if best is None else best.rule), unit, record)
 
 
 def choose(ladders: Iterable[Iterable[Step]], budget: float, most: int, patches: int) -> tuple[Step | None, float]:
@@ -228,10 +226,10 @@ def promised_line(record: dict[str, Any]) -> str:
         limit += (f", which changes the MSE by at most {100 * record['budget']:g} % where the target's is "
                   f"{record['validation_mse']:.4g}, as on validation windows")
     if record["kind"] == "audit":
+        audited, allowed = record["audited"], record["failures_allowed"]
         said = (f"with {100 * (1 - record['level']):g} % confidence at most {100 * record['share']:g} % of these "
                 f"{record['windows']} windows deviate {limit}. By an audit, which assumes nothing: the target has "
-                f"forecast {record['audited']} of them, drawn by lot, of which {record['failures_allowed']} may deviate "
-                "more")
+                f"forecast {audited} of them, drawn by lot, of which {allowed} may deviate more")
         failing = f" ({record.get('failures')} do; p = {record.get('p_value', 0):.2g})"
     else:
         said = (f"with a probability of at most {100 * record['share']:g} %, some window of the next block deviates "

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -18,11 +17,14 @@ from utils.timing import TracedModel
 class PromisedMethod(Method):
     """`method` with the rule that was chosen for it, None being the target alone.
 
-    own: window of the walk -> forecast [H, C] of the target alone, for windows that have been audited.
+    audited [m], ascending, own [m, H, C]: windows of the walk that have been audited, and their forecasts by the target
+    alone.
     """
 
-    def __init__(self, method: SpeculativeMethod, rule: Any, own: Mapping[int, torch.Tensor]):
-        self.method, self.rule, self.own, self.next = method.again(rule), rule, own, 0
+    def __init__(self, method: SpeculativeMethod, rule: Any, audited: torch.Tensor | None = None,
+                 own: torch.Tensor | None = None):
+        self.method, self.rule, self.next = method.again(rule), rule, 0
+        self.audited, self.own = audited, own
 
     def at(self, window: int) -> None:
         self.next = window
@@ -36,20 +38,21 @@ class PromisedMethod(Method):
 
     def again(self, rule: Rule | None = None, samples: int = 1) -> PromisedMethod:
         """Without the audit: for windows of another walk. The rule stays the one that was chosen."""
-        return PromisedMethod(self.method, self.rule, {})
+        return PromisedMethod(self.method, self.rule)
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
-        own = {row: self.own[self.next + row] for row in range(len(context)) if self.next + row in self.own}
-        others = torch.tensor([row for row in range(len(context)) if row not in own], dtype=torch.long,
-                              device=context.device)
+        windows = torch.arange(self.next, self.next + len(context))
         forecast = context.new_zeros(len(context), self.method.horizon, context.shape[2])
-        for row, values in own.items():
-            forecast[row] = values
-        if self.rule is None and len(others):
-            forecast[others] = decode_alone(self.method.target, context[others], self.method.horizon)
+        others = torch.ones_like(windows, dtype=torch.bool)
+        if self.audited is not None and self.own is not None:
+            others = ~torch.isin(windows, self.audited)
+            forecast[~others] = self.own[torch.searchsorted(self.audited, windows[~others])].to(context.device)
+        rows = others.nonzero()[:, 0].to(context.device)
+        if self.rule is None and len(rows):
+            forecast[rows] = decode_alone(self.method.target, context[rows], self.method.horizon)
         whole = self._alone(forecast)
-        if self.rule is not None and len(others):
-            self._replace(whole, others, self.method.decode(context[others], observer))
+        if self.rule is not None and len(rows):
+            self._replace(whole, rows, self.method.decode(context[rows], observer))
         return whole
 
     def _alone(self, forecast: torch.Tensor) -> Decoded:

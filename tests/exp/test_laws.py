@@ -105,5 +105,7 @@ def test_a_full_factor_must_be_lower_triangular(kept):
 def test_new_weights_forget_the_calibration_of_the_old_ones(kept):
     other = kept.folder / "other_calibration_ETTh1_48_diag.pth"
     other.touch()
+    certificate = kept.folder / "checkpoint_certificate_ETTh1_48_60_window.pth"
+    certificate.touch()
     forget(kept.folder / "checkpoint.pth")
-    assert not kept.path.exists() and other.exists() and (kept.folder / "checkpoint.pth").exists()
+    assert not kept.path.exists() and not certificate.exists() and other.exists() and (kept.folder / "checkpoint.pth").exists()

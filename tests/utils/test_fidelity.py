@@ -180,9 +180,9 @@ def test_the_next_block_fails_no_more_often_than_promised():
 # --- certificates
 
 def test_constants_are_quantiles_of_a_new_window():
-    deviation = torch.arange(1, 20.)[None] * torch.tensor([[1.0], [0.5]])
-    gap = torch.ones(2, 19)
-    assert fit_constants(deviation, gap, 0.95) == [19, 9.5] and fit_constants(deviation, gap, 0.5) == [10, 5]
+    deviation = torch.arange(1, 21.)[None] * torch.tensor([[1.0], [0.5]])
+    gap = torch.ones(2, 20)
+    assert fit_constants(deviation, gap, 0.95) == [20, 10] and fit_constants(deviation, gap, 0.5) == [11, 5.5]
     assert fit_constants(deviation[:, :5], gap[:, :5], 0.95) == [5, 2.5]  # too few: the largest
     assert fit_constants(torch.zeros(1, 3), torch.zeros(1, 3)) == [0]
 
