@@ -11,10 +11,18 @@ from typing import Any
 import torch.distributed as dist
 
 from data_provider.data_factory import evenly_spaced, spread_windows
+from exp.evaluate.bands import Bands, bands_of, rolled_part
 from exp.evaluate.by_series import Walk
 from exp.evaluate.comparison import compare, compared_methods, describe
 from exp.evaluate.evaluation import AcceptanceLog, Evaluation, Interrupted, evaluate
-from exp.evaluate.methods import AloneMethod, Method, SpeculativeMethod, make_rule, make_speculative
+from exp.evaluate.methods import (
+    AloneMethod,
+    Method,
+    SpeculativeMethod,
+    WidenedMethod,
+    make_rule,
+    make_speculative,
+)
 from exp.evaluate.paths import evaluate_paths, samples_shape, windows_at_once
 from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
 from exp.evaluate.promise import Kept, add_found, checked, keep_promise, refuse_without_windows
@@ -113,6 +121,8 @@ class Exp_Forecast(Exp_Basic):
         validated(self)
         if "calibrated" in (settings.spec.sigma_mode, settings.train.teacher_noise):
             calibration_part(self)
+        if settings.spec.growth is not None:
+            rolled_part(self)
         if run.use_speculative or run.compare:
             load_model(settings, str(run.draft_checkpoint), run.draft_model, self.device)
 
@@ -171,6 +181,9 @@ class Exp_Forecast(Exp_Basic):
             law = target_law(self, model, checkpoint)
         method = self._method(model, draft, law)
         self._refuse_unfitting(dataset, model, draft)
+        bands = None
+        if report.num_samples is not None and law is not None and settings.spec.sigma_mode == "calibrated":
+            bands = bands_of(self, model, checkpoint, law)
         if settings.spec.k == "auto":
             self._plan({settings.spec.rule: method}, [min(settings.data.batch_size, len(dataset))])
         promise = None
@@ -196,7 +209,7 @@ class Exp_Forecast(Exp_Basic):
             metrics["breakdown"] = breakdown(out.seconds, *traced)
         if report.num_samples is not None and law is not None:
             write_metrics(folder, metrics)  # sampling takes long: an interruption must not lose these
-            metrics["samples"] = self._test_paths(method, law, dataset, loader, folder)
+            metrics["samples"] = self._test_paths(method, law, bands, dataset, loader, folder)
         if traced:
             log.info(breakdown_line(metrics["breakdown"]))
             log_breakdown(folder.name, metrics["breakdown"])
@@ -240,13 +253,19 @@ class Exp_Forecast(Exp_Basic):
             self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise
 
-    def _test_paths(self, method: Method, law: TargetLaw, dataset, loader, folder: Path) -> dict:
+    def _test_paths(self, method: Method, law: TargetLaw, bands: Bands | None, dataset, loader, folder: Path) -> dict:
         """Scores of sampled paths, by the rule under test or from the target alone."""
         settings, spec = self.settings, self.settings.spec.filled()
         sampled = method.sampled(spec, law, settings.run.seed, int(settings.report.num_samples or 0))
+        growth = None if bands is None else bands.chosen(spec.growth)
+        if bands is not None and growth == "rollouts":
+            sampled = WidenedMethod(sampled, bands.growth, self.patch_len)
         scores = evaluate_paths(sampled, dataset, loader, settings, self.device, folder)
-        drawn_from = {"spec_covariance": spec.covariance} if spec.sigma_mode == "calibrated" \
-            else {"spec_sigma": spec.sigma}
+        drawn_from = {"spec_covariance": spec.covariance, "spec_growth": growth or "none",
+                      "spec_width": "one" if law.widths is None else "mixture"} \
+            if spec.sigma_mode == "calibrated" else {"spec_sigma": spec.sigma}
+        if bands is not None:
+            scores["validation"] = bands.result(spec.growth)
         scores["law"] = {"spec_sigma_mode": spec.sigma_mode, "spec_temp": spec.temp} | drawn_from
         log.info(samples_line(scores))
         return scores

@@ -18,12 +18,12 @@ from exp.settings import DataSettings
 from exp.speculation import SpecSettings
 from models.checkpoint import read_tensors, save_tensors
 from models.timer_xl import TimerBackbone
-from utils.calibration import LEAST_PATCHES, MOST_ELEMENTS, Calibration, fit_law, next_patch_residuals
+from utils.calibration import LEAST_PATCHES, MOST_ELEMENTS, WIDTHS, Calibration, fit_law, next_patch_residuals
 from utils.errors import UserError, shorten
 from utils.files import digest, refuse_unwritable
 from utils.target_law import TargetLaw
 
-FORM = 2  # version of the file format
+FORM = 3  # version of the file format
 MOST_RESIDUALS = 2**26  # of a pool: 0.5 GiB in double precision, of which a fit has a few copies
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def target_law(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> TargetLaw:
     """White noise of `sigma`, or what `sigma_mode` calibrated finds for it; times `temp`."""
     spec = experiment.settings.spec.filled()
-    law = calibrated(experiment, model, checkpoint).law if spec.sigma_mode == "calibrated" \
+    law = calibrated(experiment, model, checkpoint).law_of(spec.width) if spec.sigma_mode == "calibrated" \
         else TargetLaw.fixed(float(spec.sigma or 0))
     return law.scaled(spec.temp)
 
@@ -140,20 +140,21 @@ def _of_varying(residuals: torch.Tensor, least: int) -> tuple[torch.Tensor, torc
 
 def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> Calibration:
     """The calibration of `checkpoint` for these data and this context: loaded, or fitted and stored."""
-    data, covariance = experiment.settings.data, experiment.settings.spec.covariance
+    data, spec = experiment.settings.data, experiment.settings.spec
+    covariance = spec.covariance
     dataset, loader, series = calibration_part(experiment)
     path = file_beside(Path(checkpoint), data.label, data.test_context, covariance)
     made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.rolling)
     if path.exists():
         calibration = load(path, made_for, model.patch_len, dataset.variables)
-        log.info("calibration of %s: %s", path, calibration.describe())
+        log.info("calibration of %s: %s", path, calibration.describe(spec.width))
         return calibration
     refuse_unwritable(path.parent, "--checkpoints/--distill_target_ckpt")
     residuals = next_patch_residuals(model, loader, experiment.device)
     calibration = fit_law(residuals, series, covariance == "full")
     save(path, calibration, made_for)
     log.info("calibrated on %.0f validation windows, stored in %s: %s", calibration.held_out["windows"], path,
-             calibration.describe())
+             calibration.describe(spec.width))
     return calibration
 
 
@@ -178,32 +179,51 @@ def forget(checkpoint: Path) -> None:
 
 
 def save(path: Path, calibration: Calibration, made_for: dict) -> None:
-    save_tensors(path, {"identity": made_for, "held_out": calibration.held_out, "factor": calibration.law.factor})
+    law = calibration.law
+    save_tensors(path, {"identity": made_for, "held_out": calibration.held_out, "factor": law.factor,
+                        "widths": law.widths})
 
 
 def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibration:
     """The calibration in `path`. Raises UserError if it is damaged, or was made for anything but `made_for`."""
     again = "delete it to fit it again"
+    full = made_for["covariance"] == "full"
+    shape = (patch_len * variables,) * 2 if full else (patch_len, variables)
     try:
         content = read_tensors(path)
-        found, held_out, factor = content["identity"], content["held_out"], content["factor"]
+        found = content["identity"]
         differing = [name for name in made_for if found.get(name) != made_for[name]]
-        numbers = {name: float(held_out[name]) for name in held_out}
-        shape = (patch_len * variables,) * 2 if made_for["covariance"] == "full" else (patch_len, variables)
-        usable = _is_factor(factor, shape, made_for["covariance"] == "full")
-        calibration = Calibration(TargetLaw(factor, made_for["covariance"] == "full", relative=True), numbers)
-        calibration.describe()
+        calibration = None if "form" in differing else _calibration(content, full)
+        usable = calibration is not None and _is_factor(content["factor"], shape, full) \
+            and _are_widths(content["widths"], variables)
     except Exception as error:  # a damaged file can fail anywhere
         raise UserError(f"{path} is damaged, or not a calibration of this program: {again}") from error
+    if "form" in differing:
+        raise UserError(f"{path} was calibrated by another version of this program: {again}")
     if differing:
         name = differing[0]
-        if name == "form":
-            raise UserError(f"{path} was calibrated by another version of this program: {again}")
         then, now = shorten(found[name]), shorten(made_for[name])
         raise UserError(f"{path} was calibrated for other {name} ({then}, here {now}): {again}")
-    if not usable:
-        raise UserError(f"{path} is damaged (its factor is not {list(shape)} with finite standard deviations): {again}")
+    if calibration is None or not usable:
+        raise UserError(f"{path} is damaged (its factor is not {list(shape)} with finite standard deviations, or its "
+                        f"widths are not those of {variables} variables): {again}")
     return calibration
+
+
+def _calibration(content: dict, full: bool) -> Calibration:
+    numbers = {name: float(value) for name, value in content["held_out"].items()}
+    law = TargetLaw(content["factor"], full, relative=True, widths=content["widths"])
+    calibration = Calibration(law, numbers)
+    for width in WIDTHS:
+        calibration.describe(width)
+    return calibration
+
+
+def _are_widths(widths, variables: int) -> bool:
+    if not isinstance(widths, torch.Tensor) or widths.dtype != torch.float32 or widths.layout != torch.strided:
+        return False
+    return widths.dim() == 2 and widths.shape[1] == variables and len(widths) > 0 and \
+        bool((widths.isfinite() & (widths > 0)).all())
 
 
 def _is_factor(factor, shape: tuple[int, int], full: bool) -> bool:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # giving any of these without --spec_accept_rule selects the published rule
 PUBLISHED = {"spec_sigma", "spec_accept_bias", "spec_sigma_mode"}
 POOLED = "UnivariateDatasetBenchmark"  # the kind of a pool, whose files have different variables
-LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp"}  # plain sampling has them too
+LAW = {"spec_sigma", "spec_sigma_mode", "spec_covariance", "spec_temp", "spec_width"}  # plain sampling has them too
 
 
 def read_command_line(argv: Sequence[str] | None = None) -> Settings:
@@ -268,6 +268,9 @@ def _refuse_wrong_law(values: Values, spec: SpecSettings) -> None:
             rule = "simplified" if values["compare"] else spec.rule
             SpecSettings(rule=rule, sigma_mode="calibrated").refuse_simplified_calibrated()
     if values["num_samples"] is None:
+        if "spec_growth" in values.given:
+            raise UserError("--spec_growth has no effect without --num_samples: it spreads the paths of a window about "
+                            "their mean; add that flag, or leave this one out")
         idle = sorted(values.given & LAW) if values["use_speculative"] and spec.rule == Parareal.name else []
         if idle:
             raise UserError(f"--{idle[0]} has no effect with --spec_accept_rule parareal without --num_samples: its "

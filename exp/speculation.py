@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from exp.limits import COUNT, LARGEST, NON_NEGATIVE, POSITIVE, PerCent
 from exp.section import ONE_WAY, SPECULATION, TEST_WINDOWS, Section
 from utils.acceptance import WAYS, Parareal
+from utils.calibration import GROWTHS, WIDTHS
 from utils.errors import UserError
 from utils.limits import Number, OneOf, OrNone, OrWord, Switch, limited
 from utils.lossless import EMISSIONS, Lossless
@@ -37,6 +38,7 @@ class SpecSettings(Section):
     the rule, see `utils.proposer.source_of`. emit: None: 'mean' where a rule has no other, else 'sample'.
     sigma, sigma_mode: None: not given, see `filled`. rms, budget: how far forecasts may be from those of the target
     alone; tol and passes are then chosen; promise: what that choice rests on. budget is a share, 0.005 for 0.5 %.
+    width: None: chosen on validation windows. growth: None: rollouts where the validation part has them.
     """
 
     rule: str = limited("tolerance", OneOf(WAYS), "acceptance rule; parareal judges nothing, but corrects the draft by "
@@ -67,6 +69,15 @@ class SpecSettings(Section):
     covariance: str = limited("diag", OneOf(("diag", "full")), "calibrated: the elements of a patch independent, or "
                               "with their correlations, which gives smooth paths", flag="spec_covariance",
                               needs=CALIBRATED)
+    width: str | None = limited(None, OrNone(OneOf(WIDTHS)), "calibrated: the noise of all paths equally wide, or each "
+                                "path and variable as wide as in a validation window drawn for it (default: which has "
+                                "the lower CRPS on the newest of them)", flag="spec_width",
+                                needs=("spec_sigma_mode=calibrated",), free=True)
+    growth: str | None = limited(None, OrNone(OneOf((*GROWTHS, "auto"))), "calibrated: spread finished paths about "
+                                 "their mean by a factor for every patch, from forecasts of validation windows over "
+                                 "the whole horizon, or not; auto: if it lowers the CRPS of the newer half of them "
+                                 "(default: rollouts, if there are such windows)", flag="spec_growth",
+                                 needs=("spec_sigma_mode=calibrated",), free=True, not_with=TEST_WINDOWS)
     adapt_c: float = limited(4.0, POSITIVE, "adaptive: sigma squared is this factor times the mean squared gap",
                              flag="spec_sigma_adapt_c", needs=("spec_sigma_mode=adaptive",), free=True)
     bias: float = limited(1.0, POSITIVE, "simplified: factor on the acceptance ratio", flag="spec_accept_bias",

@@ -120,7 +120,7 @@ class Exact(Lossless):
     """Speculative sampling (Leviathan et al. 2023; Chen et al. 2023) with full densities.
 
     q is N(mu_q, (temp sigma_q)^2), the draft's prediction; for a draft without log-variances, and for a target law with
-    full covariance (which separate variances cannot match), q is the target's law around mu_q.
+    full covariance or with widths (which the draft's variances cannot match), q is the target's law around mu_q.
     Accept while u < c p(x)/q(x), c = 0.999. A rejected x is replaced by a draw from the residual p - min(q, c p): draw
     y ~ p, keep it with probability 1 - min(q(y)/p(y), c), else redraw. Both parts add up to p for any c in (0, 1]; with
     c < 1 every y is kept with probability 1 - c or more, so the number of redraws is geometric and needs no cap. On
@@ -135,7 +135,9 @@ class Exact(Lossless):
         self.temp = temp
 
     def proposal_law(self, logvar: torch.Tensor | None) -> TargetLaw:
-        return self.law if logvar is None or self.law.full else TargetLaw(torch.exp(0.5 * logvar) * self.temp)
+        if logvar is None or self.law.full or self.law.widths is not None:
+            return self.law
+        return TargetLaw(torch.exp(0.5 * logvar) * self.temp)
 
     def weigh(self, proposals: Proposals, gap: torch.Tensor,
               unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -94,7 +94,8 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
     if n == 1:  # the only patch is the target's own
         return Plan(0, B, 0.0, {0: 0.0})
     generator = torch.Generator().manual_seed(seed + OWN_STREAM)
-    noise = Noise.draw(context, n, target.patch_len, generator) if rule.random else None
+    law = getattr(rule, "law", None)
+    noise = Noise.draw(context, n, target.patch_len, generator, law) if rule.random else None
 
     def speculate(k: int) -> Decoded:
         return decode_speculative(target, draft, context, horizon, rule, k, noise, repropose=repropose)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .interface import Prediction
+from .target_law import TargetLaw
 
 
 @dataclass
@@ -20,32 +21,38 @@ class Noise:
     which is a gap found after earlier patches. It may enter the correction of later positions: for them it is past.
     `target` is used at most once per position, where the target's own patch ends a round; a rule that needs more draws
     there seeds them with it (`utils.counter_random`).
-    proposal, target [B, n, P, C] standard normal; uniform [B, n] in [0, 1).
+    proposal, target [B, n, P, C] standard normal; uniform [B, n] in [0, 1); width [B, C], of a law with `widths`: what
+    each row has drawn of them.
     """
 
     proposal: torch.Tensor
     target: torch.Tensor
     uniform: torch.Tensor
+    width: torch.Tensor | None = None
 
     @classmethod
     def draw(cls, context: torch.Tensor, patches: int, patch_len: int,
-             generator: torch.Generator | None = None) -> Noise:
+             generator: torch.Generator | None = None, law: TargetLaw | None = None) -> Noise:
         """For context [B, L, C], B rows of `patches` patches; generator: on the CPU, None: torch's global one.
+
+        law: that of the rule, of whose `widths` each row draws one.
 
         Row after row: the numbers of a row are adjacent in the generator's stream, so n rows drawn at once have the
         noise of n rows drawn one by one. `torch.randn` lacks this property, so pairs of uniform numbers are turned into
         pairs of normal ones by the transformation of Box and Muller (1958).
         """
         rows, C = context.shape[0], context.shape[2]
-        elements = patches * patch_len * C
-        numbers = torch.rand(rows, patches + 2 * elements, generator=generator)
-        uniform, first, second = (part.contiguous() for part in numbers.split([patches, elements, elements], dim=1))
+        elements, mixed = patches * patch_len * C, law is not None and law.widths is not None
+        numbers = torch.rand(rows, mixed + patches + 2 * elements, generator=generator)
+        place, uniform, first, second = (part.contiguous() for part in numbers.split(
+            [int(mixed), patches, elements, elements], dim=1))
         radius, angle = (-2 * torch.log1p(-first)).sqrt(), 2 * torch.pi * second
 
         def normal(side: torch.Tensor) -> torch.Tensor:
             values = (radius * side).view(rows, patches, patch_len, C)
             return values.to(context.device, non_blocking=True)
-        return cls(normal(angle.cos()), normal(angle.sin()), uniform.to(context.device, non_blocking=True))
+        width = law.widths_of(place[:, 0].to(context.device)) if law is not None and mixed else None
+        return cls(normal(angle.cos()), normal(angle.sin()), uniform.to(context.device, non_blocking=True), width)
 
     def at(self, rows: torch.Tensor, first: torch.Tensor, length: int) -> Noise:
         """The noise of positions first .. first + length - 1 of some rows; positions past the end repeat the last."""

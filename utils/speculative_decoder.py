@@ -57,14 +57,15 @@ def _alone(model: Model, context: torch.Tensor, n: int) -> tuple[torch.Tensor, l
 
 
 @torch.inference_mode()
-def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetLaw,
-                 z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetLaw, z: torch.Tensor,
+                 width: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Plain ancestral sampling: context [B, L, C] -> S paths per window, and the mean of each step given its past.
 
     Both are [B, S, H, C], data units. z: standard normal [B, S, n, P, C]. A patch is its mean, predicted from the path
-    so far, plus law.spread(z) in the unit of the context. The context is encoded once per window, whatever S is; each
-    later pass is over all paths of the batch. Raises ValueError where z has too few patches, and NotFinite if the
-    model's output is not finite.
+    so far, plus law.spread(z) in the unit of the context, times the path's width [B, S, C] for a law with `widths`. The
+    context is encoded once per window, whatever S is; each later pass is over all paths of the batch. Raises ValueError
+    where z has too few patches or the width does not go with the law, and NotFinite if the model's output is not
+    finite.
     """
     n, samples = patches_in(horizon, model.patch_len), z.shape[1]
     if z.shape[2] < n:
@@ -73,6 +74,7 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
     state = model.start(context, room=n)
     prediction = model.extend(state).first(1)
     mean, unit = (part.repeat_interleave(samples, dim=0) for part in (prediction.mean, prediction.unit))
+    unit = law.own_unit(unit, None if width is None else width.flatten(0, 1))
     model.fan_out(state, samples)
     parts: list[torch.Tensor] = []
     means: list[torch.Tensor] = []
@@ -118,15 +120,18 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
     state, draft_state = (model.start(context, room=n + limit) for model in (target, draft))
-    draft_state.unit = state.unit  # the law is the target's
     if samples > 1:
         target.fan_out(state, samples)
         draft.fan_out(draft_state, samples)
         context = context.repeat_interleave(samples, dim=0)
+    law = getattr(rule, "law", None)
     if not rule.random:
         noise = None
     elif noise is None:
-        noise = Noise.draw(context, n, target.patch_len)
+        noise = Noise.draw(context, n, target.patch_len, law=law)
+    if law is not None and noise is not None:
+        state.unit = law.own_unit(state.unit, noise.width)
+    draft_state.unit = state.unit  # the law is the target's
     out = Ledger(context, n, target.patch_len, limit)
     repropose = source_of(rule, repropose)
     proposer = Proposer(draft, draft_state, rule, repropose)
@@ -162,7 +167,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
 @torch.inference_mode()
 def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon: int, passes: int | None = None,
                     tol: float = 0.0, law: TargetLaw | None = None, z: torch.Tensor | None = None,
-                    constants: Sequence[float] | None = None, audit: int = 0,
+                    width: torch.Tensor | None = None, constants: Sequence[float] | None = None, audit: int = 0,
                     observer: Callable[[torch.Tensor, torch.Tensor], None] | None = None) -> Decoded:
     """The draft, corrected by the error that the target has found, again and again (Lions, Maday and Turinici 2001).
 
@@ -182,8 +187,9 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     constants, one a pass: a window leaves once its certificate, constants[j - 1] times the RMS of the gaps over its
     patches, is at most `tol` instead; see `fidelity.fit_constants`. observer: called after every pass with the
     forecasts [B * S, H, C] and gaps [B * S, n - 1] so far.
-    context [B, L, C]; law and z [B, S, n, P, C], standard normal: S paths per window, which converge to those of
-    `sample_alone` for this z. The result has B * S rows, those of a window adjacent, and their `gap` [B * S, n - 1].
+    context [B, L, C]; law, z [B, S, n, P, C], standard normal, and width [B, S, C] of a law with `widths`: S paths per
+    window, which converge to those of `sample_alone` for this z and width. The result has B * S rows, those of a window
+    adjacent, and their `gap` [B * S, n - 1].
     With a cache the context is encoded once per window for all of its paths, in a pass that is not counted.
     audit: paths of each window that the target reads once more, in a pass that is not counted. `divergence` [B, audit]
     is then half the squared whitened distance between the means that the path was drawn around and the target's means
@@ -198,14 +204,15 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     if constants is not None and len(constants) < n - 1:
         raise ValueError(f"there are {len(constants)} constants, but {n - 1} passes before the last need one each")
     state, draft_state = (model.start(context, room=n) for model in (target, draft))
-    draft_state.unit = state.unit  # the law is the target's
     samples, noise = 1, None
     if law is not None and z is not None:
         samples = z.shape[1]
         target.fan_out(state, samples)
         draft.fan_out(draft_state, samples)
         context = context.repeat_interleave(samples, dim=0)
+        state.unit = law.own_unit(state.unit, None if width is None else width.flatten(0, 1))
         noise = law.spread(z.flatten(0, 1)[:, :n], state.unit)
+    draft_state.unit = state.unit  # the law is the target's
     out = Passes(context, n, target.patch_len)
     rows = torch.arange(len(context), device=context.device)
     correction = None

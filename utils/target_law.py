@@ -20,11 +20,15 @@ class TargetLaw:
     relative: L is in window-normalised units, and unit [..., 1, C] is the normalisation stdev of the context, fixed
     along the path: recomputing it per window would feed sampled noise back into the scale. Otherwise L is in data
     units and unit is not used.
+    widths [M, C], for a relative law: a scale mixture. Each path draws one row w of it before anything else, all with
+    the same probability, and its unit is unit * w from then on: so every patch is Gaussian given w, and a rule that
+    preserves a Gaussian preserves the mixture.
     """
 
     factor: torch.Tensor
     full: bool = False
     relative: bool = False
+    widths: torch.Tensor | None = None
 
     @classmethod
     def fixed(cls, sigma: float) -> TargetLaw:
@@ -36,6 +40,27 @@ class TargetLaw:
     def scaled(self, by: float) -> TargetLaw:
         """The same law with its standard deviations multiplied."""
         return replace(self, factor=self.factor * by)
+
+    def plain(self) -> TargetLaw:
+        """The Gaussian without `widths`, all of whose paths are equally wide."""
+        return replace(self, widths=None)
+
+    def widths_of(self, u: torch.Tensor) -> torch.Tensor | None:
+        """Uniform numbers u [...] in [0, 1), one for each path -> its width [..., C]; None for a law without widths."""
+        if self.widths is None:
+            return None
+        row = (u * len(self.widths)).long().clamp(max=len(self.widths) - 1)
+        return self.widths.to(u.device)[row]
+
+    def own_unit(self, unit: torch.Tensor, width: torch.Tensor | None) -> torch.Tensor:
+        """unit [R, 1, 1, C] of the contexts of R paths -> that of their own laws, which their width [R, C] is part of.
+
+        Raises ValueError where one of law and width is a mixture's and the other is not.
+        """
+        if (self.widths is None) != (width is None):
+            raise ValueError("a law with `widths` needs the width that each path has drawn (`widths_of`), and no other "
+                             "law has one")
+        return unit if width is None else unit * width[:, None, None].to(unit)
 
     def spread(self, z: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         """Standard normal z [..., P, C] -> deviation from the mean, data units."""

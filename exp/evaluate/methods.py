@@ -13,6 +13,7 @@ import torch
 from exp.speculation import SpecSettings
 from utils.acceptance import WAYS, Parareal, Simplified
 from utils.decoded import BONUS, Decoded, Round
+from utils.growth import widened
 from utils.interface import Model, Rule
 from utils.planner import Plan, make_plan
 from utils.proposals import Noise
@@ -169,7 +170,8 @@ class SpeculativeMethod(Method):
         noise = None
         if self.rule.random:
             rows = context.repeat_interleave(self.samples, dim=0)
-            noise = Noise.draw(rows, self.patches, self.target.patch_len, self.generator)
+            law = getattr(self.rule, "law", None)
+            noise = Noise.draw(rows, self.patches, self.target.patch_len, self.generator, law)
         decoded = decode_speculative(self.target, self.draft, context, self.horizon, self.rule, proposals, noise,
                                      observer, self.repropose, self.samples)
         if self.adaptive:
@@ -218,6 +220,7 @@ class SampledMethod(Method):
     def __init__(self, model: Model, horizon: int, law: TargetLaw, seed: int, samples: int):
         self.model, self.horizon, self.law, self.samples = model, horizon, law, samples
         self.generator = np.random.default_rng(seed)  # draws one by one, in the order of the windows
+        self.width_generator = np.random.default_rng((seed, 1))
 
     def noise_for(self, context: torch.Tensor) -> torch.Tensor:
         """Standard normal [B, S, n, P, C] of the next B windows."""
@@ -225,8 +228,14 @@ class SampledMethod(Method):
         shape = (len(context), self.samples, patches_in(self.horizon, P), P, context.shape[2])
         return torch.from_numpy(self.generator.standard_normal(shape, dtype=np.float32)).to(context.device)
 
+    def width_for(self, context: torch.Tensor) -> torch.Tensor | None:
+        """The widths [B, S, C] of the paths of the next B windows; None for a law without."""
+        u = self.width_generator.random((len(context), self.samples), dtype=np.float32)
+        return self.law.widths_of(torch.from_numpy(u).to(context.device))
+
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
-        paths = sample_alone(self.model, context, self.horizon, self.law, self.noise_for(context))[0]
+        paths = sample_alone(self.model, context, self.horizon, self.law, self.noise_for(context),
+                             self.width_for(context))[0]
         return Decoded(paths.mean(dim=1), paths=paths)
 
 
@@ -240,7 +249,8 @@ class SampledPararealMethod(SampledMethod):
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
         # one path of each window tells the mean divergence of all without bias
         decoded = decode_parareal(self.model, self.draft, context, self.horizon, self.rule.passes, self.rule.tol,
-                                  self.law, self.noise_for(context), audit=0 if self.rule.tol > 0 else 1)
+                                  self.law, self.noise_for(context), self.width_for(context),
+                                  audit=0 if self.rule.tol > 0 else 1)
         decoded.paths = decoded.forecast.unflatten(0, (-1, self.samples))
         decoded.forecast = decoded.paths.mean(dim=1)
         return decoded
@@ -256,6 +266,19 @@ class SampledSpeculativeMethod(Method):
         decoded = self.method.decode(context, observer)
         decoded.paths = decoded.forecast.unflatten(0, (-1, self.method.samples))
         decoded.forecast = decoded.paths.mean(dim=1)
+        return decoded
+
+
+class WidenedMethod(Method):
+    """Paths of another method, spread about their mean by growth [n], a factor for every patch of `patch_len` steps."""
+
+    def __init__(self, method: Method, growth: torch.Tensor, patch_len: int):
+        self.method, self.growth, self.patch_len = method, growth, patch_len
+
+    def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
+        decoded = self.method.decode(context, observer)
+        assert decoded.paths is not None
+        decoded.paths = widened(decoded.paths, self.growth, self.patch_len)
         return decoded
 
 

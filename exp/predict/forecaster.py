@@ -34,7 +34,7 @@ from utils.errors import NotFinite, UserError, shorten
 from utils.scores import QUANTILES, PararealMetrics, SpeculationMetrics, quantile
 from utils.target_law import TargetLaw
 
-OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp"}  # settings of the law, with or without a draft
+OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp", "width"}  # settings of the law, with or without a draft
 ENOUGH_PATHS = 39  # the outermost two are then at levels 1/40 and 39/40
 # context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
 Sampler = Callable[[torch.Tensor, int], torch.Tensor]
@@ -136,6 +136,11 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
                         "calibrated")
     if spec.covariance != "diag" and spec.sigma_mode != "calibrated":
         raise UserError(f"`covariance` {spec.covariance} has no effect without `sigma_mode` calibrated: leave it out")
+    if spec.width is not None and spec.sigma_mode != "calibrated":
+        raise UserError(f"`width` {spec.width} has no effect without `sigma_mode` calibrated: leave it out")
+    if spec.growth is not None:
+        raise UserError("`growth` is fitted on the validation part of a test, which a forecast beyond the end does not "
+                        "have: leave it out")
 
 
 class Forecaster:
@@ -268,9 +273,9 @@ class Forecaster:
         if spec.sigma_mode == "calibrated":
             found = law_of_history(self.model, series, self.settings.data, spec, where, self.device,
                                    self.settings.run.quiet)
-            law = found.law
+            law = found.law_of(spec.width)
             notes.append(f"quantiles come from {samples} paths, with noise fitted to the target's errors on "
-                         f"{found.held_out['windows']:.0f} recent windows; {found.describe()}")
+                         f"{found.held_out['windows']:.0f} recent windows; {found.describe(spec.width)}")
         else:
             notes.append(f"quantiles come from {samples} paths, with noise of `sigma` {law.factor.item():g} standard "
                          "deviations of the context, which is not fitted to the target's errors")

@@ -96,7 +96,7 @@ def loss_of(experiment: Exp_Basic):
     teacher = load_model(experiment.settings, path, train.target_model, experiment.device, train.target_sizes)
     noise: Any = train.teacher_noise
     if noise == "calibrated":
-        noise = calibrated(experiment, teacher, path).law
+        noise = calibrated(experiment, teacher, path).law_of("one")  # which a variance can learn
     elif noise > 0 and train.noise_unit == "window":
         noise = replace(TargetLaw.fixed(noise), relative=True)
     if train.rollout:

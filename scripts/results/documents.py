@@ -53,6 +53,7 @@ PARAREAL_DRAFTS = Marks("drafts for parareal", "bash scripts/distillation/parare
 FRONTIER, LOSSLESS = (Marks(what, "bash scripts/benchmark/frontier.sh", "docs/results/frontier.csv")
                       for what in ("parareal's passes", "coupling's passes"))
 PROMISE = Marks("promises", "bash scripts/benchmark/promise.sh", "docs/results/promise.csv")
+BANDS_AT_EVERY_LEAD = Marks("bands at every lead", "bash scripts/benchmark/bands.sh", "docs/results/bands.csv")
 GUIDE = "docs/STOCHASTIC_DRAFT_GUIDE.md"
 SUCCESS = "docs/STOCHASTIC_DRAFT_SUCCESS.md"
 MSE, TIME, PASSES, PER_CENT, RMS, K = fixed(4), significant, fixed(2), fixed(1), fixed(3), fixed(0)

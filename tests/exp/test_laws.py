@@ -35,6 +35,7 @@ def kept(tmp_path):
 def test_a_calibration_comes_back_as_it_was(kept):
     found = load(kept.path, kept.made_for(), P, C)
     assert torch.equal(found.law.factor, kept.calibration.law.factor) and found.law.relative
+    assert torch.equal(found.law.widths, kept.calibration.law.widths)
     assert found.held_out == kept.calibration.held_out
     assert [path.name for path in kept.folder.iterdir() if path != kept.path] == ["checkpoint.pth"]
     assert kept.path.name == "checkpoint_calibration_ETTh1_48_diag.pth"
@@ -73,7 +74,9 @@ def test_a_damaged_calibration_is_refused(kept, monkeypatch):
     negative[0, 0] = -1
     for change in ({"factor": torch.full((P, C), torch.nan)}, {"factor": negative}, {"factor": torch.ones(P, C + 1)},
                    {"factor": good["factor"].double()}, {"factor": [1.0]}, {"held_out": {}}, {"held_out": None},
-                   {"identity": "ETTh1"}, {"factor": torch.zeros(P, C)}):
+                   {"identity": "ETTh1"}, {"factor": torch.zeros(P, C)}, {"widths": None}, {"widths": -good["widths"]},
+                   {"widths": good["widths"][:, :1]}, {"widths": good["widths"][:0]},
+                   {"widths": good["widths"] * torch.nan}, {"widths": good["widths"].double()}):
         torch.save(good | change, kept.path)
         contents.append(kept.path.read_bytes())
     torch.save([1], kept.path)
@@ -88,7 +91,8 @@ def test_a_damaged_calibration_is_refused(kept, monkeypatch):
 
 def test_a_calibration_of_another_version_is_not_called_damaged(kept):
     content = torch.load(kept.path, weights_only=True)
-    for form in ({}, {"form": 1}):
+    del content["widths"]  # these had none
+    for form in ({}, {"form": 1}, {"form": 2}):
         identity_of_then = {name: value for name, value in content["identity"].items() if name != "form"} | form
         torch.save(content | {"identity": identity_of_then}, kept.path)
         with pytest.raises(UserError, match="another version.*delete it"):
@@ -97,7 +101,8 @@ def test_a_calibration_of_another_version_is_not_called_damaged(kept):
 
 def test_a_full_factor_must_be_lower_triangular(kept):
     made_for = kept.made_for("full")
-    save(kept.path, Calibration(TargetLaw(torch.ones(P * C, P * C), full=True), kept.calibration.held_out), made_for)
+    law = TargetLaw(torch.ones(P * C, P * C), full=True, widths=kept.calibration.law.widths)
+    save(kept.path, Calibration(law, kept.calibration.held_out), made_for)
     with pytest.raises(UserError, match="is damaged"):
         load(kept.path, made_for, P, C)
 

@@ -128,7 +128,7 @@ def test_a_calibration_is_fitted_once_then_loaded(covariance, capsys):
 
 
 def test_a_calibrated_law_holds_the_truth_where_a_guess_does_not():
-    sample("--num_samples 50 --spec_sigma_mode calibrated")
+    sample("--num_samples 50 --spec_sigma_mode calibrated --spec_growth none")
     assert metrics()["samples"]["coverage_80_pct"] == pytest.approx(80, abs=8)
     sample("--num_samples 50 --spec_sigma 0.05")
     assert metrics()["samples"]["coverage_80_pct"] < 10

@@ -223,6 +223,9 @@ def test_sampled_paths_become_quantiles_in_the_units_of_the_series(place, name):
         assert np.abs(standardised.mean(axis=0) - z).max() < 0.05  # 20 steps of 4000 paths: a standard error of 0.01
 
 
+ONE_WIDTH = SpecSettings(sigma_mode="calibrated", width="one")
+
+
 @pytest.mark.parametrize("name", ["norm", "uni", "causal"])
 def test_the_law_is_that_of_the_targets_errors_on_the_newest_windows(place, name):
     """Of the first patch: later ones are drawn after sampled ones."""
@@ -245,9 +248,23 @@ def test_the_law_is_that_of_the_targets_errors_on_the_newest_windows(place, name
     squares = torch.stack(errors).square()
     squares = squares.mean(dim=2, keepdim=True) if name == "uni" else squares
     sigma = variance_of(squares, torch.ones(len(errors), dtype=torch.bool)).sqrt()
-    got = Forecaster.load(f"checkpoints/{name}", num_samples=4000).predict(frame, HORIZON)
+    got = Forecaster.load(f"checkpoints/{name}", num_samples=4000, spec=ONE_WIDTH).predict(frame, HORIZON)
     width = (wide(got, "q0.9") - wide(got, "q0.1"))[:PATCH] / series[-CONTEXT:].std(axis=0)
     assert np.abs(width / (2 * 1.2816 * (sigma * unit).numpy()) - 1).max() < 0.12  # 5 standard errors of 2.4 %
+
+
+def test_paths_of_a_prediction_may_differ_in_width(place):
+    """One series in spells: a mixture has more paths near the middle than one width, and more far from it."""
+    frame = daily(400)
+    calm = frame.index % 60 < 40
+    frame.iloc[~calm, 1:] += 2 * values(400).std(axis=0) * np.random.default_rng(1).normal(size=((~calm).sum(), 4))
+
+    def tails(width):
+        spec = SpecSettings(sigma_mode="calibrated", width=width)
+        got = Forecaster.load("checkpoints/causal", num_samples=2000, spec=spec).predict(frame, PATCH)
+        quantiles = {level: wide(got, f"q{level}") for level in ("0.025", "0.25", "0.75", "0.975")}
+        return ((quantiles["0.975"] - quantiles["0.025"]) / (quantiles["0.75"] - quantiles["0.25"])).mean()
+    assert tails("one") == pytest.approx(1.96 / 0.674, rel=0.05) and tails("mixture") > 1.05 * tails("one")
 
 
 def test_a_fixed_sigma_is_in_deviations_of_the_context_and_repeats_itself(place):
