@@ -26,6 +26,10 @@ class LayerCache:
 
     def _write(self, buffer: torch.Tensor, new: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         new = new.transpose(1, 2).unflatten(1, (-1, self.variables))  # [B, m, C, heads, E]
+        if layout.first is not None and layout.first_key is not None:
+            last = layout.first + new.shape[1]
+            buffer[:, layout.first:last] = new
+            return buffer[:, layout.first_key:last].flatten(1, 2).transpose(1, 2)
         times = layout.times
         places = torch.where(times < 0, self.room, times)
         if times.shape[0] == 1:

@@ -36,25 +36,31 @@ class PatchStats:
         return cls(zero, torch.ones_like(zero))
 
     @classmethod
-    def causal(cls, moments: torch.Tensor, present: torch.Tensor, window: int) -> "PatchStats":
+    def causal(cls, moments: torch.Tensor, present: torch.Tensor | None, window: int) -> "PatchStats":
         """Statistics of each patch's own trailing window, from the moments of single patches.
 
         moments [2, B, window + T, C]: mean and biased variance of consecutive patches, of which the last T get
-        statistics; present [B or 1, window + T] bool, False before the series begins, where windows are shorter.
+        statistics; present [B or 1, window + T] bool, False before the series begins, where windows are shorter; None
+        if it has begun.
         The window of patch t is patches t - window + 1 .. t. Features: (m[t-1] - m[t]) / s[t], clamped to +-5, and
         log(s[t-1] / s[t]); zero for the first patch of a series.
         """
         mean, variance = moments.unfold(2, window, 1)  # each [B, T + 1, C, window]
-        weight = present.to(mean.dtype).unfold(1, window, 1)[:, :, None]
-        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
-        level = (mean * weight).sum(-1)
         # law of total variance: no cancellation, even far from zero
-        spread = ((variance + (mean - level[..., None]).square()) * weight).sum(-1)
+        if present is None:
+            between, level = torch.var_mean(mean, -1, correction=0)
+            spread = variance.mean(-1) + between
+        else:
+            weight = present.to(mean.dtype).unfold(1, window, 1)[:, :, None]
+            weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
+            level = (mean * weight).sum(-1)
+            spread = ((variance + (mean - level[..., None]).square()) * weight).sum(-1)
         stdev = torch.sqrt(spread + VARIANCE_FLOOR)
         jump = ((level[:, :-1] - level[:, 1:]) / stdev[:, 1:]).clamp(-JUMP_LIMIT, JUMP_LIMIT)
         growth = torch.log(stdev[:, :-1] / stdev[:, 1:])
-        has_previous = present[:, window - 1:-1, None, None]
-        features = torch.stack([jump, growth], dim=-1) * has_previous
+        features = torch.stack([jump, growth], dim=-1)
+        if present is not None:
+            features = features * present[:, window - 1:-1, None, None]  # the first patch has none before it
         return cls(level[:, 1:, None].detach(), stdev[:, 1:, None].detach(), features.detach())
 
     @classmethod

@@ -32,6 +32,9 @@ def pairs_at_once(queries: int, keys: int) -> int:
 class CacheState:
     """Decode state with a key-value cache. Rows may differ in length; all buffers are static.
 
+    While the host knows one length for all rows, `level`, patches are written and read as slices: no indices, and no
+    masks that are made anew for every pass.
+
     The newest `pending` patches have yet to be encoded. It is one number for the whole batch, known to the host: a row
     with fewer of them encodes some a second time, to the same values.
     """
@@ -42,8 +45,8 @@ class CacheState:
         self.model, self.context_patches, self.pending = model, N, N
         self.stride = model.stride(N)
         self.series = with_room(context, room)
-        self.lengths = torch.zeros(B, dtype=torch.long, device=context.device)
         self.level: int | None = 0  # the common length of all rows, None once they may differ
+        self._lengths: torch.Tensor | None = None  # of each row, where they may differ
         self.longest = 0  # upper bound on the lengths of rows
         self.unit = model.unit_of(context)
         self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
@@ -57,20 +60,40 @@ class CacheState:
 
     def append(self, patches: torch.Tensor) -> None:
         """Stores patches [B, k, P, C]; the next `predict` encodes them."""
-        k, times = patches.shape[1], self.context_patches + self.lengths
-        write_after(self.series, times, patches)
-        if self.moments is not None:
-            for buffer, values in zip(self.moments, patch_moments(patches)):
-                write_after(buffer, times, values)
-        self.lengths = self.lengths + k
-        self.level = None if self.level is None else self.level + k
+        k = patches.shape[1]
+        if self.level is not None:
+            first = self.context_patches + self.level
+            self.series[:, first:first + k] = patches
+            if self.moments is not None:
+                self.moments[:, :, first:first + k] = patch_moments(patches)
+            self.level += k
+        else:
+            times = self.context_patches + self.lengths
+            write_after(self.series, times, patches)
+            if self.moments is not None:
+                for buffer, values in zip(self.moments, patch_moments(patches)):
+                    write_after(buffer, times, values)
+            self._lengths = self.lengths + k
         self.pending, self.longest = self.pending + k, self.longest + k
 
-    def rollback(self, lengths: torch.Tensor) -> None:
-        self.lengths, self.level = lengths, None
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Patches of each row after the context [B]."""
+        if self._lengths is None or self.level is not None:
+            return torch.full((len(self.series),), self.level or 0, device=self.series.device)
+        return self._lengths
+
+    def rollback(self, lengths: torch.Tensor | int) -> None:
+        if isinstance(lengths, int):
+            if self.level is not None:
+                self.pending = max(0, self.pending - (self.level - lengths))
+            self.level, self.longest = lengths, lengths
+        else:
+            self._lengths, self.level = lengths, None
 
     def select(self, rows: torch.Tensor) -> None:
-        self.series, self.lengths, self.unit = self.series[rows], self.lengths[rows], self.unit[rows]
+        self._lengths = None if self.level is not None else self.lengths[rows]
+        self.series, self.unit = self.series[rows], self.unit[rows]
         if self.moments is not None:
             self.moments = self.moments[:, rows]
         if self.frozen is not None:
@@ -81,17 +104,18 @@ class CacheState:
     def fan_out(self, samples: int) -> None:
         if self.pending:
             self.predict(1)
-        self.select(repeated(len(self.lengths), samples, self.lengths.device))
+        self.select(repeated(len(self.series), samples, self.series.device))
 
     def predict(self, newest: int) -> Prediction:
         """Encodes the pending patches, at least the `newest` ones, and predicts after each of the latter."""
         times, most = self._newest_times(max(self.pending, newest))
-        m, C = times.shape[1], self.series.shape[3]
-        block, parts = block_of(len(self.lengths), C), []
+        m, C = len(times) if isinstance(times, range) else times.shape[1], self.series.shape[3]
+        block, parts = block_of(len(self.series), C), []
         for first in range(0, m, block):
             last = min(first + block, m)
             wanted = min(last - first, last - (m - newest))
-            made = self._encode(times[:, first:last], most - (m - last), max(1, wanted))
+            some = times[first:last] if isinstance(times, range) else times[:, first:last]
+            made = self._encode(some, most - (m - last), max(1, wanted))
             if wanted > 0:
                 parts.append(made)
         self.pending = 0
@@ -102,41 +126,52 @@ class CacheState:
         logvar = None if logvars[0] is None else joined(logvars)
         return Prediction.of_heads(joined(means), logvar, joined(stdevs), self.unit)
 
-    def _encode(self, times: torch.Tensor, most: int, newest: int):
-        """Encodes the patches at times [R, m], the last of which are at `most` - 1 or before, and predicts after the
-        `newest` of them: mean, logvar (or None) [B, newest, J, P, C], stdev [B, newest or 1, 1, C]."""
+    def _encode(self, times: torch.Tensor | range, most: int, newest: int):
+        """Encodes the patches at times [B, m], or at these of all rows, the last of which are at `most` - 1 or before,
+        and predicts after the `newest` of them: mean, logvar (or None) [B, newest, J, P, C], stdev [B, newest or 1, 1,
+        C]."""
         model, C = self.model, self.series.shape[3]
         stats = self.frozen if self.moments is None else self._causal_stats(times, self.moments)
         assert stats is not None
-        keys, first_key = self._keys(times, most)
-        layout = TokenLayout.build(times, keys, C, self.stride, model.head_dim, span=model.span, first_key=first_key)
-        tokens = model.embed(read_at(self.series, times.clamp(min=0)), stats)
+        if isinstance(times, range):
+            held = most if model.span is None else min(most, len(times) + model.span - 1)
+            layout = TokenLayout.of_newest(len(times), times.start, most - held, self.series.shape[1], C, self.stride,
+                                           model.head_dim, model.span, self.series.device)
+            patches = self.series[:, times.start:times.stop]
+        else:
+            layout = TokenLayout.build(times, self._keys(times, most), C, self.stride, model.head_dim, span=model.span)
+            patches = read_at(self.series, times.clamp(min=0))
+        tokens = model.embed(patches, stats)
         hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
         stats = stats.newest(newest)
         return *model.predict(hidden.unflatten(1, (newest, C)), stats), stats.stdev.expand(-1, newest, -1, -1)
 
-    def _keys(self, times: torch.Tensor, most: int) -> tuple[int | torch.Tensor, int]:
-        """The patches that those at times [R, m] attend to, as `TokenLayout.build` takes them: `keys`, `first_key`."""
+    def _keys(self, times: torch.Tensor, most: int) -> int | torch.Tensor:
+        """The patches that those at times [B, m] attend to, as `TokenLayout.build` takes them."""
         span = self.model.span
         within = most if span is None else min(most, times.shape[1] + span - 1)
-        if self.level is not None:
-            return within, most - within
         if most < WORTH_A_COPY * within:
-            return most, 0
+            return most
         first = times[:, :1].clamp(min=span - 1) - (span - 1)  # each row has its own
-        return first + torch.arange(within, device=times.device), 0
+        return first + torch.arange(within, device=times.device)
 
-    def _newest_times(self, m: int):
-        """Time indices [R, m] of each row's m newest patches, and the number of patches that a query may attend to."""
-        self.longest = min(self.longest, self.series.shape[1] - self.context_patches)
-        most = self.context_patches + (self.longest if self.level is None else self.level)
-        back = torch.arange(1 - min(m, most), 1, device=self.lengths.device) + self.context_patches - 1
+    def _newest_times(self, m: int) -> tuple[torch.Tensor | range, int]:
+        """Times of the m newest patches, of all rows or of each [B, m], and the number of patches that a query may
+        attend to."""
         if self.level is not None:
-            return back[None] + self.level, most
+            most = self.context_patches + self.level
+            return range(most - min(m, most), most), most
+        self.longest = min(self.longest, self.series.shape[1] - self.context_patches)
+        most = self.context_patches + self.longest
+        back = torch.arange(1 - min(m, most), 1, device=self.series.device) + self.context_patches - 1
         return back + self.lengths[:, None], most  # negative where a row has fewer than m patches
 
-    def _causal_stats(self, times: torch.Tensor, moments: torch.Tensor) -> PatchStats:
+    def _causal_stats(self, times: torch.Tensor | range, moments: torch.Tensor) -> PatchStats:
         window = self.model.config.norm_window
+        if isinstance(times, range):
+            if times.start >= window:
+                return PatchStats.causal(moments[:, :, times.start - window:times.stop], None, window)
+            times = torch.arange(times.start, times.stop, device=moments.device)[None]
         before = times[:, :1] - torch.arange(window, 0, -1, device=times.device)
         needed = torch.cat([before, times], dim=1)  # [R, window + m]
         present = needed >= 0

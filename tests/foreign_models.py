@@ -149,7 +149,8 @@ class SlowState:
         self.rows = [row + list(new) for row, new in zip(self.rows, patches)]
 
     def rollback(self, lengths):
-        self.rows = [row[:N + length] for row, length in zip(self.rows, lengths.tolist())]
+        self.rows = [row[:N + length] for row, length in
+                     zip(self.rows, [lengths] * len(self.rows) if isinstance(lengths, int) else lengths.tolist())]
 
     def select(self, rows):
         self.rows, self.unit = [self.rows[row] for row in rows.tolist()], self.unit[rows]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .buffers import read_at, repeated, with_room, write_after
+from .buffers import each_row, read_at, repeated, with_room, write_after
 from .interface import Decodable, Prediction
 from .window_state import WindowState
 
@@ -128,8 +128,13 @@ class LockstepState:
             known, shortest, longest = self.bounds
             self.bounds = known, shortest + k, longest + k
 
-    def rollback(self, lengths: torch.Tensor) -> None:
-        self.lengths, self.bounds = lengths, None
+    def rollback(self, lengths: torch.Tensor | int) -> None:
+        if isinstance(lengths, int) and self.bounds is not None:
+            end = self.context_patches + lengths
+            self.bounds = min(self.bounds[0], end), end, end
+        else:
+            self.bounds = None
+        self.lengths = each_row(lengths, self.lengths)
         self.known = torch.minimum(self.known, self.ends)
 
     def select(self, rows: torch.Tensor) -> None:

@@ -27,3 +27,8 @@ def read_at(buffer: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
 def repeated(count: int, samples: int, device: torch.device) -> torch.Tensor:
     """Row numbers 0, 0, ..., 1, 1, ...: each of `count` rows `samples` times."""
     return torch.arange(count, device=device).repeat_interleave(samples)
+
+
+def each_row(length: torch.Tensor | int, like: torch.Tensor) -> torch.Tensor:
+    """A length of each row [B], as it is or from one for all; like [B]: the lengths so far."""
+    return torch.full_like(like, length) if isinstance(length, int) else length

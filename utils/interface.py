@@ -5,7 +5,7 @@ A model that can be decoded offers
     state = model.start(context, room)         context [B, L, C]; room: most patches after it, proposals included
     prediction = model.extend(state, patches)  patches [B, k, P, C] or None -> next-patch predictions, ONE pass
     state.append(patches)                      patches [B, k, P, C] that are known and need no prediction of their own
-    state.rollback(lengths)                    per row: forget everything after `lengths` [B] patches
+    state.rollback(lengths)                    forget everything after `lengths` patches, [B] of each row, or one number
     state.select(rows)                         keep only these rows: a finished row leaves the batch
     model.fan_out(state, samples)              repeats every row `samples` times: paths with a shared context
 
@@ -41,8 +41,9 @@ class State(Protocol):
     def append(self, patches: torch.Tensor) -> None:
         """Adds known patches [B, k, P, C] after each row's own length."""
 
-    def rollback(self, lengths: torch.Tensor) -> None:
-        """Keeps the context and the first `lengths` [B] patches of each row; `lengths` must not be modified."""
+    def rollback(self, lengths: torch.Tensor | int) -> None:
+        """Keeps the context and the first `lengths` patches: [B] of each row, not to be modified, or one number for
+        all."""
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps these rows [b] (indices), in this order."""

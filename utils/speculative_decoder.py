@@ -238,13 +238,13 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
                 state.select(going)
                 draft_state.select(going)
         if made < q.shape[1]:  # several patches ahead: G of all of them, in one more pass
-            draft_state.rollback(torch.full_like(rows, exact))
+            draft_state.rollback(exact)
             coarse = draft.extend(draft_state, q).mean
             out.draft_passes[rows] += 1
         correction = fine[:, 1:-1] - coarse[:, 1:q.shape[1]]
         correction = torch.nan_to_num(correction, nan=0.0, posinf=0.0, neginf=0.0)  # of proposals beyond the target
         for each in (state, draft_state):
-            each.rollback(torch.full_like(rows, exact))
+            each.rollback(exact)
             each.append(p[:, :1])
     if audit and law is not None:
         audited = torch.arange(len(rows), device=rows.device).view(-1, samples)[:, :audit].flatten()

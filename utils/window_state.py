@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from .buffers import repeated, with_room, write_after
+from .buffers import each_row, repeated, with_room, write_after
 from .interface import Prediction
 
 # On a CPU a pass over many windows is split so that its activations stay in the cache: 512 windows of 49 tokens at
@@ -42,8 +42,8 @@ class WindowState:
         write_after(self.series, self.context_patches + self.lengths, patches)
         self.lengths = self.lengths + patches.shape[1]
 
-    def rollback(self, lengths: torch.Tensor) -> None:
-        self.lengths = lengths
+    def rollback(self, lengths: torch.Tensor | int) -> None:
+        self.lengths = each_row(lengths, self.lengths)
 
     def select(self, rows: torch.Tensor) -> None:
         self.series, self.lengths, self.unit = self.series[rows], self.lengths[rows], self.unit[rows]

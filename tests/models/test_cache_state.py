@@ -23,7 +23,7 @@ def whole_pass(model, history, newest):
 
 
 # an operation on the state: what to do, and a number that decides how far
-KINDS = ["extend", "append", "roll back", "select", "fan out"]
+KINDS = ["extend", "append", "roll back", "roll all back", "select", "fan out"]
 operations = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10**6)), min_size=1, max_size=12)
 
 
@@ -47,6 +47,10 @@ def test_any_sequence_of_operations_equals_a_whole_pass(steps, rows, variables):
                 kept = [choice * (row + 3) % (length + 1) for row, length in enumerate(lengths)]
                 state.rollback(torch.tensor(kept))
                 histories = [history[:CONTEXT + k] for history, k in zip(histories, kept)]
+            elif kind == "roll all back":
+                kept = choice % (min(lengths) + 1)
+                state.rollback(kept)
+                histories = [history[:CONTEXT + kept] for history in histories]
             elif kind == "select" and len(histories) > 1:
                 dropped = choice % len(histories)
                 going = [row for row in range(len(histories)) if row != dropped]
@@ -121,6 +125,45 @@ def test_the_first_extend_is_one_pass_over_context_and_proposals(series, monkeyp
         state.append(x[:, :PATCH][:, None])
         model.extend(state)
     assert tokens == [7, 1]
+
+
+def test_a_row_that_goes_back_with_the_others_encodes_nothing_twice(series, monkeypatch):
+    model, x = tiny_target(**CAUSAL), series(length=7 * PATCH)
+    tokens, embed, patch = [], model.embed, x[:, :PATCH][:, None]
+    monkeypatch.setattr(model, "embed", lambda patches, stats: tokens.append(patches.shape[1]) or embed(patches, stats))
+    with torch.inference_mode():
+        state = model.start(x[:, :5 * PATCH], room=4)
+        model.extend(state, patch)
+        for length, patches in ((2, 1), (1, 1), (0, 2)):  # what was not encoded is forgotten, the rest is still known
+            state.append(patch)
+            state.rollback(min(length, 1))
+            for _ in range(patches):
+                state.append(patch)
+            model.extend(state)
+    assert tokens == [6, 1, 1, 2]
+
+
+def test_what_a_layer_keeps_for_later_passes_follows_its_weights(series):
+    """In inference mode a layer keeps its attention bias: new weights, or another number of variables, renew it."""
+    model, x = tiny_target(**CAUSAL), series()
+
+    def said(x):
+        with torch.inference_mode():
+            return model.extend(model.start(x, room=1)).mean
+
+    def fresh(x):
+        other = tiny_target(**CAUSAL)
+        other.load_state_dict(model.state_dict())
+        with torch.inference_mode():
+            return other.extend(other.start(x, room=1)).mean
+    before = said(x)
+    with torch.no_grad():
+        for layer in model.blocks.attn_layers:
+            layer.attention.inner_attention.attn_bias.emb.weight.mul_(-30)
+    torch.testing.assert_close(said(x), fresh(x))
+    assert (said(x) - before).abs().max() > 1e-3
+    torch.testing.assert_close(said(x[:, :, :2]), fresh(x[:, :, :2]))
+    torch.testing.assert_close(said(x[:, 2 * PATCH:]), fresh(x[:, 2 * PATCH:]))
 
 
 def test_buffers_do_not_grow(series):

@@ -192,7 +192,7 @@ def test_any_order_of_calls_gives_what_a_slow_state_gives(kind, seed):
     predictions = 0
     for _ in range(30):
         rows, lengths = len(slow.rows), torch.tensor([len(row) - N for row in slow.rows])
-        action = pick(0, 5)
+        action = pick(0, 6)
         if action == 0 and int(lengths.max()) <= 13:
             patches = torch.randn(rows, pick(1, 3), P, C, generator=generator).double()
             fast.append(patches)
@@ -205,6 +205,10 @@ def test_any_order_of_calls_gives_what_a_slow_state_gives(kind, seed):
             kept = torch.randperm(rows, generator=generator)[:rows - pick(0, 1)]
             fast.select(kept)
             slow.select(kept)
+        elif action == 6:
+            kept = pick(0, int(lengths.min()))
+            fast.rollback(kept)
+            slow.rollback(kept)
         elif action == 3 and rows < 5:
             fast_model.fan_out(fast, 2)
             slow_model.fan_out(slow, 2)

@@ -37,6 +37,8 @@ def test_select_keeps_the_rows_asked_for(series):
     state.select(torch.tensor([1, 3]))
     torch.testing.assert_close(state.windows(1), before[[1, 3]])
     assert state.lengths.tolist() == [1, 1]
+    state.rollback(0)  # one length for all
+    assert state.lengths.tolist() == [0, 0]
 
 
 def test_extending_by_k_patches_is_k_plus_one_single_predictions(series):
