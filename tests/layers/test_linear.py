@@ -6,7 +6,8 @@ import torch
 from helpers import PATCH, tiny_draft, tiny_target
 
 from layers import linear
-from layers.linear import PackedLinear, pack_linears
+from layers.linear import PackedLinear, can_pack, pack_linears
+from utils.speculative_decoder import decode_alone
 
 
 @pytest.fixture
@@ -32,10 +33,35 @@ def test_a_packed_model_says_what_it_said(everything_is_large, series, changes):
         assert len(packed_parts(model)) == 1 + (1 if model is target else 2) + 2 * 6
 
 
-def test_small_weights_are_left_alone():
-    model = tiny_target()
-    pack_linears(model)
-    assert packed_parts(model) == []
+def test_a_small_call_is_computed_as_ever():
+    weight, bias = torch.randn(32, 64), torch.randn(32)
+    for dtype in (torch.float32, torch.bfloat16):
+        if not can_pack(dtype):
+            continue
+        part = PackedLinear(weight, bias, dtype)
+        few, many = torch.randn(2, 3, 64), torch.randn(2, 300, 64)
+        plain = torch.nn.functional.linear(many, weight, bias)
+        with torch.no_grad():
+            assert torch.equal(part(few), torch.nn.functional.linear(few, weight, bias))
+            made = part(many)
+        assert made.dtype == torch.float32
+        slope = torch.func.jvp(part, (many,), (torch.ones_like(many),))[1]
+        torch.testing.assert_close(slope, weight.sum(1).expand_as(slope), atol=1e-4, rtol=1e-4)
+        close = 1e-5 if dtype == torch.float32 else 0.02
+        deviation = float((made - plain).square().mean().sqrt() / plain.std())
+        assert deviation < close and (dtype == torch.float32 or deviation > 1e-4)
+    assert PackedLinear(torch.randn(1024, 1024), None).plain is None  # one row gains too: no second copy
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this processor does not compute in bfloat16")
+@pytest.mark.parametrize("changes", [{}, {"norm_mode": "causal", "norm_window": 5}])
+def test_half_weights_forecast_nearly_the_same(everything_is_large, series, changes):
+    target, x = tiny_target(**changes), series()
+    before = decode_alone(target, x, 4 * PATCH)
+    pack_linears(target, torch.bfloat16)
+    after = decode_alone(target, x, 4 * PATCH)
+    deviation = float((after - before).square().mean().sqrt() / before.std())
+    assert 1e-5 < deviation < 0.02
 
 
 @pytest.mark.parametrize("lacking", ["operators", "library"])

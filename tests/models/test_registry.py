@@ -5,7 +5,6 @@ import pytest
 import torch
 from helpers import PATCH, TINY, tiny_draft, tiny_target
 
-from layers import linear
 from layers.linear import PackedLinear
 from models.checkpoint import save_checkpoint, save_tensors
 from models.config import ModelConfig
@@ -44,10 +43,10 @@ def assert_same(model, other):
 
 @pytest.mark.parametrize("part", ["", "checkpoint.pth"], ids=["folder", "file"])
 def test_a_model_is_loaded_from_its_folder_or_its_file(trained, part):
-    model = load(trained / part)
+    model = load(trained / part, packed=False)
     assert type(model) is MODELS["timer_xl"] and model.config == TINY and not model.training
     assert_same(model, tiny_target(3))
-    assert_same(load(str(trained / part)), tiny_target(3))  # text is a path too
+    assert_same(load(str(trained / part), packed=False), tiny_target(3))  # text is a path too
 
 
 def test_the_checkpoint_of_a_folder_is_the_file_of_that_name(trained):
@@ -78,7 +77,7 @@ def test_the_attention_kernel_is_the_callers_choice(trained):
 
 @pytest.mark.parametrize("asked, bare_config", [(TINY.as_dict(), None), (None, TINY), ({"d_model": 512}, TINY)])
 def test_a_bare_checkpoint_has_the_architecture_that_is_given(bare, asked, bare_config):
-    model = load(bare, asked=asked, bare=bare_config)
+    model = load(bare, asked=asked, bare=bare_config, packed=False)
     assert type(model) is MODELS["timer_xl"] and model.config == TINY
     assert_same(model, tiny_target(3))
 
@@ -86,15 +85,14 @@ def test_a_bare_checkpoint_has_the_architecture_that_is_given(bare, asked, bare_
 def test_a_bare_draft_is_named(tmp_path):
     draft = tiny_draft(tiny_target())
     save_tensors(tmp_path / "draft.pth", draft.state_dict())
-    assert_same(load(tmp_path / "draft.pth", name="timer_xl_draft", bare=draft.config), draft)
+    assert_same(load(tmp_path / "draft.pth", name="timer_xl_draft", bare=draft.config, packed=False), draft)
 
 
 def test_settings_beside_a_checkpoint_come_before_a_bare_config(trained):
     assert load(trained, bare=ModelConfig(d_model=64)).config == TINY
 
 
-def test_large_weights_are_packed_unless_training_goes_on(trained, monkeypatch):
-    monkeypatch.setattr(linear, "PACKED_FROM", 0)
+def test_weights_are_packed_unless_training_goes_on(trained):
     for packed in (True, False):
         modules = load(trained, packed=packed).modules()
         assert any(isinstance(module, PackedLinear) for module in modules) is packed
