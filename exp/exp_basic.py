@@ -25,6 +25,7 @@ from models.checkpoint import read_settings
 from models.timer_xl import TimerBackbone
 from utils.errors import UserError
 from utils.files import inside
+from utils.replay import record
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def choose_device(run: RunSettings) -> torch.device:
         raise UserError(f"`gpu` {run.gpu} does not exist: there are {torch.cuda.device_count()}, numbered from 0")
     else:
         device = torch.device("cuda", run.gpu or 0)
+    if run.compile and device.type == "cpu":
+        log.info("note: --compile records CUDA graphs, and there is no CUDA device: nothing is recorded")
     return usable(run, device)
 
 
@@ -78,7 +81,7 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
                             f"{stored[key]}: leave it out")
     shared = {key: getattr(settings.model.config, key) for key in ("input_token_len", "covariate")}
     bare = None if stored else completed(shared | dict(settings.model.asked) | dict(sizes or {}), name, settings.data)
-    model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not (run.compile or run.amp))
+    model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not run.amp and not run.bf16)
     if model.patch_len != settings.model.config.input_token_len:
         raise UserError(f"checkpoint {path} has a patch of {model.patch_len} steps, but this run has `input_token_len` "
                         f"{settings.model.config.input_token_len}: they must be equal, for target and draft alike")
@@ -86,8 +89,10 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     if change is not None:
         log.warning("note: rolling by %s changes the forecast of %s from the second patch on: %s", model.rolling, path,
                     change)
+    if run.bf16:
+        model.halve()
     if run.compile:
-        model.blocks.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+        record(model)
     return model
 
 

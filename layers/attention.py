@@ -54,22 +54,21 @@ class TokenLayout:
 
         A negative time means no patch: its token sees the first patch, so that everything stays finite.
         """
-        rotary = _rotary(times, variables, stride, head_dim)
+        rotary = rotary_of(times, variables, stride, head_dim)
         if isinstance(keys, torch.Tensor):
             return cls(times, keys, None, rotary, variables, covariate, span)
         listed = torch.arange(first_key, first_key + keys, device=times.device)[None]
         return cls(times, listed, first_key, rotary, variables, covariate, span)
 
     @classmethod
-    def of_newest(cls, patches: int, first: int, first_key: int, room: int, variables: int, stride: int, head_dim: int,
-                  span: int | None, device: torch.device) -> "TokenLayout":
+    def of_newest(cls, patches: int, first: int, first_key: int, variables: int, span: int | None,
+                  rotary: torch.Tensor) -> "TokenLayout":
         """The layout of the newest `patches` of every row, from time `first` on, which attend to those from `first_key`
-        on and to one another; `room`: a bound on the times, of which all layouts with this room share their rotations.
-        """
+        on and to one another; rotary: table of all tokens from time 0 on."""
         last = first + patches
-        every = torch.arange(first_key, last, device=device)[None]
-        table = _every_rotary(room, variables, stride, head_dim, device)[:, :, first * variables:last * variables]
-        return cls(every[:, first - first_key:], every, first_key, table, variables, False, span, first)
+        every = torch.arange(first_key, last, device=rotary.device)[None]
+        rotary = rotary[:, :, first * variables:last * variables]
+        return cls(every[:, first - first_key:], every, first_key, rotary, variables, False, span, first)
 
     @classmethod
     @lru_cache(maxsize=32)  # noqa: B019 (keeps classes alive, of which there is one)
@@ -113,16 +112,10 @@ class TokenLayout:
         return same.long(), visible[:, None]
 
 
-def _rotary(times: torch.Tensor, variables: int, stride: int, head_dim: int) -> torch.Tensor:
+def rotary_of(times: torch.Tensor, variables: int, stride: int, head_dim: int) -> torch.Tensor:
     """times [R, m] -> the table of their tokens [R, 1, m*C, head_dim // 2]."""
     variable = torch.arange(variables, device=times.device)
     return rotary_table((variable * stride + times[..., None]).flatten(1), head_dim)[:, None]
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
-def _every_rotary(room: int, variables: int, stride: int, head_dim: int, device: torch.device) -> torch.Tensor:
-    return _rotary(torch.arange(room, device=device)[None], variables, stride, head_dim)
 
 
 class VariableBias(nn.Module):
@@ -173,9 +166,10 @@ class TimeAttention(nn.Module):
             return self._computed(layout.seen(queries), scale).to(q.dtype)
         of = (C, layout.span, layout.covariate, q.dtype, weight.device, weight.data_ptr(), weight._version)
         kept = self.kept
-        if kept is None or kept[0] != of or kept[1].shape[-1] < T * C:
+        if kept is None or kept[0] != of or kept[1].shape[-2] < T * C:
             every = TokenLayout.of_window(T, C, T, q.shape[-1], layout.covariate, layout.span, q.device)
-            kept = self.kept = of, self._computed(every.seen(slice(0, T * C)), scale).to(q.dtype)
+            bias = self._computed(every.seen(slice(0, T * C)), scale).to(q.dtype)
+            kept = self.kept = of, F.pad(bias, (0, -T * C % 8))  # a kernel of GPUs copies what is not aligned
         before = (T - m) * C
         return kept[1][..., before + queries.start:before + queries.stop, :T * C]
 

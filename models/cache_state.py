@@ -135,8 +135,8 @@ class CacheState:
         assert stats is not None
         if isinstance(times, range):
             held = most if model.span is None else min(most, len(times) + model.span - 1)
-            layout = TokenLayout.of_newest(len(times), times.start, most - held, self.series.shape[1], C, self.stride,
-                                           model.head_dim, model.span, self.series.device)
+            rotary = model.rotary(self.series.shape[1], C, self.stride, self.series.device)
+            layout = TokenLayout.of_newest(len(times), times.start, most - held, C, model.span, rotary)
             patches = self.series[:, times.start:times.stop]
         else:
             layout = TokenLayout.build(times, self._keys(times, most), C, self.stride, model.head_dim, span=model.span)

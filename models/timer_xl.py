@@ -2,7 +2,8 @@
 import torch
 from torch import nn
 
-from layers.attention import TokenLayout
+from layers.attention import TokenLayout, rotary_of
+from layers.linear import pack_linears
 from layers.normalisation import PatchStats
 from layers.transformer import TimerBlock
 from models.cache_state import CacheState
@@ -29,6 +30,9 @@ class TimerBackbone(Decodable, nn.Module):
         self.config = config
         self.patch_len, self.patches_ahead = config.input_token_len, config.draft_patches
         self.rolling = self.own_rolling
+        self.dtype = torch.float32  # of the weights
+        self.rotated: tuple[tuple, torch.Tensor] | None = None  # see `rotary`
+        self.layout: TokenLayout | None = None  # of the last pass over a window, for who replays it
         inputs = self.patch_len + (MOVE_FEATURES if config.causal else 0)
         self.embedding = nn.Linear(inputs, config.d_model)
         self.blocks = TimerBlock(config.e_layers, config.d_model, config.n_heads, config.d_ff, config.dropout,
@@ -67,6 +71,23 @@ class TimerBackbone(Decodable, nn.Module):
         """Attention span in patches: the window that a causal model was trained for, else None (unlimited)."""
         return self.config.norm_window if self.config.causal else None
 
+    def rotary(self, patches: int, variables: int, stride: int, device: torch.device) -> torch.Tensor:
+        """Rotations of the tokens of at least `patches` patches [1, 1, patches * C, ...]; the longest table is kept."""
+        of, kept = (variables, stride, device), self.rotated
+        if kept is None or kept[0] != of or kept[1].shape[2] < patches * variables:
+            with torch.inference_mode(False):
+                times = torch.arange(patches, device=device)[None]
+                kept = self.rotated = of, rotary_of(times, variables, stride, self.head_dim)
+        return kept[1]
+
+    def halve(self) -> None:
+        """Weights in bfloat16, for inference. On a CPU they are packed, and only large products are taken in it."""
+        if next(self.parameters()).device.type == "cpu":
+            pack_linears(self, torch.bfloat16)
+        else:
+            self.dtype = torch.bfloat16
+            self.to(self.dtype)
+
     def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden [B, T, C, D] -> mean and logvar (None without a variance head) [B, T, J, P, C] in data units."""
         raise NotImplementedError
@@ -97,7 +118,7 @@ class TimerBackbone(Decodable, nn.Module):
         inputs = stats.normalise(patches).transpose(2, 3)
         if stats.features is not None:
             inputs = torch.cat([inputs, stats.features], dim=-1)
-        return self.embedding(inputs.flatten(1, 2))
+        return self.embedding(inputs.flatten(1, 2).to(self.dtype))
 
     def encode(self, patches: torch.Tensor, newest: int | None = None, want_weights: bool = False):
         """patches [B, T, P, C], a series from its beginning -> hidden [B, T or newest, C, D], their PatchStats,
@@ -106,6 +127,7 @@ class TimerBackbone(Decodable, nn.Module):
         stats = self.stats_of(patches)
         layout = TokenLayout.of_window(T, C, self.stride(T), self.head_dim, self.config.covariate, self.span,
                                        patches.device)
+        self.layout = layout
         hidden, weights = self.blocks(self.embed(patches, stats), layout, newest and newest * C,
                                       want_weights=want_weights)
         return hidden.unflatten(1, (-1, C)), stats if newest is None else stats.newest(newest), weights

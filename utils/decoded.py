@@ -140,16 +140,36 @@ class Ledger:
                        lengths=self.lengths, most=self.most, **self.counts)
 
 
+@dataclass
 class Passes:
-    """Buffers of the results of parareal passes: a pass overwrites the patches that were not exact before it."""
+    """Buffers of the results of parareal passes: a pass overwrites the patches that were not exact before it.
 
-    def __init__(self, context: torch.Tensor, n: int, patch_len: int):
+    patches [B, n, P, C], gap [B, n - 1]; sane [B, 2, n]: the target's patches are finite, the draft's can be judged;
+    target_passes, draft_passes [B]; divergence [windows, audit], if any.
+    """
+
+    patches: torch.Tensor
+    gap: torch.Tensor
+    sane: torch.Tensor
+    target_passes: torch.Tensor
+    draft_passes: torch.Tensor
+    divergence: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, context: torch.Tensor, n: int, patch_len: int) -> Passes:
         B, _, C = context.shape
-        self.patches = context.new_zeros(B, n, patch_len, C)
-        self.gap = context.new_zeros(B, n - 1)
-        self.finite = torch.ones(2, B, n, dtype=torch.bool, device=context.device)  # the target's, the draft's
-        self.target_passes, self.draft_passes = torch.zeros(2, B, dtype=torch.long, device=context.device)
-        self.divergence: torch.Tensor | None = None
+        return cls(context.new_zeros(B, n, patch_len, C), context.new_zeros(B, n - 1),
+                   torch.ones(B, 2, n, dtype=torch.bool, device=context.device),
+                   *torch.zeros(2, B, dtype=torch.long, device=context.device))
+
+    def parts(self) -> tuple[torch.Tensor, ...]:
+        """All that is there, in the order of the fields."""
+        return tuple(part for part in vars(self).values() if part is not None)
+
+    @property
+    def finite(self) -> torch.Tensor:
+        """[2, B, n], as `refuse_pair` takes it."""
+        return self.sane.transpose(0, 1)
 
     def write(self, rows: torch.Tensor, exact: int, p: torch.Tensor, q: torch.Tensor, scale: torch.Tensor,
               draft_passes: int) -> torch.Tensor:
@@ -161,9 +181,9 @@ class Passes:
         gap = ((q - p[:, :-1]) / scale[:, :-1]).square().mean(dim=(2, 3)).sqrt()
         self.gap[rows] = 0
         self.gap[rows, exact:] = gap
-        self.finite[0, rows, exact:] = is_finite(p)
-        self.finite[1, rows] = True
-        self.finite[1, rows, exact:-1] = is_finite(q.square())
+        self.sane[rows, 0, exact:] = is_finite(p)
+        self.sane[rows, 1] = True
+        self.sane[rows, 1, exact:-1] = is_finite(q.square())
         self.target_passes[rows] += 1
         self.draft_passes[rows] += draft_passes
         return gap.amax(dim=1) if gap.shape[1] else gap.sum(dim=1)

@@ -8,6 +8,7 @@ What a round holds (b rows, k proposals, first, needed, looked_at, length) is ex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from .finite import refuse_not_finite, refuse_pair
 from .interface import Model, Prediction, Rule, State
 from .proposals import Noise, Proposals
 from .proposer import Proposer, drafted, source_of
+from .replay import Leave, leave_now, run
 from .target_law import TargetLaw
 
 
@@ -34,7 +36,12 @@ def decode_alone(model: Model, context: torch.Tensor, horizon: int) -> torch.Ten
     Takes n = ceil(H / P) passes, or ceil(n / J) for a draft that predicts J patches ahead. Raises NotFinite if the
     model's output is not finite.
     """
-    patches, logvars = _alone(model, context, patches_in(horizon, model.patch_len))
+    n = patches_in(horizon, model.patch_len)
+
+    def decode(leave: Leave, context: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        patches, logvars = _alone(model, context, n)
+        return patches, *logvars
+    patches, *logvars = run(model, ("alone", n), decode, [context])
     refuse_not_finite(model, "model", context, patches, logvars)
     return patches.flatten(1, 2)[:, :horizon]
 
@@ -67,10 +74,25 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
     where z has too few patches or the width does not go with the law, and NotFinite if the model's output is not
     finite.
     """
-    n, samples = patches_in(horizon, model.patch_len), z.shape[1]
+    n, samples, there = patches_in(horizon, model.patch_len), z.shape[1], law.on(context)
     if z.shape[2] < n:
         raise ValueError(f"z has {z.shape[2]} patches, but {n} are needed for {horizon} steps")
-    z = z.flatten(0, 1)
+
+    def decode(leave: Leave, context: torch.Tensor, *drawn: Any) -> tuple[torch.Tensor, ...]:
+        patches, means, logvars = _sampled(model, context, n, there, *drawn)
+        return patches, means, *logvars
+    patches, means, *logvars = run(model, ("sampled", n), decode, [context, z, width], [law])
+    refuse_not_finite(model, "model", context, patches, logvars)
+
+    def by_window(patches: torch.Tensor) -> torch.Tensor:
+        return patches.flatten(1, 2)[:, :horizon].unflatten(0, (-1, samples))
+    return by_window(patches), by_window(means)
+
+
+def _sampled(model: Model, context: torch.Tensor, n: int, law: TargetLaw, z: torch.Tensor,
+             width: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """The patches of `sample_alone` and their means, each [B * S, n, P, C]; the log-variances, in parts."""
+    samples, z = z.shape[1], z.flatten(0, 1)
     state = model.start(context, room=n)
     prediction = model.extend(state).first(1)
     mean, unit = (part.repeat_interleave(samples, dim=0) for part in (prediction.mean, prediction.unit))
@@ -88,12 +110,7 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
         parts.append(mean + law.spread(z[:, step:step + 1], unit))
         if prediction.logvar is not None:
             logvars.append(prediction.logvar.repeat_interleave(len(z) // len(prediction.logvar), dim=0))
-    patches = torch.cat(parts, dim=1)
-    refuse_not_finite(model, "model", context, patches, logvars)
-
-    def by_window(patches: torch.Tensor) -> torch.Tensor:
-        return patches.flatten(1, 2)[:, :horizon].unflatten(0, (-1, samples))
-    return by_window(patches), by_window(torch.cat(means, dim=1))
+    return torch.cat(parts, dim=1), torch.cat(means, dim=1), logvars
 
 
 @torch.inference_mode()
@@ -203,8 +220,29 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     _refuse_misfits(target, draft, context, n, passes, tol, law, z, audit)
     if constants is not None and len(constants) < n - 1:
         raise ValueError(f"there are {len(constants)} constants, but {n - 1} passes before the last need one each")
+    samples = 1 if z is None else z.shape[1]
+    there, last = law and law.on(context), n if passes is None else min(passes, n)
+    each = None if constants is None else tuple(constants)
+
+    def decode(leave: Leave, context: torch.Tensor, *drawn: Any) -> tuple[torch.Tensor, ...]:
+        seen = None if observer is None else lambda out: observer(out.forecast(horizon), out.gap.clone())
+        return _parareal(target, draft, context, n, last, tol, there, *drawn, each, audit, leave, seen).parts()
+    if observer is None:
+        made = run(target, ("parareal", n, last, tol, each, audit), decode, [context, z, width], [draft, law])
+    else:
+        made = decode(leave_now, context, z, width)  # what is replayed cannot be watched
+    out = Passes(*made)
+    refuse_pair(out.finite, target, draft, context.repeat_interleave(samples, dim=0), samples, _alone)
+    return out.finish(horizon)
+
+
+def _parareal(target: Model, draft: Model, context: torch.Tensor, n: int, last: int, tol: float,
+              law: TargetLaw | None, z: torch.Tensor | None, width: torch.Tensor | None,
+              constants: Sequence[float] | None, audit: int, leave: Leave,
+              seen: Callable[[Passes], None] | None) -> Passes:
+    """The passes of `decode_parareal`, `last` of them at most."""
     state, draft_state = (model.start(context, room=n) for model in (target, draft))
-    samples, noise = 1, None
+    noise = None
     if law is not None and z is not None:
         samples = z.shape[1]
         target.fan_out(state, samples)
@@ -213,27 +251,26 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
         state.unit = law.own_unit(state.unit, None if width is None else width.flatten(0, 1))
         noise = law.spread(z.flatten(0, 1)[:, :n], state.unit)
     draft_state.unit = state.unit  # the law is the target's
-    out = Passes(context, n, target.patch_len)
+    out = Passes.of(context, n, target.patch_len)
     rows = torch.arange(len(context), device=context.device)
     correction = None
-    last = n if passes is None else min(passes, n)
     for exact in range(last):  # so many patches are the target's own by now
         e = None if noise is None else noise[rows, exact:]
         q, coarse, made = _corrected(draft, draft_state, n - 1 - exact, e, correction, one_by_one=exact > 0)
         prediction = target.extend(state, q if q.shape[1] else None).first(q.shape[1] + 1)
         fine, p = prediction.mean, prediction.mean if e is None else prediction.mean + e
         gap = out.write(rows, exact, p, q, prediction.scale, made)
-        if observer is not None:
-            observer(out.forecast(horizon), out.gap.clone())
+        if seen is not None:
+            seen(out)
         if exact + 1 == last:
             break
         if constants is not None:
             gap = constants[exact] * rms_of_gaps(out.gap[rows])
         if tol > 0:
-            going = (~(gap <= tol)).nonzero()[:, 0]  # the one host synchronisation of a pass
-            if not len(going):
-                break
-            if len(going) < len(rows):  # a window that is close enough leaves the batch
+            going = leave(gap <= tol)  # the one host synchronisation of a pass
+            if going is not None:  # a window that is close enough leaves the batch
+                if not len(going):
+                    break
                 rows, fine, p, q, coarse = (part[going] for part in (rows, fine, p, q, coarse))
                 state.select(going)
                 draft_state.select(going)
@@ -250,8 +287,7 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
         audited = torch.arange(len(rows), device=rows.device).view(-1, samples)[:, :audit].flatten()
         nats = _divergence(target, state, law, exact, fine[audited], p[audited], audited)
         out.divergence = nats.unflatten(0, (-1, audit))
-    refuse_pair(out.finite, target, draft, context, samples, _alone)
-    return out.finish(horizon)
+    return out
 
 
 def _divergence(target: Model, state: State, law: TargetLaw, exact: int, fine: torch.Tensor, p: torch.Tensor,
@@ -263,7 +299,7 @@ def _divergence(target: Model, state: State, law: TargetLaw, exact: int, fine: t
     if p.shape[1] == 1:
         return p.new_zeros(len(p), dtype=torch.float64)
     state.select(audited)
-    state.rollback(torch.full_like(audited, exact))
+    state.rollback(exact)
     heard = target.extend(state, p[:, :-1]).first(p.shape[1]).mean
     return law.divergence((fine - heard)[:, 1:], state.unit).sum(dim=1)
 

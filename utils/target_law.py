@@ -62,6 +62,10 @@ class TargetLaw:
                              "law has one")
         return unit if width is None else unit * width[:, None, None].to(unit)
 
+    def on(self, values: torch.Tensor) -> TargetLaw:
+        """The same law with its factor where `values` are, in their precision."""
+        return replace(self, factor=self._on(values))
+
     def spread(self, z: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         """Standard normal z [..., P, C] -> deviation from the mean, data units."""
         drawn = (z.flatten(-2) @ self._on(z).T).view_as(z) if self.full else z * self._on(z)

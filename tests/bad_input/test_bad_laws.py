@@ -65,6 +65,8 @@ CASES = [
          f"{TEST} --compare --spec_draft_ckpt {DRAFT} --spec_debug_accept", ["--spec_debug_accept", "--compare"]),
     Case("cosine together with lradj", "--cosine --lradj type1", ["--lradj", "--cosine", "leave one"]),
     Case("amp_dtype without amp", "--amp_dtype bf16", ["--amp_dtype", "--amp"]),
+    Case("two precisions", f"{TEST} --amp --bf16", ["--bf16", "so does --amp", "leave one"]),
+    Case("training with half weights", "--is_training 1 --bf16", ["--bf16", "--is_training 0"]),
     Case("fp16 on the CPU", "--amp --amp_dtype fp16", ["--amp_dtype fp16", "GPU"]),
     Case("draft_scale for a target", "--draft_scale_d_ff 0.5", ["--draft_scale_d_ff", "--model timer_xl_draft"]),
     Case("spec_sigma_adapt_c for a fixed sigma", f"{SPECULATIVE} --spec_sigma 0.2 --spec_sigma_adapt_c 4",

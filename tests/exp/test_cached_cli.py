@@ -6,6 +6,9 @@ import pytest
 import torch
 from exp_helpers import command, load, metrics, rolling_errors, speculate
 
+from layers import linear
+from layers.linear import can_pack
+
 
 def test_a_causal_target_with_its_cache_equals_growing_passes(lab, causal, place, capsys):
     assert command(lab, "--test_pred_len 60", causal[0]) == 0
@@ -21,16 +24,18 @@ def test_a_causal_target_with_its_cache_equals_growing_passes(lab, causal, place
     assert metrics()["mse"] == pytest.approx(windows, rel=1e-4) and windows != pytest.approx(growing, rel=1e-4)
 
 
-def test_mixed_precision_and_a_compiled_model_use_the_cache_too(lab, causal, place, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(type(module).__name__))
+def test_other_precisions_and_recorded_decodes_use_the_cache_too(lab, causal, place, monkeypatch, capsys):
+    monkeypatch.setattr(linear, "PACKED_FROM", 0)
     errors = []
-    for flags in ("", "--amp", "--compile"):
+    for flags in ("", "--amp", "--bf16", "--compile"):
         assert command(lab, f"--test_pred_len 60 {flags}", causal[0]) == 0
         errors.append(metrics()["mse"])
         shutil.rmtree("test_results")
-    assert errors[1] == pytest.approx(errors[0], rel=0.02) and errors[1] != pytest.approx(errors[0], rel=1e-6)
-    assert errors[2] == pytest.approx(errors[0], rel=1e-5) and compiled == ["TimerBlock"]
+    assert "note: --compile records CUDA graphs" in capsys.readouterr().out or torch.cuda.is_available()
+    for low in errors[1:3]:
+        assert low == pytest.approx(errors[0], rel=0.02)
+        assert low != pytest.approx(errors[0], rel=1e-6) or not can_pack(torch.bfloat16)
+    assert errors[3] == pytest.approx(errors[0], rel=1e-5)
 
 
 def test_the_cache_of_a_window_model_is_used_only_if_asked_for(lab, place, capsys):

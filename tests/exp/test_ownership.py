@@ -148,13 +148,13 @@ def test_the_same_name_in_another_folder_of_checkpoints_has_results_of_its_own(l
 def test_a_folder_beside_has_one_owner_too(lab, place):
     """Its name tells a difference to a folder that may have been replaced since."""
     base = Path("test_results") / f"{TARGET}_pl24"
-    for changes in ("", "--amp"):
+    for changes in ("", "--amp", "--bf16"):
         assert command(lab, f"--test_pred_len 24 {changes}") == 0
         assert command(lab, f"--test_pred_len 24 --batch_size 16 {changes}") == 0
         shutil.rmtree(base)
-    assert folders() == [f"{base.name}_batch_size_16", f"{base.name}_batch_size_16_amp_True"]
+    assert folders() == [f"{base.name}_batch_size_16{change}" for change in ("", "_amp_True", "_bf16_True")]
     owners = [json.loads((base.parent / name / OWNER).read_text()) for name in folders()]
-    assert [owner["amp"] for owner in owners] == [False, True]
+    assert [(owner["amp"], owner["bf16"]) for owner in owners] == [(False, False), (True, False), (False, True)]
 
 
 def test_results_that_came_before_the_lock_are_not_overwritten(place, monkeypatch):
