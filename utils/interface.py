@@ -13,6 +13,7 @@ A model that can be decoded offers
 bonus patch take one call. Nothing is computed before the first `extend`, which encodes context and proposals together
 (or `fan_out`, which may encode the context). After the first `rollback` rows may differ in length. A row that is nearly
 done still gets as many proposals as the others: the surplus is past its horizon, within `room`, and does not count.
+A model may have `graphs` (`replay.record`): then its decodes of fixed shape are recorded and replayed on a GPU.
 Your own model needs no class for this if one of `adapters` fits; see `docs/YOUR_MODEL.md`.
 
 Shapes: B windows, C variables, L steps of context, P steps per patch, k or K proposals. Means are in data units (those

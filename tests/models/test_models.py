@@ -3,6 +3,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from reference.timer_xl import reference_forward
 from layers.normalisation import PatchStats
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
+from utils.speculative_decoder import decode_alone
 
 REFERENCE = Path(os.environ.get("REFERENCE_ROOT", ROOT.parent / "shared" / "reference"))
 
@@ -128,6 +130,21 @@ def test_training_works_after_a_forecast_in_inference_mode(series):
     with torch.inference_mode():
         model.extend(model.start(x, room=0))
     model(x).sum().backward()
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm_mode": "causal", "norm_window": 3}])
+def test_a_model_wholly_in_bfloat16_forecasts_nearly_the_same(series, changes, monkeypatch):
+    """As `halve` leaves it on a GPU; on this device it is slower."""
+    target, x = tiny_target(**changes), series()
+    draft = tiny_draft(target)
+    before = [decode_alone(model, x, 4 * PATCH) for model in (target, draft)]
+    for model, expected in zip((target, draft), before):
+        monkeypatch.setattr(model, "parameters", lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+        model.halve()
+        assert {parameter.dtype for _, parameter in model.named_parameters()} == {torch.bfloat16}
+        deviation = float((decode_alone(model, x, 4 * PATCH) - expected).square().mean().sqrt() / expected.std())
+        assert 1e-5 < deviation < 0.02
+        assert decode_alone(model, x, 4 * PATCH).dtype == torch.float32
 
 
 def test_log_variance_starts_at_minus_two_and_is_clamped(series):
