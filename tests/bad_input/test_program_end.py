@@ -1,6 +1,7 @@
 """How the program ends: its exit code and its one line, in a process of its own too."""
 import errno
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from bad_input.cases import TEST, assert_one_error_line, just_target
 from helpers import ROOT, SMALL, save_pair
 
 import run
+from exp import program
 from models.registry import MODELS
 from scripts.sweeps import param_sweep
 
@@ -184,6 +186,7 @@ class Finder:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Finder())
 import run
+from exp import program
 sys.exit(run.main(["--is_training", "0"]))
 """
 
@@ -193,3 +196,13 @@ def test_an_interruption_while_loading_ends_with_code_130():
                           check=False)
     assert done.returncode == 130
     assert done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1
+
+
+def test_freed_memory_is_kept_where_there_is_glibc(workplace, monkeypatch):
+    just_target()
+    asked, real = [], program.keep_memory
+    monkeypatch.setattr(program, "keep_memory", lambda: asked.append(real()))
+    assert run.main(f"{SMALL} {TEST}".split()) == 0
+    assert asked == [platform.libc_ver()[0] == "glibc"]
+    monkeypatch.setattr(program.ctypes, "CDLL", lambda name: object())
+    assert real() is False
