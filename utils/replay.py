@@ -5,6 +5,7 @@ accepts proposals has no fixed shape, as rows differ in length from its first ro
 """
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -96,11 +97,18 @@ class Recording:
             self.held = [decode, *beside, *(dict(vars(module)) for part in beside if isinstance(part, torch.nn.Module)
                                             for module in part.modules())]
             torch.cuda.synchronize(device)
-            self._begin()
+            collects = gc.isenabled()
+            gc.collect()  # what it frees while the device records would spoil the recording
+            gc.disable()
             try:
-                self.outputs = decode(self._cut, *self.inputs)
+                self._begin()
+                try:
+                    self.outputs = decode(self._cut, *self.inputs)
+                finally:
+                    self.graphs[-1].capture_end()
             finally:
-                self.graphs[-1].capture_end()
+                if collects:
+                    gc.enable()
         torch.cuda.current_stream(device).wait_stream(stream)
 
     def _begin(self) -> None:
