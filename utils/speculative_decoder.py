@@ -78,8 +78,8 @@ def sample_alone(model: Model, context: torch.Tensor, horizon: int, law: TargetL
     if z.shape[2] < n:
         raise ValueError(f"z has {z.shape[2]} patches, but {n} are needed for {horizon} steps")
 
-    def decode(leave: Leave, context: torch.Tensor, *drawn: Any) -> tuple[torch.Tensor, ...]:
-        patches, means, logvars = _sampled(model, context, n, there, *drawn)
+    def decode(leave: Leave, context: torch.Tensor, z: Any, width: Any) -> tuple[torch.Tensor, ...]:
+        patches, means, logvars = _sampled(model, context, n, there, z, width)
         return patches, means, *logvars
     patches, means, *logvars = run(model, ("sampled", n), decode, [context, z, width], [law])
     refuse_not_finite(model, "model", context, patches, logvars)
@@ -224,9 +224,9 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     there, last = law and law.on(context), n if passes is None else min(passes, n)
     each = None if constants is None else tuple(constants)
 
-    def decode(leave: Leave, context: torch.Tensor, *drawn: Any) -> tuple[torch.Tensor, ...]:
+    def decode(leave: Leave, context: torch.Tensor, z: Any, width: Any) -> tuple[torch.Tensor, ...]:
         seen = None if observer is None else lambda out: observer(out.forecast(horizon), out.gap.clone())
-        return _parareal(target, draft, context, n, last, tol, there, *drawn, each, audit, leave, seen).parts()
+        return _parareal(target, draft, context, n, last, tol, there, z, width, each, audit, leave, seen).parts()
     if observer is None:
         made = run(target, ("parareal", n, last, tol, each, audit), decode, [context, z, width], [draft, law])
     else:

@@ -48,7 +48,7 @@ class Marks:
 
 EVERY_DATA_SET = Marks("every data set", "bash scripts/results.sh --table", "docs/results/every_data_set.csv")
 POOL_DRAFTS = Marks("pool drafts", "bash scripts/distillation/pool_drafts.sh --table", "docs/results/pool_drafts.csv")
-PARAREAL_DRAFTS = Marks("drafts for parareal", "bash scripts/distillation/parareal_drafts.sh --table",
+PARAREAL_DRAFTS = Marks("parareal drafts", "bash scripts/distillation/parareal_drafts.sh",
                         "docs/results/parareal_drafts.csv")
 FRONTIER, LOSSLESS = (Marks(what, "bash scripts/benchmark/frontier.sh", "docs/results/frontier.csv")
                       for what in ("parareal's passes", "coupling's passes"))
