@@ -3,13 +3,15 @@ import pytest
 from helpers import ROOT
 
 from exp.evaluate.comparison import CSV_COLUMNS
-from scripts.benchmark import frontier
+from scripts.benchmark import bands, frontier
 from scripts.results import documents, drafts, table
 from scripts.results.documents import (
+    BANDS_AT_EVERY_LEAD,
     BLOCKS,
     EMPTY,
     EVERY_DATA_SET,
     FRONTIER,
+    GUIDE,
     LOSSLESS,
     POOL_DRAFTS,
     SUCCESS,
@@ -218,3 +220,8 @@ def test_the_frontiers_tables_are_those_of_their_csv():
     text, rows = (ROOT / SUCCESS).read_text(encoding="utf-8"), read_rows(frontier.TABLE, frontier.COLUMNS)
     for marks, lines in ((FRONTIER, frontier.parareal_lines(rows)), (LOSSLESS, frontier.coupling_lines(rows))):
         assert text == replaced(text, lines, SUCCESS, marks), "run bash scripts/benchmark/frontier.sh"
+
+
+def test_the_table_of_bands_is_that_of_its_csv():
+    text, rows = (ROOT / GUIDE).read_text(encoding="utf-8"), read_rows(bands.TABLE, bands.COLUMNS)
+    assert text == replaced(text, bands.table_lines(rows), GUIDE, BANDS_AT_EVERY_LEAD), "run scripts/benchmark/bands.sh"
