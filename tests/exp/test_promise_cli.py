@@ -159,6 +159,15 @@ def test_a_budget_of_the_mse_is_translated_by_the_targets_own(own_lab, capsys):
     assert 0 < forecast <= alone
 
 
+def test_two_ladders_share_the_level(own_lab):
+    """With so many windows that an audit of the whole level would allow one failure more."""
+    write_series(tiny_series(9600), "long.csv")
+    flags = f"--root_path . --data_path long.csv --test_windows 1240 {PARAREAL} --batch_size 256"
+    got = speculate(own_lab, f"{flags} --spec_rms 0.3")["promise"]
+    assert (got["windows"], got["audited"]) == (1240, 62)  # a twentieth
+    assert got["failures_allowed"] == audit_allows(1240, 62, 0.1, 0.025) < audit_allows(1240, 62, 0.1, 0.05)
+
+
 # --- validation
 
 def test_validation_promises_of_blocks(own_lab, capsys):
