@@ -29,13 +29,13 @@ def certificate_constants(experiment: Exp_Basic, checkpoint: Path, pair: tuple[A
     pair: target and draft; unit: that of deviations, 'window' or 'series'. Raises UserError where the file is damaged,
     or of other models or data.
     """
-    data = experiment.settings.data
+    data, run = experiment.settings.data, experiment.settings.run
     path = file_beside(checkpoint, data.label, data.test_context, data.horizon, unit)
-    draft = checkpoint_in(str(experiment.settings.run.draft_checkpoint))
+    draft = checkpoint_in(str(run.draft_checkpoint))
     made_for = {"form": FORM, "weights": digest(checkpoint), "draft": digest(draft), "data": dataset.fingerprint(),
                 "kind": type(dataset).__name__, "context": data.test_context, "horizon": data.horizon,
                 "patch": dataset.cut.patch_len, "windows": len(windows), "unit": unit, "quantile": QUANTILE,
-                "amp": experiment.settings.run.amp_dtype if experiment.settings.run.amp else "",
+                "amp": run.amp_dtype if run.amp else "", "bf16": run.bf16,
                 "rolling": " and ".join(str(model.rolling) for model in pair)}
     passes = -(-data.horizon // dataset.cut.patch_len) - 1
     if path.exists():

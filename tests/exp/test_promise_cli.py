@@ -212,6 +212,9 @@ def test_certificates_are_kept_beside_the_checkpoint_with_what_they_depend_on(ow
     assert f"stored in {path}" in capsys.readouterr().out
     assert speculate(own_lab, flags)["promise"] == first and path.read_bytes() == kept
     assert "certificates fitted" not in capsys.readouterr().out
+    pair = f"--use_speculative --spec_draft_ckpt {own_lab}/checkpoints/{DRAFT}/checkpoint.pth"
+    assert command(own_lab, f"--test_pred_len {HORIZON} {pair} {flags} --bf16") == 2
+    assert f"error: {path} was fitted for other bf16 (False, here True)" in capsys.readouterr().err
     draft = own_lab / f"checkpoints/{DRAFT}/checkpoint.pth"
     content = torch.load(draft, weights_only=True)
     torch.save({name: value * 1.01 for name, value in content.items()}, draft)
