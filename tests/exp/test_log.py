@@ -116,13 +116,13 @@ def test_a_training_says_what_it_starts_from(tell):
     assert "adapting the weights of target/checkpoint.pth" in tell()
 
 
-def test_a_calibration_is_told_to_be_of_the_next_patch(tell):
+def test_a_calibration_is_told_to_be_of_the_next_patch_and_later_ones_apart(tell):
     write_series(tiny_series(602))
     save("checkpoints/t", untrained_target(), seq_len=48, data_path="tiny.csv")
     base = "--quiet --is_training 0 --root_path . --data_path tiny.csv --test_dir t --test_windows 5 --num_samples 4"
     assert run.main(f"{base} --test_pred_len 24 --spec_sigma_mode calibrated".split()) == 0
     said = tell()
-    assert "of the next patch; later patches are not measured here, and usually covered less" in said
+    assert "of the NEXT patch" in said and "the bands of paths hold, patch by patch, 50 %: " in said
     assert Path("checkpoints/t/checkpoint_calibration_tiny_48_diag.pth").exists()
     assert run.main(f"{base} --test_pred_len 24".split()) == 0
-    assert "of the next patch" not in tell()
+    assert "of the NEXT patch" not in tell()
