@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exp.program import exit_code
-from scripts.results.drafts import QUARTER, SEED, Variant, put, scaled, trained
+from scripts.results.drafts import SEED, Variant, put, scaled, trained
 
 if TYPE_CHECKING:
     from exp.evaluate.methods import Method
@@ -34,20 +34,16 @@ TITLES = {
     "preset": "the preset's: seven patches a pass",
     "serial": "one patch a pass",
     "answer": "that one, its answers learned (`--draft_answer 10`): the settings `{data}_parareal`",
-    "answer_100": "with `--draft_answer 100`",
-    "sampled": "along paths sampled from the target's law (`--draft_teacher_noise calibrated`)",
-    "half": "twice as wide and twice as deep",
-    "quarter": "half as wide and half as deep",
+    "half": "that one, twice as wide and twice as deep",
 }
 
 
 def variants(data: str) -> list[tuple[str, Variant]]:
     """(name of the settings, draft) of every draft of one target."""
     own = f"{data}_parareal"
-    others = [Variant("sampled", "", "--draft_teacher_noise calibrated"), Variant("half", "", scaled(0.5, 0.5))] \
-        if data == "etth1" else [Variant("quarter", "", QUARTER)]
-    made = [Variant("serial", "", "--draft_answer 0"), Variant("answer", ""),
-            Variant("answer_100", "", "--draft_answer 100"), *others]
+    made = [Variant("serial", "", "--draft_answer 0"), Variant("answer", "")]
+    if data == "etth1":  # the pool's draft has this size already
+        made.append(Variant("half", "", scaled(0.5, 0.5)))
     return [(data, Variant("preset", "")), *((own, variant) for variant in made)]
 
 

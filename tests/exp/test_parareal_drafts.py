@@ -55,7 +55,7 @@ def test_the_drafts_have_one_target_and_folders_of_their_own(data, tmp_path):
     assert len({plan.target_file for plan in known.values()}) == 1
     for settings, variant in every:
         train = settings_of([*known[settings].draft, *variant.flags.split()]).train
-        wanted = {"preset": 0, "serial": 0, "answer_100": 100}.get(variant.name, 10)
+        wanted = {"preset": 0, "serial": 0}.get(variant.name, 10)
         assert train.distill and train.answer == wanted and parareal_drafts.TITLES[variant.name]
     own = [variant for settings, variant in every if settings != data and not variant.flags]
     assert [variant.name for variant in own] == ["answer"]
