@@ -83,8 +83,9 @@ class RunSettings(Section):
     ddp: bool = limited(False, Switch(), "distributed training; start with torchrun")
     dp: bool = limited(False, Switch(), "not supported: use --ddp")
     compile: bool = limited(False, Switch(), "record decodes of fixed shape as CUDA graphs on a GPU: a model alone, "
-                            "its sampled paths, parareal; without a GPU, and for rules that accept, nothing changes")
-    bf16: bool = limited(False, Switch(), "forecast with weights in bfloat16", needs=TESTING, not_with={
+                            "its sampled paths, parareal; without a GPU, and for acceptance rules, nothing changes")
+    bf16: bool = limited(False, Switch(), "forecast with weights in bfloat16 (on a CPU in large products only)",
+                         needs=TESTING, not_with={
         "amp": "chooses a precision, and so does --amp"})
     amp: bool = limited(False, Switch(), "automatic mixed precision, in training and testing")
     amp_dtype: str = limited("bf16", OneOf(("bf16", "fp16")), needs=("amp",))

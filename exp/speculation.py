@@ -69,14 +69,15 @@ class SpecSettings(Section):
     covariance: str = limited("diag", OneOf(("diag", "full")), "calibrated: the elements of a patch independent, or "
                               "with their correlations, which gives smooth paths", flag="spec_covariance",
                               needs=CALIBRATED)
-    width: str | None = limited(None, OrNone(OneOf(WIDTHS)), "calibrated: the noise of all paths equally wide, or each "
-                                "path and variable as wide as in a validation window drawn for it (default: which has "
-                                "the lower CRPS on the newest of them)", flag="spec_width",
-                                needs=("spec_sigma_mode=calibrated",), free=True)
-    growth: str | None = limited(None, OrNone(OneOf((*GROWTHS, "auto"))), "calibrated: spread finished paths about "
-                                 "their mean by a factor for every patch, from forecasts of validation windows over "
-                                 "the whole horizon, or not; auto: if it lowers the CRPS of the newer half of them "
-                                 "(default: rollouts, if there are such windows)", flag="spec_growth",
+    width: str | None = limited(None, OrNone(OneOf(WIDTHS)), "calibrated: the noise of all paths equally wide (one), "
+                                "or that of each path as wide as the errors in a validation window drawn for it "
+                                "(mixture; default: whichever has the lower CRPS on the newest validation windows)",
+                                flag="spec_width", needs=("spec_sigma_mode=calibrated",), free=True)
+    growth: str | None = limited(None, OrNone(OneOf((*GROWTHS, "auto"))), "calibrated: rollouts: spread finished "
+                                 "paths about their mean by a factor for every patch, fitted to forecasts of "
+                                 "validation windows over the whole horizon; none: leave them; auto: rollouts if that "
+                                 "lowers the CRPS of the newer half of those windows (default: rollouts, if there are "
+                                 "such windows)", flag="spec_growth",
                                  needs=("spec_sigma_mode=calibrated",), free=True, not_with=TEST_WINDOWS)
     adapt_c: float = limited(4.0, POSITIVE, "adaptive: sigma squared is this factor times the mean squared gap",
                              flag="spec_sigma_adapt_c", needs=("spec_sigma_mode=adaptive",), free=True)
@@ -89,18 +90,18 @@ class SpecSettings(Section):
                           needs=LAW, free=True)
     adaptive: bool = limited(False, Switch(), "adapt K to the acceptance of earlier batches, up to --spec_k",
                              flag="spec_adaptive", needs=SPECULATION, free=True, not_with=TEST_WINDOWS)
-    rms: float | None = limited(None, OrNone(POSITIVE), "tolerance, parareal: promise that forecasts deviate by at "
-                                "most this from those of the target alone (RMS in window standard deviations), and "
-                                "choose the cheapest setting that keeps it", flag="spec_rms",
+    rms: float | None = limited(None, OrNone(POSITIVE), "tolerance, parareal: choose the cheapest setting whose "
+                                "forecasts deviate by at most this from those of the target alone (RMS in window "
+                                "standard deviations), and promise that, see --spec_promise", flag="spec_rms",
                                 needs=("use_speculative",), free=True, not_with=ONE_WAY | NO_PROMISE | {
         "spec_budget": "and --spec_budget are two ways to say how far forecasts may deviate"})
-    budget: float | None = limited(None, OrNone(PerCent()), "the same, but a deviation that can change the MSE by at "
-                                   "most this share of the target's own on validation windows, such as 0.5%",
+    budget: float | None = limited(None, OrNone(PerCent()), "as --spec_rms, but for a deviation that can change the "
+                                   "MSE by at most this share of the target's own on validation windows, such as 0.5%",
                                    flag="spec_budget", needs=("use_speculative",), free=True,
                                    not_with=ONE_WAY | NO_PROMISE)
-    promise: str = limited("audit", OneOf(PROMISES), "what the promise rests on: an audit of the very windows to be "
-                           "forecast (assumes nothing), or blocks of validation windows (assumes that the test part is "
-                           "like them)", flag="spec_promise", needs=PROMISED, free=True)
+    promise: str = limited("audit", OneOf(PROMISES), "what the promise rests on: an audit of some of the windows to "
+                           "be forecast (assumes nothing), or blocks of validation windows (assumes that the next "
+                           "block is like them)", flag="spec_promise", needs=PROMISED, free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

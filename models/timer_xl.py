@@ -81,7 +81,7 @@ class TimerBackbone(Decodable, nn.Module):
         return kept[1]
 
     def halve(self) -> None:
-        """Weights in bfloat16, for inference. On a CPU they are packed, and only large products are taken in it."""
+        """Weights in bfloat16, for inference. On a CPU they are packed, and only large products use it."""
         if next(self.parameters()).device.type == "cpu":
             pack_linears(self, torch.bfloat16)
         else:

@@ -69,8 +69,8 @@ class Bands:
         factors = "not widened" if result["growth"] == "none" else \
             f"widened by {' '.join(f'{factor:.2f}' for factor in result['factors'])}"
         none, grown = (result["crps_of"][name] for name in GROWTHS)
-        score = "too few windows for a CRPS held out" if none is None else \
-            f"CRPS of newer windows {none:.4f} as sampled, {grown:.4f} widened as older ones ask for"
+        score = "too few windows for a held-out CRPS" if none is None else \
+            f"CRPS of newer windows {none:.4f} as sampled, {grown:.4f} widened by factors of the older ones"
         return (f"over {self.found['windows']} validation windows the bands of paths hold, patch by patch, {held} "
                 f"({factors}; {score})")
 

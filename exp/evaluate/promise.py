@@ -230,12 +230,12 @@ def promised_line(record: dict[str, Any]) -> str:
         said = (f"with {100 * (1 - record['level']):g} % confidence at most {100 * record['share']:g} % of these "
                 f"{record['windows']} windows deviate {limit}. By an audit, which assumes nothing: the target has "
                 f"forecast {audited} of them, drawn by lot, of which {allowed} may deviate more")
-        failing = f" ({record.get('failures')} do; p = {record.get('p_value', 0):.2g})"
+        failing = f" ({record.get('failures')} of the audited windows deviate more; p = {record.get('p_value', 0):.2g})"
     else:
         said = (f"with a probability of at most {100 * record['share']:g} %, some window of the next block deviates "
-                f"{limit}. By validation, which assumes that the next block is like the {record['blocks']} of the "
-                f"validation part, of which {record['failures_allowed']} may have such a window")
-        failing = f" ({record.get('failures')} have)"
+                f"{limit}. By validation, which assumes that the next block is like the {record['blocks']} blocks "
+                f"of the validation part, of which {record['failures_allowed']} may have such a window")
+        failing = f" ({record.get('failures')} of these blocks have one)"
     return f"{said}. Chosen: {record['chosen']}{failing if record['settings'] is not None else ''}"
 
 
@@ -243,8 +243,8 @@ def found_line(record: dict[str, Any]) -> str:
     found = record["found"]
     return (f"found, as the target has forecast all {found['windows']} windows here: {found['failing_pct']:.2f} % "
             f"deviate by more than {record['rms']:.3g}, the largest by {found['largest']:.3g}; MSE "
-            f"{found['mse_change_pct']:+.3f} %; {found['target_passes']:.2f} target passes a window"
-            + (", the audit's among them" if record["audited"] else ""))
+            f"{found['mse_change_pct']:+.3f} % against the target's; {found['target_passes']:.2f} target passes a "
+            "window" + (", the audit's among them" if record["audited"] else ""))
 
 
 def checked(kept: Kept, method: Method, settings: Settings, walk) -> tuple[dict[str, Method], dict[str, Evaluation]]:

@@ -144,7 +144,7 @@ def law_of_paths(scores: dict) -> str:
     nats = scores["divergence_nats"]
     if nats is None:
         return ("law unknown (--spec_tol ends each path by its own noise; --spec_tol 0 fixes the number of passes, and "
-                "the divergence is measured)")
+                "then the divergence is measured)")
     variation = min(1.0, (nats / 2) ** 0.5)
     return (f"{nats:.2g} nats a path from the target's law, a total variation of at most {variation:.2g}"
             + (": lossless" if scores["lossless"] else ""))

@@ -207,7 +207,7 @@ def test_the_newer_windows_judge_a_growth_of_the_older_ones():
     assert judged(paths, truth, 12, [older, newer]).chosen("auto") == "rollouts"
     none = judged(paths, truth, 12, [older & False, newer])
     assert none.chosen("auto") == "none" and none.found["none"]["crps"] is None
-    assert "too few windows for a CRPS held out" in none.describe(None)
+    assert "too few windows for a held-out CRPS" in none.describe(None)
 
 
 def test_a_method_widens_what_another_one_samples():
