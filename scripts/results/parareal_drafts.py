@@ -34,7 +34,7 @@ TITLES = {
     "preset": "the preset's: seven patches a pass",
     "serial": "one patch a pass",
     "answer": "that one, its answers learned (`--draft_answer 10`): the settings `{data}_parareal`",
-    "half": "that one, twice as wide and twice as deep",
+    "half": "that one, twice as wide",  # half of two layers is one, as is a quarter
 }
 
 
