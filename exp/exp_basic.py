@@ -89,8 +89,8 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     if change is not None:
         log.warning("note: rolling by %s changes the forecast of %s from the second patch on: %s", model.rolling, path,
                     change)
-    if run.bf16:
-        model.halve()
+    if run.bf16 and not model.halve():
+        log.info("note: this processor does not multiply in bfloat16: %s stays in float32", path)
     if run.compile:
         record(model)
     return model

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from layers.attention import TokenLayout, rotary_of
-from layers.linear import pack_linears
+from layers.linear import can_pack, pack_linears
 from layers.normalisation import PatchStats
 from layers.transformer import TimerBlock
 from models.cache_state import CacheState
@@ -80,13 +80,18 @@ class TimerBackbone(Decodable, nn.Module):
                 kept = self.rotated = of, rotary_of(times, variables, stride, self.head_dim)
         return kept[1]
 
-    def halve(self) -> None:
-        """Weights in bfloat16, for inference. On a CPU they are packed, and only large products use it."""
+    def halve(self) -> bool:
+        """Weights in bfloat16, for inference. On a CPU they are packed, and only large products are taken in it.
+
+        Returns False where the processor has no such products: the weights are packed in float32 then.
+        """
         if next(self.parameters()).device.type == "cpu":
-            pack_linears(self, torch.bfloat16)
-        else:
-            self.dtype = torch.bfloat16
-            self.to(self.dtype)
+            known = can_pack(torch.bfloat16)
+            pack_linears(self, torch.bfloat16 if known else torch.float32)
+            return known
+        self.dtype = torch.bfloat16
+        self.to(self.dtype)
+        return True
 
     def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden [B, T, C, D] -> mean and logvar (None without a variance head) [B, T, J, P, C] in data units."""

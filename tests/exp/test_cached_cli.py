@@ -8,6 +8,7 @@ from exp_helpers import command, load, metrics, rolling_errors, speculate
 
 from layers import linear
 from layers.linear import can_pack
+from models import timer_xl
 
 
 def test_a_causal_target_with_its_cache_equals_growing_passes(lab, causal, place, capsys):
@@ -36,6 +37,17 @@ def test_other_precisions_and_recorded_decodes_use_the_cache_too(lab, causal, pl
         assert low == pytest.approx(errors[0], rel=0.02)
         assert low != pytest.approx(errors[0], rel=1e-6) or not can_pack(torch.bfloat16)
     assert errors[3] == pytest.approx(errors[0], rel=1e-5)
+
+
+def test_a_processor_without_bfloat16_stays_in_float32_and_says_so(lab, causal, place, monkeypatch, capsys):
+    errors = []
+    monkeypatch.setattr(linear, "PACKED_FROM", 0)
+    monkeypatch.setattr(timer_xl, "can_pack", lambda dtype: False)
+    for flags in ("", "--bf16"):
+        assert command(lab, f"--test_pred_len 60 {flags}", causal[0]) == 0
+        errors.append(metrics()["mse"])
+    assert errors[1] == pytest.approx(errors[0], rel=1e-5)
+    assert capsys.readouterr().out.count("does not multiply in bfloat16") == 1
 
 
 def test_the_cache_of_a_window_model_is_used_only_if_asked_for(lab, place, capsys):
