@@ -17,7 +17,7 @@ from exp.exp_basic import Exp_Basic
 from utils.acceptance import Certified, Parareal, Tolerance
 from utils.errors import NotFinite
 from utils.fidelity import deviations, passes_until, rms_of_gaps
-from utils.speculative_decoder import decode_parareal
+from utils.speculative_decoder import decode_alone, decode_parareal
 
 CERTAIN = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # certificates at which windows stop, and
 TOLERANCES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # tolerances, in budgets
@@ -56,6 +56,7 @@ class Measured:
         self.dataset, self.windows, self.what = dataset, list(windows), what
         self.own: torch.Tensor | None = None
         self._by_pass: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._last = torch.zeros(1, 0)  # the deviation [1, W] after the last pass
 
     def each(self, work: Callable[[int, torch.Tensor], Any], what: str) -> list[Any]:
         """work(number of the first window, contexts) of every batch; errors name the window in its data."""
@@ -70,6 +71,11 @@ class Measured:
                 raise
         return found
 
+    @property
+    def rounds(self) -> bool:
+        """True where the same forecast by passes of other sizes differs by more than float32 rounds."""
+        return self.experiment.settings.run.bf16 or self.experiment.settings.run.amp
+
     def unit_of(self, context: torch.Tensor) -> torch.Tensor | None:
         unit = AloneMethod(self.method.target, self.method.horizon).unit_of(context)
         return None if self.unit == SERIES else self._scored(unit)
@@ -78,19 +84,24 @@ class Measured:
         return scored(series, self.experiment.settings.model.config.covariate)
 
     def by_pass(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of parareal: deviation and RMS of the gaps after every pass but the last, both [n - 1, W]; decoded once."""
+        """Of parareal: deviation and RMS of the gaps after every pass but the last, both [n - 1, W]; decoded once.
+
+        The last pass is the target's own forecast, but for rounding: in a lower precision the target decodes alone too.
+        """
         def measure(start: int, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             made: list[tuple[torch.Tensor, torch.Tensor]] = []
             decode_parareal(self.method.target, self.method.draft, context, self.method.horizon,
                             observer=lambda forecast, gap: made.append((forecast, rms_of_gaps(gap))))
-            (*before, last), unit = [self._scored(forecast) for forecast, _ in made], self.unit_of(context)
-            found = [torch.stack([deviations(each, last, unit), gap]) for each, (_, gap) in zip(before, made)]
-            return torch.stack(found, dim=1).cpu(), made[-1][0].cpu()
+            own = decode_alone(self.method.target, context, self.method.horizon) if self.rounds else made[-1][0]
+            unit = self.unit_of(context)
+            found = [torch.stack([deviations(self._scored(forecast), self._scored(own), unit), gap])
+                     for forecast, gap in made]
+            return torch.stack(found, dim=1).cpu(), own.cpu()
         if self._by_pass is None:
             parts, own = zip(*self.each(measure, self.what))
             self.own = torch.cat(own)
             deviation, gap = torch.cat(parts, dim=2)
-            self._by_pass = deviation, gap
+            self._by_pass, self._last = (deviation[:-1], gap[:-1]), deviation[-1:]
         return self._by_pass
 
     def ladders(self, budget: float, constants: Sequence[float] | None = None) -> list[Iterator[Step]]:
@@ -101,18 +112,20 @@ class Measured:
 
     def _passes(self) -> Iterator[Step]:
         deviation, _ = self.by_pass()
+        cost = float(self.method.patches) if self.rounds else 0.0
         for passes in range(len(deviation), 0, -1):
             yield Step(f"{passes} pass{'es' if passes > 1 else ''} each", Parareal(passes, 0.0), deviation[passes - 1],
-                       torch.full(deviation.shape[1:], float(passes)), 0.0, {"spec_passes": passes, "spec_tol": 0.0})
+                       torch.full(deviation.shape[1:], float(passes)), cost, {"spec_passes": passes, "spec_tol": 0.0})
+            cost = 0.0
 
     def _certified(self, budget: float, constants: Sequence[float]) -> Iterator[Step]:
         deviation, gap = self.by_pass()
-        exact = torch.cat([deviation, torch.zeros_like(deviation[:1])])
+        whole = torch.cat([deviation, self._last])
         for times in CERTAIN:
             limit = times * budget
             passes = passes_until(gap, constants, limit)
             yield Step(f"each window by its own certificate, at {limit:.4g}", Certified(constants, limit),
-                       exact.gather(0, passes[None] - 1)[0], passes.double(), 0.0,
+                       whole.gather(0, passes[None] - 1)[0], passes.double(), 0.0,
                        {"certificate": limit, "constants": list(constants)})
 
     def _tolerances(self, budget: float) -> Iterator[Step]:
