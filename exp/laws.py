@@ -141,10 +141,10 @@ def _of_varying(residuals: torch.Tensor, least: int) -> tuple[torch.Tensor, torc
 def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Path) -> Calibration:
     """The calibration of `checkpoint` for these data and this context: loaded, or fitted and stored."""
     data, spec = experiment.settings.data, experiment.settings.spec
-    covariance = spec.covariance
+    covariance, bf16 = spec.covariance, experiment.settings.run.bf16
     dataset, loader, series = calibration_part(experiment)
-    path = file_beside(Path(checkpoint), data.label, data.test_context, covariance)
-    made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.rolling)
+    path = file_beside(Path(checkpoint), data.label, data.test_context, covariance, bf16)
+    made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.rolling, bf16)
     if path.exists():
         calibration = load(path, made_for, model.patch_len, dataset.variables)
         log.info("calibration of %s: %s", path, calibration.describe(spec.width))
@@ -158,17 +158,18 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
     return calibration
 
 
-def file_beside(checkpoint: Path, label: str, context: int, covariance: str) -> Path:
-    """Path of a checkpoint's calibration: one file per data set, context and covariance."""
-    checkpoint = Path(checkpoint)
-    return checkpoint.with_name(f"{checkpoint.stem}_calibration_{label}_{context}_{covariance}.pth")
+def file_beside(checkpoint: Path, label: str, context: int, covariance: str, bf16: bool = False) -> Path:
+    """Path of a checkpoint's calibration: one file per data set, context, covariance and precision of the weights."""
+    checkpoint, own = Path(checkpoint), "_bf16" if bf16 else ""
+    return checkpoint.with_name(f"{checkpoint.stem}_calibration_{label}_{context}_{covariance}{own}.pth")
 
 
-def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: str) -> dict[str, str | int]:
+def identity(checkpoint: Path, dataset, context: int, covariance: str, rolling: str,
+             bf16: bool = False) -> dict[str, str | int]:
     """Everything a calibration depends on; a stored one is valid only if all values match."""
     return {"form": FORM, "weights": digest(checkpoint), "data": dataset.fingerprint(),
             "windows": type(dataset).__name__, "context": context, "patch": dataset.cut.patch_len,
-            "covariance": covariance, "rolling": rolling}
+            "covariance": covariance, "rolling": rolling} | ({"weights in bf16": True} if bf16 else {})
 
 
 def forget(checkpoint: Path) -> None:
@@ -202,7 +203,7 @@ def load(path: Path, made_for: dict, patch_len: int, variables: int) -> Calibrat
         raise UserError(f"{path} was calibrated by another version of this program: {again}")
     if differing:
         name = differing[0]
-        then, now = shorten(found[name]), shorten(made_for[name])
+        then, now = shorten(found.get(name)), shorten(made_for[name])
         raise UserError(f"{path} was calibrated for other {name} ({then}, here {now}): {again}")
     if calibration is None or not usable:
         raise UserError(f"{path} is damaged (its factor is not {list(shape)} with finite standard deviations, or its "

@@ -92,14 +92,15 @@ def rolled_part(experiment: Exp_Basic) -> Any:
 
 def bands_of(experiment: Exp_Basic, model: TimerBackbone, checkpoint: Path, law: TargetLaw) -> Bands | None:
     """The bands of this law on validation windows: loaded, or measured and stored; None if there are none."""
-    data, spec = experiment.settings.data, experiment.settings.spec
+    data, spec, bf16 = experiment.settings.data, experiment.settings.spec, experiment.settings.run.bf16
     dataset = rolled_part(experiment)
     if dataset is None:
         return None
     width = "mixture" if law.widths is not None else "one"
-    path = file_beside(checkpoint, data.label, data.test_context, f"{spec.covariance}_{width}_{data.horizon}")
-    made_for = identity(checkpoint, dataset, data.test_context, spec.covariance, model.rolling) | {
-        "form": FORM, "width": width, "horizon": data.horizon, "temperature": spec.temp}
+    path = file_beside(checkpoint, data.label, data.test_context, f"{spec.covariance}_{width}_{data.horizon}", bf16)
+    of_law = identity(checkpoint, dataset, data.test_context, spec.covariance, model.rolling, bf16)
+    made_for = of_law | {"form": FORM, "form of the law": of_law["form"], "width": width, "horizon": data.horizon,
+                         "temperature": spec.temp}
     if path.exists():
         bands = load(path, made_for, patches_in(data.horizon, model.patch_len))
     else:

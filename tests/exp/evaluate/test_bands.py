@@ -106,7 +106,8 @@ def test_a_file_for_anything_else_or_a_damaged_one_is_refused(capsys):
         with pytest.raises(UserError, match="damaged.*delete it to measure it again"):
             load(path, content["identity"], 3)
     save_tensors(path, content)
-    for name, other in (("weights", "x"), ("horizon", 24), ("width", "mixture"), ("form", 0), ("temperature", 2.0)):
+    for name, other in (("weights", "x"), ("horizon", 24), ("width", "mixture"), ("form", 0), ("form of the law", 0),
+                        ("temperature", 2.0)):
         with pytest.raises(UserError, match=f"measured for other {name} .*delete it"):
             load(path, content["identity"] | {name: other}, 3)
     path.write_bytes(path.read_bytes()[:100])

@@ -127,6 +127,18 @@ def test_a_calibration_is_fitted_once_then_loaded(covariance, capsys):
     assert metrics()["samples"]["law"]["spec_covariance"] == covariance
 
 
+def test_weights_in_bf16_have_a_law_and_bands_of_their_own(capsys):
+    command = "--num_samples 4 --spec_sigma_mode calibrated --spec_width one"
+    kept = {path: path.with_name(f"{path.stem}_bf16.pth") for path in (DIAG, DIAG.with_name(f"{DIAG.stem}_one_24.pth"))}
+    sample(command)
+    sample(f"{command} --bf16")
+    assert capsys.readouterr().out.count("calibrated on") == 2
+    assert sorted(DIAG.parent.glob("*_calibration_*")) == sorted([*kept, *kept.values()])
+    DIAG.replace(kept[DIAG])
+    sample(f"{command} --bf16", code=2)
+    assert "calibrated for other weights in bf16 (None, here True)" in capsys.readouterr().err
+
+
 def test_a_calibrated_law_holds_the_truth_where_a_guess_does_not():
     sample("--num_samples 50 --spec_sigma_mode calibrated --spec_growth none")
     assert metrics()["samples"]["coverage_80_pct"] == pytest.approx(80, abs=8)
