@@ -254,7 +254,8 @@ class ReportSettings(Section):
     judgements_windows: int = limited(64, COUNT, "number of windows in that csv", flag="spec_debug_n",
                                       needs=("spec_debug_accept",), free=True)
     trace_inference_breakdown: bool = limited(False, Switch(), "report the time spent in target, draft and the rest",
-                                              free=True, not_with=ONE_WAY | TEST_WINDOWS)
+                                              free=True, not_with=ONE_WAY | TEST_WINDOWS | {
+        "compile": "times passes one by one, but a decode that --compile has recorded is replayed as a whole"})
     visualize: bool = limited(False, Switch(), "write PNGs of forecasts", free=True, not_with=TEST_WINDOWS)
     pictures: int | None = limited(None, OrNone(NATURAL), f"most pictures (default: {SERIES_DRAWN} series of "
                                    f"--do_predict, {WINDOWS_DRAWN} windows of --visualize)", free=True,

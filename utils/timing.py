@@ -36,8 +36,10 @@ class Stopwatch:
 class TracedModel:
     """A model whose passes are timed; synchronises after every pass, so the total is a little longer.
 
-    Everything else is delegated to the model.
+    Everything else is delegated to the model, but for its recorded decodes: a replay has no passes to time.
     """
+
+    graphs = None
 
     def __init__(self, model: Model, device: torch.device):
         self.model, self.watch = model, Stopwatch(device)

@@ -66,6 +66,8 @@ CASES = [
     Case("cosine together with lradj", "--cosine --lradj type1", ["--lradj", "--cosine", "leave one"]),
     Case("amp_dtype without amp", "--amp_dtype bf16", ["--amp_dtype", "--amp"]),
     Case("two precisions", f"{TEST} --amp --bf16", ["--bf16", "so does --amp", "leave one"]),
+    Case("the time of passes that are replayed as one", f"{TEST} --compile --trace_inference_breakdown",
+         ["--trace_inference_breakdown", "--compile", "leave one"]),
     Case("training with half weights", "--is_training 1 --bf16", ["--bf16", "--is_training 0"]),
     Case("fp16 on the CPU", "--amp --amp_dtype fp16", ["--amp_dtype fp16", "GPU"]),
     Case("draft_scale for a target", "--draft_scale_d_ff 0.5", ["--draft_scale_d_ff", "--model timer_xl_draft"]),
