@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # importing torch takes seconds, during which Ctrl-C must wor
 # others are set by the sweep, or concern training and reports
 PASSED_ON = {
     "root_path", "data_path", "data", "seq_len", "test_seq_len", "test_flag", "batch_size", "seed", "quiet", "compile",
-    "rolling",
-    "spec_draft_model", "spec_repropose", "spec_temp", "spec_sigma_mode", "spec_covariance", "spec_sigma_adapt_c",
-    "spec_accept_mse_tol",
+    "bf16", "rolling",
+    "spec_draft_model", "spec_repropose", "spec_temp", "spec_sigma_mode", "spec_covariance", "spec_width",
+    "spec_sigma_adapt_c", "spec_accept_mse_tol",
 }
 # flag of run.py -> the sweep's own for the same thing
 OWN_NAMES = {"spec_accept_rule": "rule", "spec_emit": "emit", "spec_sigma": "sigma", "spec_accept_bias": "bias",

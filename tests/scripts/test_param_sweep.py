@@ -71,6 +71,18 @@ def test_a_calibrated_sigma_is_not_multiplied_by_the_sigmas(place):
     assert not {row["mse"] for row in cells} & {row["mse"] for row in rows_of("b.csv")}
 
 
+def test_the_width_of_a_calibrated_law_can_be_given(place):
+    lines = Path("two.csv").read_text().splitlines()
+    Path("two.csv").write_text("\n".join(lines + 4 * lines[1:]) + "\n")
+    own = place.replace("--sigma 0.2,0.4 --bias 1", "")
+    flags = f"{own} --rule exact --emit sample --spec_sigma_mode calibrated --k 3"
+    found = {}
+    for width in ("one", "mixture"):
+        assert sweep(f"{flags} --bf16 --spec_width {width} --out {width}.csv") == 0
+        found[width] = rows_of(f"{width}.csv")[2]["mse"]
+    assert found["one"] != found["mixture"]
+
+
 ALL_RULES = "--grid gap --tol 0.1,0.5 --k 1,all"  # besides what `place` sets
 
 
