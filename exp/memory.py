@@ -1,7 +1,7 @@
 """What a run takes in memory, estimated from its shapes, and the refusal of one that cannot fit.
 
-The estimates count the large buffers, in bytes of float32. They are meant to be a little low rather than high: a run
-that would fit must never be refused.
+The estimates count the large buffers, in the precision of the weights. They are meant to be a little low rather than
+high: a run that would fit must never be refused.
 """
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _state_bytes(model, rows: int, shape: Shape, n: int) -> float:
     patches = rows * (shape.context // model.patch_len + n) * shape.variables
     config = model.config
     kept = 2 * config.e_layers * config.d_model if model.rolling == "cache" else 0
-    return FLOAT * patches * (model.patch_len + kept)
+    return patches * (FLOAT * model.patch_len + model.dtype.itemsize * kept)
 
 
 def _pass_bytes(model, shape: Shape, verified: int) -> float:
@@ -117,10 +117,10 @@ def _pass_bytes(model, shape: Shape, verified: int) -> float:
         queries = keys = N * C
         tokens = queries * min(shape.windows * shape.samples * (1 + verified), max(1, CPU_TOKENS // queries))
     pairs = pairs_at_once(queries, keys)
-    config = model.config
+    config, size = model.config, model.dtype.itemsize
     # of a pair the bias of every head, twice; 8 bytes: whether it is of one variable; 2: whether the query sees the key
-    attention = FLOAT * tokens * 5 * config.d_model + pairs * (2 * FLOAT * config.n_heads + 10)
-    return max(attention, FLOAT * tokens * (2 * config.d_model + 2 * config.d_ff))
+    attention = size * tokens * 5 * config.d_model + pairs * (2 * size * config.n_heads + 10)
+    return max(attention, size * tokens * (2 * config.d_model + 2 * config.d_ff))
 
 
 def refuse_unfitting_test(shape: Shape, device: torch.device, target, draft=None) -> None:

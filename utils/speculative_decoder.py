@@ -211,7 +211,7 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     audit: paths of each window that the target reads once more, in a pass that is not counted. `divergence` [B, audit]
     is then half the squared whitened distance between the means that the path was drawn around and the target's means
     behind this very path: its expectation over z is KL(law of the paths || target's law), in nats (the guide has the
-    proof), of a law with `widths` an upper bound of it. It holds for a number of passes that does not depend on z, hence
+    proof), of a law with `widths` an upper bound of it. It holds for a number of passes that does not depend on z, so
     for tol 0 only.
     Raises TypeError for what is not a model; ValueError if the patches of both differ in length, for passes below 1, a
     negative tol, too few constants, a z that does not fit, and an audit without a law, of more paths than there are or

@@ -69,6 +69,16 @@ def test_keys_values_and_the_forecast_are_counted(changes):
     assert decoding_bytes(replace(SHAPE, samples=200), model) > 100 * (decoding_bytes(replace(SHAPE), model) - 2**18)
 
 
+def test_half_weights_keep_half_the_keys_and_values():
+    target = tiny_target(norm_mode="causal", norm_window=5)
+    shape = replace(SHAPE, samples=100)
+    whole = decoding_bytes(shape, target)
+    target.dtype = torch.bfloat16  # as `halve` leaves it on a GPU
+    tokens = 8 * 100 * (5 + 10) * 3
+    kept = 2 * target.config.e_layers * target.config.d_model * tokens
+    assert whole - 2 * kept >= decoding_bytes(shape, target) > whole / 2
+
+
 def test_training_counts_the_square_of_the_tokens():
     config = tiny_target().config
     wide = training_bytes(replace(SHAPE, variables=3000), config, CPU)
