@@ -48,12 +48,19 @@ class PromisedMethod(Method):
             others = ~torch.isin(windows, self.audited)
             forecast[~others] = self.own[torch.searchsorted(self.audited, windows[~others])].to(context.device)
         rows = others.nonzero()[:, 0].to(context.device)
+        asked, taken = (context, rows) if self._recorded else (context[rows], slice(None))
         if self.rule is None and len(rows):
-            forecast[rows] = decode_alone(self.method.target, context[rows], self.method.horizon)
+            forecast[rows] = decode_alone(self.method.target, asked, self.method.horizon)[taken]
         whole = self._alone(forecast)
         if self.rule is not None and len(rows):
-            self._replace(whole, rows, self.method.decode(context[rows], observer))
+            self._replace(whole, rows, self.method.decode(asked, observer), taken)
         return whole
+
+    @property
+    def _recorded(self) -> bool:
+        """True where each size of a batch is recorded by itself: then audited windows are decoded with the others."""
+        fixed = self.rule is None or isinstance(self.method, PararealMethod)
+        return fixed and getattr(self.method.target, "graphs", None) is not None
 
     def _alone(self, forecast: torch.Tensor) -> Decoded:
         """The target's own forecasts [B, H, C], with the counts of speculation that proposes nothing."""
@@ -67,8 +74,8 @@ class PromisedMethod(Method):
                        draft_mean=torch.full_like(forecast, float("nan")),
                        draft_sigma=torch.full_like(forecast, float("nan")), lengths=torch.tensor([len(forecast) * n]))
 
-    def _replace(self, whole: Decoded, rows: torch.Tensor, part: Decoded) -> None:
-        """Puts rows that were decoded by the rule into `whole`, in which nothing was proposed."""
+    def _replace(self, whole: Decoded, rows: torch.Tensor, part: Decoded, taken: torch.Tensor | slice) -> None:
+        """Puts the rows `taken` of what the rule decoded into `rows` of `whole`, in which nothing was proposed."""
         if part.lengths is not None:
             whole.lengths = part.lengths.clone()
             whole.lengths[0] += self.method.patches * (len(whole.forecast) - len(rows))
@@ -77,4 +84,4 @@ class PromisedMethod(Method):
             if values is None:
                 setattr(whole, each.name, None)
             elif into is not None and each.name != "lengths":
-                into[rows] = values.to(into.dtype)
+                into[rows] = values[taken].to(into.dtype)
