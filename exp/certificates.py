@@ -30,9 +30,10 @@ def certificate_constants(experiment: Exp_Basic, checkpoint: Path, pair: tuple[A
     or of other models or data.
     """
     data, run = experiment.settings.data, experiment.settings.run
-    path = file_beside(checkpoint, data.label, data.test_context, data.horizon, unit)
-    draft = checkpoint_in(str(run.draft_checkpoint))
-    made_for = {"form": FORM, "weights": digest(checkpoint), "draft": digest(draft), "data": dataset.fingerprint(),
+    draft = digest(checkpoint_in(str(run.draft_checkpoint)))
+    own = f"{unit}_{draft[:8]}" + ("_bf16" if run.bf16 else "")
+    path = file_beside(checkpoint, data.label, data.test_context, data.horizon, own)
+    made_for = {"form": FORM, "weights": digest(checkpoint), "draft": draft, "data": dataset.fingerprint(),
                 "kind": type(dataset).__name__, "context": data.test_context, "horizon": data.horizon,
                 "patch": dataset.cut.patch_len, "windows": len(windows), "unit": unit, "quantile": QUANTILE,
                 "amp": run.amp_dtype if run.amp else "", "bf16": run.bf16,
@@ -48,9 +49,10 @@ def certificate_constants(experiment: Exp_Basic, checkpoint: Path, pair: tuple[A
     return constants
 
 
-def file_beside(checkpoint: Path, label: str, context: int, horizon: int, unit: str) -> Path:
+def file_beside(checkpoint: Path, label: str, context: int, horizon: int, own: str) -> Path:
+    """own: unit, draft and precision, so that another draft of the same target gets a file of its own."""
     checkpoint = Path(checkpoint)
-    return checkpoint.with_name(f"{checkpoint.stem}_certificate_{label}_{context}_{horizon}_{unit}.pth")
+    return checkpoint.with_name(f"{checkpoint.stem}_certificate_{label}_{context}_{horizon}_{own}.pth")
 
 
 def load(path: Path, made_for: dict[str, Any], passes: int) -> list[float]:

@@ -53,7 +53,7 @@ class Graphs:
     def run(self, key: tuple[Hashable, ...], decode: Decode, inputs: Inputs,
             beside: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         shapes = (None if part is None else (part.shape, part.dtype) for part in inputs)
-        whole = (*key, *shapes, *map(id, beside))
+        whole = (*key, *shapes, *map(id, beside), torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"))
         if whole not in self.recorded:
             self.recorded[whole] = self._recorded(decode, inputs, beside)
             if len(self.recorded) > MOST_RECORDED:

@@ -218,7 +218,7 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     with a tol above 0; NotFinite, which names the model, if the forecast or the proposals behind it are not finite.
     """
     n = patches_in(horizon, target.patch_len)
-    _refuse_misfits(target, draft, context, n, passes, tol, law, z, audit)
+    _refuse_misfits(target, draft, context, n, passes, tol, law, z, width, audit)
     if constants is not None and len(constants) < n - 1:
         raise ValueError(f"there are {len(constants)} constants, but {n - 1} passes before the last need one each")
     samples = 1 if z is None else z.shape[1]
@@ -320,13 +320,15 @@ def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None, c
 
 
 def _refuse_misfits(target: Model, draft: Model, context: torch.Tensor, n: int, passes: int | None, tol: float,
-                    law: TargetLaw | None, z: torch.Tensor | None, audit: int) -> None:
+                    law: TargetLaw | None, z: torch.Tensor | None, width: torch.Tensor | None, audit: int) -> None:
     """Raises ValueError for settings of `decode_parareal` that do not fit; `_refuse_pair` for the models."""
     _refuse_pair(target, draft)
     if (passes is not None and (not isinstance(passes, int) or passes < 1)) or not tol >= 0:
         raise ValueError(f"passes is {passes} and tol {tol}, but must be a whole number from 1 on, and at least 0")
     if (law is None) != (z is None):
         raise ValueError("paths need both a law and its noise z, means neither of them")
+    if width is not None and law is None:
+        raise ValueError("a width is that of a path, and goes with a law and its noise z")
     if z is not None:
         B, _, C = context.shape
         wanted = (B, max(1, z.shape[1]), max(n, z.shape[2]), target.patch_len, C) if z.dim() == 5 else None

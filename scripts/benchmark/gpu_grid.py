@@ -22,6 +22,7 @@ from exp.evaluate.methods import AloneMethod, Method, PararealMethod, Speculativ
 from exp.flags import Parser, reader
 from exp.program import exit_code
 from exp.report.results import format_table, write_csv
+from layers.linear import pack_linears
 from models import registry, timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from models.timer_xl import TimerBackbone
@@ -97,15 +98,17 @@ def measure(pair: Models, cell: dict, context: torch.Tensor, given: bool, accept
     device, methods = context.device, {}
     for dtype in ("float32", "bf16"):
         models = [copy.deepcopy(model) for model in pair]
-        if dtype == "bf16":
-            for model in models:
+        for model in models:
+            if dtype == "bf16":
                 model.halve()
+            elif device.type == "cpu":  # as in the program
+                pack_linears(model)
         for name, method in methods_of((models[0], models[1]), cell["horizon"], given, acceptance).items():
             methods[dtype, 0, name] = method
         if device.type == "cuda":  # the same weights; rules that accept have no fixed shape and are not recorded
-            for model in models:
+            recorded = copy.copy(models[0]), copy.copy(models[1])
+            for model in recorded:
                 record(model)
-            recorded = models[0], models[1]
             for name, method in methods_of(recorded, cell["horizon"], given, acceptance).items():
                 if type(method) is not SpeculativeMethod:
                     methods[dtype, 1, name] = method

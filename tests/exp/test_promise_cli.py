@@ -1,4 +1,5 @@
 """--spec_rms and --spec_budget from the command line to the files: what is promised, chosen, found, and refused."""
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from models.checkpoint import read_tensors
 from utils.acceptance import Tolerance
 from utils.errors import UserError
 from utils.fidelity import audit_allows, draw_audit, fit_constants, least_audit, rms_for_change
+from utils.files import digest
 from utils.speculative_decoder import decode_alone, decode_parareal, decode_speculative
 
 PARAREAL = "--spec_accept_rule parareal"
@@ -161,7 +163,7 @@ def test_a_budget_of_the_mse_is_translated_by_the_targets_own(own_lab, capsys):
     assert "changes the MSE by at most 20 %" in capsys.readouterr().out
     forecast, alone = promise["found"]["rms"], promise["rms"]
     assert 0 < forecast <= alone
-    path = own_lab / f"checkpoints/{TARGET}/checkpoint_certificate_tiny_{CONTEXT}_{HORIZON}_series.pth"
+    path = certificate(own_lab, "series")
     by_hand = fitted_by_hand(own_lab, lambda one, other, _: (one - other).double().square().mean(dim=(1, 2)).sqrt())
     assert read_tensors(path)["constants"] == pytest.approx(by_hand, rel=1e-3)
 
@@ -204,8 +206,14 @@ def test_validation_promises_of_blocks(own_lab, capsys, budget):
 
 # --- certificates
 
+def certificate(lab, unit):
+    """The file of the constants of the pair."""
+    draft = digest(lab / "checkpoints" / DRAFT / "checkpoint.pth")[:8]
+    return lab / f"checkpoints/{TARGET}/checkpoint_certificate_tiny_{CONTEXT}_{HORIZON}_{unit}_{draft}.pth"
+
+
 def test_certificates_are_kept_beside_the_checkpoint_with_what_they_depend_on(own_lab, capsys):
-    path = own_lab / f"checkpoints/{TARGET}/checkpoint_certificate_tiny_{CONTEXT}_{HORIZON}_window.pth"
+    path = certificate(own_lab, "window")
     flags = f"{PARAREAL} --spec_rms 0.05"
     first = speculate(own_lab, flags)["promise"]
     kept = path.read_bytes()
@@ -213,13 +221,19 @@ def test_certificates_are_kept_beside_the_checkpoint_with_what_they_depend_on(ow
     assert speculate(own_lab, flags)["promise"] == first and path.read_bytes() == kept
     assert "certificates fitted" not in capsys.readouterr().out
     pair = f"--use_speculative --spec_draft_ckpt {own_lab}/checkpoints/{DRAFT}/checkpoint.pth"
-    assert command(own_lab, f"--test_pred_len {HORIZON} {pair} {flags} --bf16") == 2
-    assert f"error: {path} was fitted for other bf16 (False, here True)" in capsys.readouterr().err
+    assert command(own_lab, f"--test_pred_len {HORIZON} {pair} {flags} --bf16") == 0
+    assert path.with_name(f"{path.stem}_bf16.pth").exists() and path.read_bytes() == kept
+    assert command(own_lab, f"--test_pred_len {HORIZON} {pair} {flags} --amp") == 2
+    assert f"error: {path} was fitted for other amp (, here bf16)" in capsys.readouterr().err
     draft = own_lab / f"checkpoints/{DRAFT}/checkpoint.pth"
     content = torch.load(draft, weights_only=True)
     torch.save({name: value * 1.01 for name, value in content.items()}, draft)
+    assert command(own_lab, f"--test_pred_len {HORIZON} --use_speculative --spec_draft_ckpt {draft} {flags}") == 0
+    other = certificate(own_lab, "window")  # each draft has its own
+    assert other != path and f"stored in {other}" in capsys.readouterr().out and path.read_bytes() == kept
+    shutil.copy(path, other)
     assert command(own_lab, f"--test_pred_len {HORIZON} --use_speculative --spec_draft_ckpt {draft} {flags}") == 2
-    assert f"error: {path} was fitted for other draft" in capsys.readouterr().err
+    assert f"error: {other} was fitted for other draft" in capsys.readouterr().err
     path.write_bytes(kept[:100])
     assert command(own_lab, f"--test_pred_len {HORIZON} --use_speculative --spec_draft_ckpt {draft} {flags}") == 2
     assert "is damaged" in capsys.readouterr().err

@@ -138,6 +138,7 @@ def test_one_patch_is_the_targets_own(target, drafts, series):
 
 @pytest.mark.parametrize("settings, words", [
     ({"passes": 0}, "passes is 0"), ({"tol": -0.1}, "tol -0.1"), ({"tol": float("nan")}, "tol nan"),
+    ({"width": torch.ones(2, 1, 2)}, "a width is that of a path"),
     ({"law": LAWS["fixed"]}, "both a law and its noise"), ({"z": normal(2)}, "both a law and its noise"),
     ({"passes": 1.5}, "passes is 1.5"),
     ({"law": LAWS["fixed"], "z": normal(2, variables=3)[:, :, :3]}, r"z has the shape \(2, 3, 3, 8, 3\), .* 6 patches"),
