@@ -1,6 +1,7 @@
 """The target's law according to the settings; a calibration is fitted once and stored beside the checkpoint."""
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,11 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
     refuse_unwritable(path.parent, "--checkpoints/--distill_target_ckpt")
     residuals = next_patch_residuals(model, loader, experiment.device)
     calibration = fit_law(residuals, series, covariance == "full")
+    for width in WIDTHS:  # bands of the law that this one takes the place of
+        name = file_beside(Path(checkpoint), data.label, data.test_context, f"{covariance}_{width}_").stem
+        for bands in path.parent.glob(f"{glob.escape(name)}*.pth"):
+            if bands.stem.endswith("_bf16") == bf16:
+                bands.unlink()
     save(path, calibration, made_for)
     log.info("calibrated on %.0f validation windows, stored in %s: %s", calibration.held_out["windows"], path,
              calibration.describe(spec.width))

@@ -88,7 +88,9 @@ def ended(command, **environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command, code, lines", [
-    ("$RUN | head -n 1", 141, 1),  # 128 + SIGPIPE, as of a program that the pipe itself ended
+    # 128 + SIGPIPE, as of a program that the pipe itself ended. The reader is gone long before the first line; after
+    # one line it may still be there for the last
+    ("$RUN | head -n 0", 141, 0),
     ("$RUN 2>&1 | head -n 0", 141, 0),
     ("$RUN --help | head -n 1", 0, 1),
     ("$RUN >&-", 0, 0),

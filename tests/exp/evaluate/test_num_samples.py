@@ -158,7 +158,7 @@ def test_a_foreign_calibration_is_an_error_and_writes_nothing(capsys):
     assert said.count("\n") == 1 and DIAG.name in said and "other weights" in said and "delete it" in said
     assert [path.name for path in Path("test_results").iterdir()] == ["target_pl24_samples_first"]
     DIAG.unlink()
-    sample("--num_samples 4 --spec_sigma_mode calibrated")
+    sample("--num_samples 4 --spec_sigma_mode calibrated")  # bands of the law that is gone are measured again
 
 
 def test_training_forgets_the_calibration_of_older_weights():
