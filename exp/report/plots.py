@@ -14,6 +14,7 @@ from utils.scores import BANDS
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00",
                                                     "#CC79A7")
+BROWN = "#7F4F24"  # not of the set
 ORIGINS = {ACCEPTED: ("accepted", GREEN, ""), REJECTED: ("rejected, target's own", RED, "//"),
            BONUS: ("target's bonus patch", "#BBBBBB", "..")}
 
@@ -135,15 +136,15 @@ def compare_figure(path: Path, rows: list[dict], batch_size: int, title: str) ->
     A method without a model (seasonal-naive) would squash the axes: it is named in the legend with its figures.
     """
     figure, axes = subplots(1, 2, figsize=(12, 4.6), sharey=True)
-    colours, markers = [BLACK, ORANGE, "#999999", RED, SKY, GREEN, BLUE, PURPLE], "s^xvDoP*"
+    colours, markers = [BLACK, ORANGE, "#999999", RED, SKY, GREEN, BLUE, PURPLE, BROWN], "s^xvDoP*h"
     for axis, key, batch in zip(axes, ("ms_batch_1", "ms_batch_n"), (1, batch_size)):
         for i, row in enumerate(rows):
             drawn = row.get("target_passes") or row.get("draft_passes")
             label = row["method"] + ("" if drawn else f": MSE {row['mse']:.3f}, not drawn")
-            axis.scatter(*([row[key]], [row["mse"]]) if drawn else ([], []), s=80, color=colours[i % 8],
-                         marker=markers[i % 8], label=label)
+            axis.scatter(*([row[key]], [row["mse"]]) if drawn else ([], []), s=80, color=colours[i % len(colours)],
+                         marker=markers[i % len(colours)], label=label)
             if drawn:
-                axis.hlines(row["mse"], row[f"{key}_p10"], row[f"{key}_p90"], color=colours[i % 8], lw=1.5)
+                axis.hlines(row["mse"], row[f"{key}_p10"], row[f"{key}_p90"], color=colours[i % len(colours)], lw=1.5)
         axis.axhline(rows[0]["mse"], color=BLACK, lw=0.7, ls=":", zorder=0)
         axis.axvline(rows[0][key], color=BLACK, lw=0.7, ls=":", zorder=0)
         axis.set_xlim(left=0)

@@ -26,3 +26,17 @@ def test_the_gap_of_every_patch_stands_below_the_forecast(tmp_path, monkeypatch)
     assert spans == [(0, 12), (12, 24)]  # the third patch is cut to 6 steps, and never proposed
     labels = [entry.get_text() for entry in kept[0].legends[0].get_texts()]
     assert {"the target's own patch", "gap left, in standard deviations of the window"} <= set(labels)
+
+
+def test_every_row_of_a_comparison_looks_different(tmp_path, monkeypatch):
+    """Of as many as there can be: two models, seasonal-naive, and a rule and its means each."""
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    rows = [{"method": f"method {i}", "mse": 0.1 * i, "target_passes": 1.0, "rms_from_target": 0.0}
+            | {f"ms_batch_{batch}{part}": 1.0 + i for batch in "1n" for part in ("", "_p10", "_p90")} for i in range(9)]
+    plots.compare_figure(tmp_path / "compare.png", rows, 64, "title")
+    for axis in figures[0].axes[:2]:
+        looks = {(tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes()) for dots in axis.collections
+                 if len(dots.get_offsets()) and hasattr(dots, "get_sizes") and len(dots.get_paths()) == 1
+                 and dots.get_label().startswith("method")}
+        assert len(looks) == 9 == len({colour for colour, _ in looks})
