@@ -1,5 +1,6 @@
 """What the tests of `exp` share: command lines over a trained pair, trainings, and loops of their own to check by."""
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -14,6 +15,7 @@ from models.checkpoint import read_settings, read_state, save_checkpoint
 from models.config import ModelConfig
 from models.registry import MODELS
 from models.timer_xl import Model
+from models.timer_xl_draft import Model as DraftModel
 from utils.errors import UserError
 
 CONTEXT, PATCH, ROWS = 48, 12, 600
@@ -29,6 +31,13 @@ def save(folder, model, **settings):
     """An untrained model as training would leave it."""
     name = next(name for name, kind in MODELS.items() if type(model) is kind)
     save_checkpoint(Path(folder), model.state_dict(), model.config.as_dict() | {"model": name} | settings)
+
+
+def save_pair(config, data_path, **settings):
+    """An untrained target and a draft with its weights, in the folders `target` and `draft` of checkpoints/."""
+    torch.manual_seed(0)
+    for name, model in (("target", Model(config)), ("draft", DraftModel(replace(config, draft_stochastic=True)))):
+        save(Path("checkpoints") / name, model, data_path=data_path, **settings)
 
 
 # kinds of normalisation: changes of `tiny_target`

@@ -161,15 +161,20 @@ def parse_cells(text: str | None) -> list[tuple[str, int, int, int]]:
     return cells
 
 
+def add_measuring(parser: Parser, accepted: str, acceptance: float, budget_s: float) -> None:
+    """The flags of a timing with an imposed acceptance, with their defaults; accepted: what it is the acceptance of."""
+    parser.add_argument("--acceptance", type=reader(Number(0, 1)), default=acceptance,
+                        help=f"{accepted} (default: %(default)s)")
+    parser.add_argument("--budget_s", type=reader(Number(0, 1e6, open_low=True)), default=budget_s,
+                        help="seconds of measurement per cell (at least 3 repeats; default: %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
 def main(argv=None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=None, help="config:context:horizon:batch[,...] (default: the whole grid)")
     parser.add_argument("--out", default="benchmark/decode_speed.csv", help="csv; the plot goes next to it as .png")
-    parser.add_argument("--acceptance", type=reader(Number(0, 1)), default=0.97,
-                        help="acceptance of speculative_trained (default: %(default)s)")
-    parser.add_argument("--budget_s", type=reader(Number(0, 1e6, open_low=True)), default=20.0,
-                        help="seconds of measurement per cell (at least 3 repeats)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_measuring(parser, "acceptance of speculative_trained", acceptance=0.97, budget_s=20.0)
     return exit_code(lambda: run(parser.parse_args(argv)), "the sizes in --cells",
                      "the tables hold the cells measured so far")
 

@@ -19,17 +19,16 @@ import torch
 from tqdm import tqdm
 
 from exp.evaluate.methods import AloneMethod, Method, PararealMethod, SpeculativeMethod
-from exp.flags import Parser, reader
+from exp.flags import Parser
 from exp.program import exit_code
 from exp.report.results import format_table, write_csv
 from layers.linear import pack_linears
 from models import registry, timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from models.timer_xl import TimerBackbone
-from scripts.benchmark.decode_speed import CONFIGS, PATCH, Forced, parse_cells
+from scripts.benchmark.decode_speed import CONFIGS, PATCH, Forced, add_measuring, parse_cells
 from utils.acceptance import Parareal, Tolerance
 from utils.errors import UserError
-from utils.limits import Number
 from utils.lossless import Coupling
 from utils.replay import record
 from utils.target_law import TargetLaw
@@ -155,11 +154,7 @@ def main(argv=None) -> int:
     parser.add_argument("--pair", default=None, help="checkpoints of a trained pair of the preset: TARGET,DRAFT")
     parser.add_argument("--data", type=Path, default=None, help="csv of the series that it forecasts")
     parser.add_argument("--cells", default=CELLS, help="config:context:horizon:batch[,...] (default: %(default)s)")
-    parser.add_argument("--acceptance", type=reader(Number(0, 1)), default=0.9,
-                        help="imposed acceptance of a random pair (default: %(default)s)")
-    parser.add_argument("--budget_s", type=reader(Number(0, 1e6, open_low=True)), default=4.0,
-                        help="seconds of measurement per cell (at least 3 repeats; default: %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_measuring(parser, "imposed acceptance of a random pair", acceptance=0.9, budget_s=4.0)
     return exit_code(lambda: run(parser.parse_args(argv)), "the sizes in --cells",
                      "the table holds the cells measured so far")
 

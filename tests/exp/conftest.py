@@ -39,8 +39,9 @@ def causal(lab):
 
 
 @pytest.fixture
-def any_plan(lab, place, monkeypatch):
-    """The plan of every settings file: the data and the pair of the laboratory, trained already."""
+def any_plan(own_lab, place, monkeypatch):
+    """The plan of every settings file: the data and the pair of a laboratory of one's own, trained already."""
+    lab = own_lab
     write_series(tiny_series(ROWS))
     target, draft = (lab / "checkpoints" / name / "checkpoint.pth" for name in (TARGET, DRAFT))
     flags = (f"--is_training 0 --root_path {place} --data_path tiny.csv --seq_len 48 --input_token_len 12 --quiet "

@@ -1,27 +1,14 @@
 """scripts/benchmark/bands.sh: rows of a tiny target, what is not measured again, its table, bad input."""
 import csv
-import shutil
-from types import SimpleNamespace
 
 import pytest
-from exp_helpers import DRAFT, ROWS, TARGET
-from helpers import tiny_series, write_series
 
 from scripts.benchmark import bands
-from scripts.results import measure, plans
 
 
 @pytest.fixture
-def out(lab, place, monkeypatch):
-    """The path of a table; the target of the laboratory stands for that of every entry."""
-    write_series(tiny_series(ROWS))
-    shutil.copytree(lab / "checkpoints", "checkpoints")
-    checkpoints = {name: place / "checkpoints" / name / "checkpoint.pth" for name in (TARGET, DRAFT)}
-    flags = (f"--is_training 0 --root_path {place} --data_path tiny.csv --seq_len 48 --input_token_len 12 --quiet "
-             f"--checkpoints checkpoints --test_dir {TARGET} --compare --spec_draft_ckpt {checkpoints[DRAFT]}")
-    plan = SimpleNamespace(compare=flags.split(), target_file=checkpoints[TARGET], draft_file=checkpoints[DRAFT])
-    monkeypatch.setattr(plans, "plan_of", lambda *_: plan)
-    monkeypatch.setattr(measure, "train", lambda plan, what: None)
+def out(any_plan, place):
+    """The path of a table."""
     return place / "bands.csv"
 
 

@@ -121,6 +121,8 @@ def test_a_decode_that_cannot_be_recorded_runs_and_says_so_once(monkeypatch):
 def test_a_recording_that_forecasts_otherwise_is_refused():
     forecast, passes = torch.randn(3, 4), torch.tensor([1, 2, 2])
     Recording.check((forecast, passes), (forecast + 1e-6, passes))
+    nothing = torch.zeros(3, 0)  # the gaps of a single patch
+    Recording.check((forecast, nothing), (forecast, nothing))
     for wrong in (forecast + 0.1, forecast.roll(1, dims=0), torch.full_like(forecast, float("nan"))):
         with pytest.raises(RuntimeError, match="other forecasts"):
             Recording.check((forecast, passes), (wrong, passes))

@@ -1,5 +1,4 @@
 """Bands at every lead from the command line to the files: what is fitted, chosen, applied, kept and refused."""
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,13 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exp_helpers import metrics, results, save
+from exp_helpers import metrics, results, save_pair
 
 import run
 from exp.evaluate import bands as module
 from exp.evaluate.bands import Bands, halves, judged, load, spread
 from exp.evaluate.methods import SampledMethod, WidenedMethod
-from models import timer_xl, timer_xl_draft
 from models.checkpoint import read_tensors, save_tensors
 from models.config import ModelConfig
 from utils.calibration import GROWTHS
@@ -36,10 +34,7 @@ def place(tmp_path, monkeypatch):
     spells = np.where(t // 40 % 2 == 0, 0.2, 1.0)
     values = np.sin(2 * np.pi * t / np.array([12, 24])) + (spells * rng.normal(size=(900, 2))).cumsum(axis=0)
     pd.DataFrame(values.round(5), columns=["a", "b"]).to_csv("walk.csv", index=False)
-    torch.manual_seed(0)
-    stochastic = replace(CONFIG, draft_stochastic=True)
-    for name, model in (("target", timer_xl.Model(CONFIG)), ("draft", timer_xl_draft.Model(stochastic))):
-        save(Path("checkpoints") / name, model, seq_len=48, data_path="walk.csv")
+    save_pair(CONFIG, "walk.csv", seq_len=48)
 
 
 def sample(flags, code=0):

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exp_helpers import assert_picture, metrics, results, save
+from exp_helpers import assert_picture, metrics, results, save_pair
 
 import run
-from models import timer_xl, timer_xl_draft
+from models import timer_xl_draft
 from models.checkpoint import read_settings, save_checkpoint
 from models.config import ModelConfig
 
@@ -29,10 +29,7 @@ def place(tmp_path, monkeypatch):
     t = np.arange(ROWS)[:, None]
     values = np.sin(2 * np.pi * t / np.array([12, 24])) + 0.3 * np.random.default_rng(0).normal(size=(ROWS, 2))
     pd.DataFrame(values.round(5), columns=["a", "b"]).to_csv("noise.csv", index=False)
-    torch.manual_seed(0)
-    stochastic = replace(CONFIG, draft_stochastic=True)
-    for name, model in (("target", timer_xl.Model(CONFIG)), ("draft", timer_xl_draft.Model(stochastic))):
-        save(Path("checkpoints") / name, model, seq_len=48, data_path="noise.csv")
+    save_pair(CONFIG, "noise.csv", seq_len=48)
 
 
 def sample(flags, code=0):
