@@ -221,6 +221,9 @@ class TrainSettings(Section):
     answer: float = limited(0.0, NON_NEGATIVE, "with --draft_rollout: weight of a loss on how the draft's answer "
                             "changes when its own proposals take the place of the target's forecast, for parareal and "
                             "corrected proposals", flag="draft_answer", needs=("draft_rollout",))
+    hinge: float = limited(0.0, NON_NEGATIVE, "with --draft_answer: also learn to stay within this tolerance "
+                           "(--spec_tol) of the target, proposed at first and corrected", flag="draft_hinge",
+                           needs=("draft_answer",))
 
     @property
     def target_sizes(self) -> dict[str, int]:

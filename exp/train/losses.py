@@ -19,7 +19,9 @@ from utils.target_law import TargetLaw
 
 LOGVAR_FLOOR = -5.0
 MOST_ASKED = 128  # windows of a step whose answers are learned: the target reads along
+HINGE = 20.0  # weight of what is further from the target than a tolerance
 APART_FLOOR = 1e-4  # squares of a window's unit: contexts that differ by less than 1 % of it count as equal
+HINGE_FLOOR = 1e-12  # the root of nothing has no gradient
 
 
 class SupervisedLoss:
@@ -104,13 +106,14 @@ class RolloutLoss:
     along: weight of a second loss, that of `DistillationLoss` within the real window; y then begins with the target's
     means there, one context more of steps.
     answer: weight of a third loss, on how the draft's answer changes with what it is asked, see `_answer`.
+    hinge: a tolerance, in units of each window; with `answer`, gaps count for what they exceed it by, see `_beyond`.
     """
 
     def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, rollout: int,
-                 covariate: bool = False, along: float = 0.0, answer: float = 0.0):
+                 covariate: bool = False, along: float = 0.0, answer: float = 0.0, hinge: float = 0.0):
         self.teacher: Any = teacher.eval().requires_grad_(False)
         self.var_reg, self.law, self.along, self.answer = var_reg, as_law(noise), along, answer
-        self.rollout, self.covariate = rollout, covariate
+        self.rollout, self.covariate, self.hinge = rollout, covariate, hinge
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         plain: Any = getattr(model, "module", model)  # without the wrapper of distributed training
@@ -158,12 +161,17 @@ class RolloutLoss:
         loss = self._loss([part[:B] for part in output], taught, variance, known)
         if not asked:
             return loss
+        unit = self.teacher.unit_of(context)
+        if self.hinge:
+            loss = loss + HINGE * self._beyond((output[0][:B, :, 0] - means[place]) / unit)
         if not plain.config.causal:
             place = tuple(part[:asked] for part in place)
-        unit = self.teacher.unit_of(context[:asked])
-        changed = output[0][B:, :, 0] - output[0][:asked, :, 0], (answers - means[:asked])[place]
+        unit = unit[:asked]
+        changed = output[0][B:, :, 0] - output[0][:asked, :, 0]
+        corrected = (changed - (answers - means[:asked])[place]) / unit
         apart = ((proposals - seen[:asked]) / unit).square().mean(dim=(2, 3))
-        return loss + self.answer * self._answer(*changed, unit, apart, place)
+        loss = loss + self.answer * self._answer(corrected, apart, place)
+        return loss + HINGE * self._beyond(corrected) if self.hinge else loss
 
     @torch.no_grad()
     def _proposals(self, plain: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,19 +182,27 @@ class RolloutLoss:
         answers = self.teacher.extend(self.teacher.start(x, self.rollout), proposals[:, :-1])
         return proposals, answers.first(self.rollout).mean
 
-    def _answer(self, draft: torch.Tensor, target: torch.Tensor, unit: torch.Tensor, apart: torch.Tensor,
-                place: Any) -> torch.Tensor:
+    def _answer(self, gap: torch.Tensor, apart: torch.Tensor, place: Any) -> torch.Tensor:
         """How much less or more the draft's answer changes than the target's, relative to what has changed before it.
 
-        draft, target [B, T, P, C]: what either says after the draft's proposals, less what it says after the target's
-        forecast; apart [B, rollout]: the mean squared distance of both at each patch, in squares of the window's unit.
+        gap [B, T, P, C]: what the draft says after its own proposals, less what it says after the target's forecast,
+        less the same of the target; apart [B, rollout]: the mean squared distance of these two contexts at each patch.
+        Both in units of the window.
         |(G(q) - G(p)) - (F(q) - F(p))|^2 / |q - p|^2: parareal contracts its errors at the root of this.
         """
         patches = torch.arange(self.rollout, device=apart.device).clamp(min=1)
         before = (F.pad(apart, (1, 0))[:, :-1].cumsum(dim=1) / patches)[place]
-        gap = (draft - target) / unit
-        relative = (gap[..., -1:] if self.covariate else gap).square().mean(dim=(2, 3)) / (before + APART_FLOOR)
+        relative = self._squared(gap) / (before + APART_FLOOR)
         return relative[before > 0].sum() / (before > 0).sum().clamp(min=1)
+
+    def _beyond(self, gap: torch.Tensor) -> torch.Tensor:
+        """How far gaps [B, T, P, C] between draft and target, in units of the window, are above the tolerance: the rule
+        of that name rejects a patch for what is counted here, and for nothing else."""
+        return F.relu((self._squared(gap) + HINGE_FLOOR).sqrt() - self.hinge).mean()
+
+    def _squared(self, gap: torch.Tensor) -> torch.Tensor:
+        """The mean square of every patch [B, T]."""
+        return (gap[..., -1:] if self.covariate else gap).square().mean(dim=(2, 3))
 
     def _predictions(self, model, patches, ahead: int, newest: int):
         """The model's mean (and logvar), each [B, newest, J, P, C], at the last `newest` positions."""

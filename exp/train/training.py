@@ -101,5 +101,5 @@ def loss_of(experiment: Exp_Basic):
         noise = replace(TargetLaw.fixed(noise), relative=True)
     if train.rollout:
         return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate, train.rollout_context,
-                           train.answer)
+                           train.answer, train.hinge)
     return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))

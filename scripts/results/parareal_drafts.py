@@ -34,7 +34,9 @@ TITLES = {
     "preset": "the preset's: seven patches a pass",
     "serial": "one patch a pass",
     "answer": "that one, its answers learned (`--draft_answer 10`): the settings `{data}_parareal`",
-    "half": "that one, twice as wide",  # half of two layers is one, as is a quarter
+    "hinge": "that one, kept within a tolerance too (`--draft_hinge 0.1`)",
+    "half": "that of the settings `{data}_parareal`, twice as wide",  # half of two layers is one, as is a quarter
+    "half_hinge": "that one, kept within a tolerance too",
 }
 
 
@@ -43,7 +45,9 @@ def variants(data: str) -> list[tuple[str, Variant]]:
     own = f"{data}_parareal"
     made = [Variant("serial", "", "--draft_answer 0"), Variant("answer", "")]
     if data == "etth1":  # the pool's draft has this size already
-        made.append(Variant("half", "", scaled(0.5, 0.5)))
+        hinge = f"--draft_hinge {TOLERANCE:g}"
+        made += [Variant("hinge", "", hinge), Variant("half", "", scaled(0.5, 0.5)),
+                 Variant("half_hinge", "", f"{scaled(0.5, 0.5)} {hinge}")]
     return [(data, Variant("preset", "")), *((own, variant) for variant in made)]
 
 

@@ -323,7 +323,7 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
     settings = read_command_line(words.split())
     values = flat(settings)
     younger = {"clip_min", "pictures", "balance", "val_windows", "draft_rollout_context", "draft_noise_unit",
-               "spec_passes", "draft_answer", "spec_rms", "spec_budget", "spec_promise",
+               "spec_passes", "draft_answer", "draft_hinge", "spec_rms", "spec_budget", "spec_promise",
                "spec_width", "spec_growth", "bf16"}
     assert set(values) == set(FLAGS) == set(json.loads(OLD)) - {"parameters"} | younger
     assert json.loads(json.dumps(values)) == values
@@ -358,7 +358,7 @@ def test_what_is_switched_off_as_by_default_is_not_refused(stored):
     distil = "--distill --distill_target_ckpt checkpoints/old"
     settings = read_command_line(f"{distil} --draft_rollout 7 --draft_rollout 0 --draft_rollout_context 0".split())
     assert settings.train.rollout == settings.train.rollout_context == 0
-    for flag in ("--draft_rollout_context 1", "--draft_noise_unit window", "--draft_answer 1"):
+    for flag in ("--draft_rollout_context 1", "--draft_noise_unit window", "--draft_answer 1", "--draft_hinge 0.1"):
         with pytest.raises(UserError) as caught:
             read_command_line(f"{distil} --draft_rollout 0 {flag}".split())
         assert f"{flag.split()[0]} has no effect without" in str(caught.value)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from exp.train.losses import APART_FLOOR, RolloutLoss
+from exp.train.losses import APART_FLOOR, HINGE, RolloutLoss
 from models.config import ModelConfig
 from models.timer_xl import Model
 from models.timer_xl_draft import Model as DraftModel
@@ -128,6 +128,49 @@ def test_a_draft_that_is_its_target_loses_nothing():
         y = decode_alone(target, x, ROLLOUT * PATCH).clone()[:, None]
         plain, both = (RolloutLoss(target, 0.0, 0.0, ROLLOUT, answer=weight)(draft, x, y) for weight in (0.0, 9.0))
     assert both == pytest.approx(float(plain), abs=1e-6)
+
+
+def beyond_by_hand(target, draft, x, paths, places, tolerance, last_only=False):
+    """What first and corrected gaps exceed the tolerance by, each averaged over the places of every row."""
+    first, corrected = [], []
+    for row, window in enumerate(x):
+        window = window[None]
+        unit = (window.var(dim=1, unbiased=False) + 1e-5).sqrt()
+        p, q = paths[row:row + 1], rolled(draft, window)
+        for place in places(row):
+            at_p, at_q = (torch.cat([window, path[:, :place * PATCH]], dim=1) for path in (p, q))
+            gap = (next_patch(draft, at_p) - next_patch(target, at_p)) / unit
+            change = gap - (next_patch(draft, at_q) - next_patch(target, at_q)) / unit
+            for part, into in ((gap, first), (change, corrected)):
+                rms = (part[..., -1:] if last_only else part).square().mean().sqrt()
+                into.append((rms - tolerance).clamp(min=0))
+    return torch.stack(first).mean() + torch.stack(corrected).mean()
+
+
+@pytest.mark.parametrize("causal, ahead, covariate", [(True, 1, False), (True, 3, False), (False, 1, True)])
+def test_a_hinge_counts_what_exceeds_the_tolerance_first_and_corrected(causal, ahead, covariate):
+    target, draft = pair(causal, ahead, covariate)
+    x = windows(5)
+    y = decode_alone(target, x, ROLLOUT * PATCH).clone()[:, None]
+    with torch.no_grad():
+        answer, both = (RolloutLoss(target, 0.1, 0.3, ROLLOUT, covariate, answer=0.7, hinge=hinge)(draft, x, y)
+                        for hinge in (0.0, 0.2))
+        places = (lambda row: range(ROLLOUT)) if causal else (lambda row: [row % ROLLOUT])
+        wanted = beyond_by_hand(target, draft, x, y[:, 0], places, 0.2, last_only=covariate)
+        reached = RolloutLoss(target, 0.1, 0.3, ROLLOUT, covariate, answer=0.7, hinge=100.0)(draft, x, y)
+    assert wanted > 0.05 and reached == answer
+    assert both - answer == pytest.approx(HINGE * float(wanted), rel=1e-3)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_hinge_has_a_gradient_where_a_gap_is_nothing(causal, monkeypatch):
+    """In a step that asks for the answers of some windows only."""
+    monkeypatch.setattr("exp.train.losses.MOST_ASKED", 2)
+    target, draft = pair(causal)
+    x = windows(3)
+    y = decode_alone(target, x, ROLLOUT * PATCH).clone()[:, None]
+    RolloutLoss(target, 0.0, 0.0, ROLLOUT, answer=1.0, hinge=1e-9)(draft.train(), x, y).backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in draft.parameters())
 
 
 def test_training_on_it_makes_parareal_contract_faster():

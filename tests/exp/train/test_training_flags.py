@@ -45,7 +45,9 @@ def test_flags_of_distillation_reach_the_loss(loss_of):
     assert (loss.selection.last_token, loss.selection.valid_last, loss.selection.skip) == (True, False, 2)
     loss = loss_of(*DISTIL.split(), "--draft_rollout", 5, "--draft_rollout_context", 0.5)
     assert loss.along == 0.5 and loss.answer == 0
-    assert loss_of(*DISTIL.split(), "--draft_rollout", 5, "--draft_answer", 10).answer == 10
+    loss = loss_of(*DISTIL.split(), "--draft_rollout", 5, "--draft_answer", 10)
+    assert (loss.answer, loss.hinge) == (10, 0)
+    assert loss_of(*DISTIL.split(), "--draft_rollout", 5, "--draft_answer", 10, "--draft_hinge", 0.1).hinge == 0.1
     loss = loss_of(*DISTIL.split(), "--draft_rollout", 5)
     assert loss.along == 0
     for unit, relative in ((), False), (("--draft_noise_unit", "window"), True):
