@@ -7,9 +7,9 @@ from typing import Any
 
 from exp.flags import FLAGS
 from exp.settings import DataSettings, RunSettings
-from models.checkpoint import ARGS, read_settings
+from models.checkpoint import ARGS, CHECKPOINT, read_settings
 from models.config import DRAFT_ONLY, ModelConfig
-from models.registry import DRAFTS
+from models.registry import DRAFTS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside
 from utils.limits import check
@@ -27,7 +27,8 @@ def tested_checkpoint(run: RunSettings, model: str) -> Path:
     if run.test_dir:
         _refuse_path(run.test_dir, Path(run.checkpoints))
     folder = inside(run.checkpoints, run.test_dir or setting_name(run, model), "--model_id/--des/--test_dir")
-    return inside(folder, run.test_file_name, "--test_file_name")
+    named = inside(folder, run.test_file_name, "--test_file_name")
+    return checkpoint_in(folder) if run.test_file_name == CHECKPOINT and folder.is_dir() else named
 
 
 def _refuse_path(test_dir: str, checkpoints: Path) -> None:

@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from models.config import ModelConfig
+from models.public import CONFIG, SUFFIX, missing_weights, own_names, read_object, read_weights, settings_beside
 from utils.errors import UserError, shorten
 from utils.files import replace_when_done, write_json
 from utils.limits import check
@@ -82,7 +83,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     is not what was written."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path{nearest(path)}")
+        raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path"
+                        f"{missing_weights(path) or nearest(path)}")
     with open(path, "rb") as file:
         content = _loaded(file, path)
     if not isinstance(content, dict):
@@ -120,8 +122,9 @@ def nearest(path: Path, most: int = 3) -> str:
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict in a checkpoint of this program, of OpenLTM or of STRIDE (wrappers and 'module.' are stripped)."""
-    content = read_tensors(path)
+    """The state dict in a checkpoint of this program, of OpenLTM or of STRIDE (wrappers and 'module.' are stripped), or
+    in a file in the format of safetensors."""
+    content: dict[str, Any] = read_weights(Path(path)) if Path(path).suffix == SUFFIX else read_tensors(path)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -138,19 +141,14 @@ def _is_weight(value: object) -> bool:
 
 
 def read_settings(path: str | Path) -> dict[str, Any] | None:
-    """The validated args.json beside a checkpoint; None for a bare checkpoint."""
+    """The validated args.json beside a checkpoint, or what a public model's config.json says; None for a bare one."""
     beside = Path(path).with_name(ARGS)
-    if not beside.is_file():
-        return None
-    try:
-        settings = json.loads(beside.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{beside} is not valid JSON ({error}): restore it, or delete it and give the settings"
-                        ) from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{beside} does not hold settings (a JSON object): restore it, or delete it and give the "
-                        "settings")
     of_model = {field.name: field for field in fields(ModelConfig)}
+    if not beside.is_file():
+        public = settings_beside(Path(path))
+        check(of_model, public or {}, beside.with_name(CONFIG))
+        return public
+    settings = read_object(beside, "restore it, or delete it and give the settings")
     check(of_model, settings, beside)
     trained = _settings_inside(Path(path))
     for name in sorted(trained.keys() & settings.keys() & (of_model.keys() | OF_INPUT)):
@@ -176,7 +174,9 @@ def renamed(state: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> 
     """STRIDE calls the only head of a deterministic draft `head`, as a target's; here it is `head_mean`.
 
     A file that has both names keeps them: the model knows one of them only, and the other is refused as unknown.
+    A public model may have names of its own, see `models.public`.
     """
+    state = own_names(state, own)
     if "head_mean.weight" not in own or any(key.startswith("head_mean.") for key in state):
         return state
     return {f"head_mean.{key.removeprefix('head.')}" if key.startswith("head.") else key: value

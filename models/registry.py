@@ -11,6 +11,7 @@ from layers.linear import pack_linears
 from models import timer_xl, timer_xl_draft
 from models.checkpoint import ARGS, CHECKPOINT, load_into, read_settings, read_state
 from models.config import DRAFT_ONLY, SIZES, ModelConfig
+from models.public import weights_in
 from models.timer_xl import ROLLING, TimerBackbone
 from utils.errors import UserError, shorten
 
@@ -29,9 +30,12 @@ NEEDED = (*SIZES, "input_token_len")
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """Path of the checkpoint file: checkpoint.pth in `path` if that is a folder, else `path` itself."""
+    """Path of the checkpoint file: `path` itself, or in a folder checkpoint.pth, else a public model's weights."""
     path = Path(path)
-    return path / CHECKPOINT if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    own = path / CHECKPOINT
+    return own if own.is_file() else weights_in(path) or own
 
 
 def load(path: str | Path, device: torch.device | str = "cpu", name: str | None = None,
