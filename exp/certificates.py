@@ -37,7 +37,7 @@ def certificate_constants(experiment: Exp_Basic, checkpoint: Path, pair: tuple[A
                 "kind": type(dataset).__name__, "context": data.test_context, "horizon": data.horizon,
                 "patch": dataset.cut.patch_len, "windows": len(windows), "unit": unit, "quantile": QUANTILE,
                 "amp": run.amp_dtype if run.amp else "", "bf16": run.bf16,
-                "rolling": " and ".join(str(model.rolling) for model in pair)}
+                "rolling": " and ".join(str(model.way) for model in pair)}
     passes = -(-data.horizon // dataset.cut.patch_len) - 1
     if path.exists():
         return load(path, made_for, passes)

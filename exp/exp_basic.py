@@ -81,7 +81,9 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
                             f"{stored[key]}: leave it out")
     shared = {key: getattr(settings.model.config, key) for key in ("input_token_len", "covariate")}
     bare = None if stored else completed(shared | dict(settings.model.asked) | dict(sizes or {}), name, settings.data)
-    model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not run.amp and not run.bf16)
+    norm_roll = settings.model.norm_roll if name == "timer" else None  # not the draft's
+    model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not run.amp and not run.bf16,
+                          norm_roll=norm_roll)
     if model.patch_len != settings.model.config.input_token_len:
         raise UserError(f"checkpoint {path} has a patch of {model.patch_len} steps, but this run has `input_token_len` "
                         f"{settings.model.config.input_token_len}: they must be equal, for target and draft alike")

@@ -145,7 +145,7 @@ def calibrated(experiment: Exp_Basic, model: TimerBackbone, checkpoint: str | Pa
     covariance, bf16 = spec.covariance, experiment.settings.run.bf16
     dataset, loader, series = calibration_part(experiment)
     path = file_beside(Path(checkpoint), data.label, data.test_context, covariance, bf16)
-    made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.rolling, bf16)
+    made_for = identity(Path(checkpoint), dataset, data.test_context, covariance, model.way, bf16)
     if path.exists():
         calibration = load(path, made_for, model.patch_len, dataset.variables)
         log.info("calibration of %s: %s", path, calibration.describe(spec.width))

@@ -108,6 +108,8 @@ def _state_bytes(model, rows: int, shape: Shape, n: int) -> float:
 
 def _pass_bytes(model, shape: Shape, verified: int) -> float:
     """Attention or feed-forward of the largest pass, which is worked through in parts."""
+    if model.apart:
+        shape = replace(shape, windows=shape.windows * shape.variables, variables=1)
     C, N = shape.variables, shape.context // model.patch_len
     if model.rolling == "cache":  # the context once per window, later a patch of every path
         new = min(N + verified, block_of(shape.windows, C))

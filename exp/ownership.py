@@ -40,7 +40,7 @@ NOT_IN_RESULTS = {"num_workers", "subset_rand_ratio", "balance", "val_windows", 
                   "trace_inference_breakdown", "visualize", "output_attention", "pictures", "spec_debug_accept",
                   "spec_debug_out", "spec_debug_n", "dropout", "flash_attention"}
 BEFORE = DEFAULTS | {"processes": 1}  # of settings that an older version did not store
-IN_RESULTS = {"seed", "amp", "amp_dtype", "bf16", "compile", "rolling"}
+IN_RESULTS = {"seed", "amp", "amp_dtype", "bf16", "compile", "rolling", "norm_roll"}
 LONGEST = 80  # characters of a folder's name that tell a difference; longer ones become a digest
 OTHER_NAME = "--des or --model_id (with a script: give another CHECKPOINTS=FOLDER, or copy its settings file)"
 PATIENCE = 10.0  # seconds to wait for the workers of a process that was killed

@@ -35,6 +35,7 @@ from exp.section import ONE_WAY, SPECULATION, TEST_WINDOWS, Section, fields_of
 from exp.speculation import SpecSettings
 from models.config import LAYERS, STEPS, WIDTH, ModelConfig
 from models.registry import DRAFTS, MODELS
+from models.timer import NORM_ROLLS
 from models.timer_xl import ROLLING
 from utils.errors import UserError, shorten
 from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, limited, whole
@@ -104,7 +105,12 @@ class ModelSettings(Section):
     rolling: str | None = limited(None, OrNone(OneOf(ROLLING)), "window: re-encode the last patches for every "
                                   "prediction; cache: keep keys and values of a growing series (default: the model's "
                                   "own way, cache for --norm_mode causal, else window; the other gives another "
-                                  "forecast from the second patch on)")
+                                  "forecast from the second patch on, but for a timer, whose forecast is that of "
+                                  "--norm_roll)")
+    norm_roll: str | None = limited(None, OrNone(OneOf(NORM_ROLLS)), "timer: what normalises a patch: window, all so "
+                                    "far, anew for every prediction; frozen, the context; patch, the context for its "
+                                    "own patches and each later one by itself (default: patch, as the public model's "
+                                    "own generate)", needs=("model=timer", "distill_target_model=timer"))
     output_token_len: int | None = limited(None, OrNone(STEPS), "must equal --input_token_len")
     asked: Mapping[str, Any] = field(default_factory=dict)
     config: ModelConfig = field(default_factory=ModelConfig)

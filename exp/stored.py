@@ -9,7 +9,7 @@ from exp.flags import FLAGS
 from exp.settings import DataSettings, RunSettings
 from models.checkpoint import ARGS, CHECKPOINT, read_settings
 from models.config import DRAFT_ONLY, ModelConfig
-from models.registry import DRAFTS, checkpoint_in
+from models.registry import DEFAULTS_OF, DRAFTS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside
 from utils.limits import check
@@ -51,8 +51,9 @@ def stored_settings(checkpoint: Path) -> dict[str, Any]:
 
 
 def completed(wanted: Mapping[str, Any], model: str, data: DataSettings) -> ModelConfig:
-    """`wanted` over the defaults, without what only a draft has for another model, and with a trailing window."""
-    wanted = {name: value for name, value in wanted.items() if model in DRAFTS or name not in DRAFT_ONLY}
+    """`wanted` over the model's defaults, with a trailing window, without what only a draft has."""
+    wanted = DEFAULTS_OF[model] | {name: value for name, value in wanted.items()
+                                   if model in DRAFTS or name not in DRAFT_ONLY}
     if wanted.get("norm_mode") == "causal" and not wanted.get("norm_window"):
         patch_len = wanted.get("input_token_len", ModelConfig.input_token_len)
         wanted["norm_window"] = max(1, data.test_context // patch_len)

@@ -47,14 +47,21 @@ class TokenLayout:
         m, T = self.times.shape[1] * self.variables, self.keys.shape[1] * self.variables
         return self._compare(slice(0, m)) if self.times.shape[0] * m * T <= MOST_PAIRS else None
 
+    @cached_property
+    def within(self) -> torch.Tensor:
+        """For attention within each variable: which patches (column) a new one (row) sees, bool [R, 1, m, T]."""
+        return (self.keys[:, None] <= self.times.clamp(min=0)[..., None])[:, None]
+
     @classmethod
     def build(cls, times: torch.Tensor, keys: "int | torch.Tensor", variables: int, stride: int, head_dim: int,
-              covariate: bool = False, span: int | None = None, first_key: int = 0) -> "TokenLayout":
-        """keys: number of patches from `first_key` on, or their time indices [R, T]; stride: N of the position c*N + t.
+              covariate: bool = False, span: int | None = None, first_key: int = 0,
+              whole_head: bool = False) -> "TokenLayout":
+        """keys: number of patches from `first_key` on, or their time indices [R, T]; stride: N of the position c*N + t;
+        whole_head: see `layers.rotary`.
 
         A negative time means no patch: its token sees the first patch, so that everything stays finite.
         """
-        rotary = rotary_of(times, variables, stride, head_dim)
+        rotary = rotary_of(times, variables, stride, head_dim, whole_head)
         if isinstance(keys, torch.Tensor):
             return cls(times, keys, None, rotary, variables, covariate, span)
         listed = torch.arange(first_key, first_key + keys, device=times.device)[None]
@@ -73,12 +80,13 @@ class TokenLayout:
     @classmethod
     @lru_cache(maxsize=32)  # noqa: B019 (keeps classes alive, of which there is one)
     @torch.inference_mode(False)  # cached across calls: a layout made in testing must also serve later training
-    def of_window(cls, patches: int, variables: int, stride: int, head_dim: int, covariate: bool, span, device):
+    def of_window(cls, patches: int, variables: int, stride: int, head_dim: int, covariate: bool, span, device,
+                  whole_head: bool = False):
         """The layout of a pass over a whole series: every patch is new and nothing is cached."""
         times = torch.arange(patches, device=device)[None]
-        layout = cls.build(times, patches, variables, stride, head_dim, covariate, span)
+        layout = cls.build(times, patches, variables, stride, head_dim, covariate, span, whole_head=whole_head)
         layout.first = 0
-        layout.whole  # noqa: B018 (now, outside of inference mode)
+        layout.whole, layout.within  # noqa: B018 (now, outside of inference mode)
         return layout
 
     def parts(self, queries: int, rows: int) -> list[slice]:
@@ -112,10 +120,11 @@ class TokenLayout:
         return same.long(), visible[:, None]
 
 
-def rotary_of(times: torch.Tensor, variables: int, stride: int, head_dim: int) -> torch.Tensor:
+def rotary_of(times: torch.Tensor, variables: int, stride: int, head_dim: int,
+              whole_head: bool = False) -> torch.Tensor:
     """times [R, m] -> the table of their tokens [R, 1, m*C, head_dim // 2]."""
     variable = torch.arange(variables, device=times.device)
-    return rotary_table((variable * stride + times[..., None]).flatten(1), head_dim)[:, None]
+    return rotary_table((variable * stride + times[..., None]).flatten(1), head_dim, whole_head)[:, None]
 
 
 class VariableBias(nn.Module):

@@ -2,18 +2,21 @@
 
 Patches are [B, T, P, C]; statistics are [B, T, 1, C], or [B, 1, 1, C] where one pair serves the whole window.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 VARIANCE_FLOOR = 1e-5
 JUMP_LIMIT = 5.0
+# Least deviation of values that are divided by it as it is: what float32 resolves at their level, and at zero. Smaller
+# ones are rounding, and nothing at all for a constant window, whose forecast stays at its level then.
+RESOLUTION, LEAST = 2.0**-23, 1e-12
 
 
 @dataclass
 class PatchStats:
-    """mean, stdev in data units; `stdev` is the unit of window-normalised quantities.
+    """mean, stdev in data units.
 
     features [B, T, C, 2], or None: change of level and scale since the previous patch (causal normalisation only).
     """
@@ -28,6 +31,11 @@ class PatchStats:
         mean = patches.mean(dim=(1, 2), keepdim=True)
         variance = patches.var(dim=(1, 2), keepdim=True, unbiased=False)
         return cls(mean.detach(), torch.sqrt(variance + VARIANCE_FLOOR).detach())
+
+    @property
+    def unit(self) -> torch.Tensor:
+        """The unit of window-normalised quantities."""
+        return self.stdev
 
     @classmethod
     def identity(cls, patches: torch.Tensor) -> "PatchStats":
@@ -75,7 +83,11 @@ class PatchStats:
         if self.mean.shape[1] == 1:
             return self
         features = None if self.features is None else self.features[:, -count:]
-        return PatchStats(self.mean[:, -count:], self.stdev[:, -count:], features)
+        return replace(self, mean=self.mean[:, -count:], stdev=self.stdev[:, -count:], features=features)
+
+    def select(self, rows: torch.Tensor) -> "PatchStats":
+        """Of these rows, without features."""
+        return replace(self, mean=self.mean[rows], stdev=self.stdev[rows], features=None)
 
     def normalise(self, patches: torch.Tensor) -> torch.Tensor:
         return (patches - self.mean) / self.stdev
@@ -86,6 +98,42 @@ class PatchStats:
 
     def denormalise_logvar(self, logvar: torch.Tensor) -> torch.Tensor:
         return logvar + 2 * torch.log(self.stdev[:, :, None])
+
+
+@dataclass
+class SampleStats(PatchStats):
+    """Mean and UNBIASED standard deviation, without a floor, as Timer's public code has them.
+
+    Values that do not vary (see RESOLUTION) are divided by a tiny number instead of zero. Their `unit` is that of any
+    other model, so that rules do not judge their rounding.
+    """
+
+    @property
+    def unit(self) -> torch.Tensor:
+        return self.stdev.clamp(min=VARIANCE_FLOOR ** 0.5)
+
+    @classmethod
+    def of(cls, patches: torch.Tensor, each: bool = False) -> "SampleStats":
+        """Of all steps of patches [B, T, P, C]: [B, 1, 1, C]; each: of every patch by itself, [B, T, 1, C]."""
+        variance, mean = torch.var_mean(patches, dim=2 if each else (1, 2), keepdim=True, correction=1)
+        return cls._of_moments(mean, variance)
+
+    @classmethod
+    def of_first(cls, patches: torch.Tensor, counts: torch.Tensor) -> "SampleStats":
+        """Of the first counts [B] of patches [B, T, P, C]: [B, 1, 1, C]."""
+        T, P = patches.shape[1:3]
+        present = (torch.arange(T, device=patches.device) < counts[:, None])[..., None, None]
+        steps = (counts * P)[:, None, None, None]
+
+        def total(values: torch.Tensor) -> torch.Tensor:
+            return values.where(present, 0).sum(dim=(1, 2), keepdim=True)
+        mean = total(patches) / steps
+        return cls._of_moments(mean, total((patches - mean).square()) / (steps - 1))
+
+    @classmethod
+    def _of_moments(cls, mean: torch.Tensor, variance: torch.Tensor) -> "SampleStats":
+        stdev = torch.maximum(variance.sqrt(), RESOLUTION * mean.abs()).clamp(min=LEAST)
+        return cls(mean.detach(), stdev.detach())
 
 
 def patch_moments(patches: torch.Tensor) -> torch.Tensor:

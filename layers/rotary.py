@@ -1,21 +1,26 @@
-"""Rotary position embedding on the first half of every head's dimensions."""
+"""Rotary position embedding: on the first half of every head's dimensions (Timer-XL), or on all of them (Timer)."""
 import torch
 
+BASE = 10000.0
 
-def rotary_table(positions: torch.Tensor, head_dim: int, base: float = 10000.0) -> torch.Tensor:
-    """Rotations for `apply_rotary`: complex [..., T, head_dim // 2], one for each pair of dimensions.
+
+def rotary_table(positions: torch.Tensor, head_dim: int, whole: bool = False) -> torch.Tensor:
+    """Rotations for `apply_rotary` (whole: for `apply_rotary_to_halves`): complex [..., T, head_dim // 2], one for each
+    pair of dimensions.
 
     positions: [..., T] integer token positions (c*N + t in Timer-XL).
-    Only the first half of a head is rotated, in interleaved pairs (2i, 2i+1), pair i by the angle
+    whole: every pair is rotated, pair i by the angle position * base^(-2i / head_dim).
+    Otherwise only the first half of a head is rotated, in interleaved pairs (2i, 2i+1), pair i by the angle
     position * base^(-2i / (head_dim/2)); the pairs of the second half are turned by nothing.
     Raises ValueError if the first half of a head cannot be split into pairs.
     """
     if head_dim % 4:
         raise ValueError(f"rotary embedding needs a head width divisible by 4, got {head_dim}")
-    width = head_dim // 2
-    frequency = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
+    width = head_dim if whole else head_dim // 2
+    frequency = BASE ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     angle = positions.float()[..., None] * frequency
-    return torch.polar(torch.ones_like(angle), angle).repeat(*[1] * (angle.dim() - 1), 2).where(
+    turns = torch.polar(torch.ones_like(angle), angle)
+    return turns if whole else turns.repeat(*[1] * (angle.dim() - 1), 2).where(
         torch.arange(width, device=positions.device) < width // 2, 1)
 
 
@@ -26,3 +31,9 @@ def apply_rotary(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
+
+
+def apply_rotary_to_halves(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Rotates all of x [..., T, head_dim]: pair i is dimension i and dimension i + head_dim // 2."""
+    turned = torch.complex(*x.float().chunk(2, dim=-1)) * table
+    return torch.cat([turned.real, turned.imag], dim=-1).to(x.dtype)

@@ -1,5 +1,5 @@
 """The decoder-only stack of Timer-XL (post-norm)."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,8 @@ from torch import nn
 from layers.attention import AttentionLayer, TokenLayout
 from layers.linear import PointwiseConv
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
 class TimerLayer(nn.Module):
@@ -49,8 +50,15 @@ class TimerBlock(nn.Module):
         tokens, its queries and its feed-forward do not. caches: one `LayerCache` per layer, or None for a pass
         without past.
         """
-        kept, last = [], len(self.attn_layers) - 1
-        for i, layer in enumerate(self.attn_layers):
-            x, weights = layer(x, layout, newest if i == last else None, caches[i] if caches else None, want_weights)
-            kept.append(weights)
+        x, kept = run_layers(list(self.attn_layers), x, layout, newest, caches, want_weights)
         return self.norm(x), kept
+
+
+def run_layers(layers: Sequence[nn.Module], x: torch.Tensor, layout: TokenLayout, newest: int | None, caches,
+               want_weights: bool):
+    """See `TimerBlock.forward`."""
+    kept, last = [], len(layers) - 1
+    for i, layer in enumerate(layers):
+        x, weights = layer(x, layout, newest if i == last else None, caches[i] if caches else None, want_weights)
+        kept.append(weights)
+    return x, kept

@@ -1,14 +1,14 @@
 """Rolling by *cache*: keys and values are kept, and k new patches cost k tokens per variable.
 
 Equal to a pass over the whole series since the beginning of the context if a token does not depend on later ones: with
-`norm_mode causal`, whose forecast this is, and without normalisation. For a model that normalises whole windows it
-freezes the statistics of the context: an approximation. For the latter two it is used only on request.
+`norm_mode causal`, whose forecast this is, and without normalisation. For a Timer-XL that normalises whole windows it
+freezes the statistics of the context: an approximation. For the latter two it is used only on request. Timer's public
+code rolls this way, see `models.timer`.
 """
 import torch
 
 from layers.attention import MOST_PAIRS, TokenLayout
 from layers.cache import LayerCache
-from layers.normalisation import PatchStats, patch_moments
 from utils.buffers import read_at, repeated, with_room, write_after
 from utils.interface import Prediction
 
@@ -50,13 +50,7 @@ class CacheState:
         self.longest = 0  # upper bound on the lengths of rows
         self.unit = model.unit_of(context)
         self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
-        self.moments: torch.Tensor | None = None
-        self.frozen: PatchStats | None = None
-        if not model.config.causal:
-            self.frozen = model.stats_of(context)
-        else:
-            self.moments = context.new_zeros(2, B, N + room, C)
-            self.moments[:, :, :N] = patch_moments(context)
+        self.stats = model.running_stats(context, room)
 
     def append(self, patches: torch.Tensor) -> None:
         """Stores patches [B, k, P, C]; the next `predict` encodes them."""
@@ -64,15 +58,12 @@ class CacheState:
         if self.level is not None:
             first = self.context_patches + self.level
             self.series[:, first:first + k] = patches
-            if self.moments is not None:
-                self.moments[:, :, first:first + k] = patch_moments(patches)
+            self.stats.write(first, patches)
             self.level += k
         else:
             times = self.context_patches + self.lengths
             write_after(self.series, times, patches)
-            if self.moments is not None:
-                for buffer, values in zip(self.moments, patch_moments(patches)):
-                    write_after(buffer, times, values)
+            self.stats.write_after(times, patches)
             self._lengths = self.lengths + k
         self.pending, self.longest = self.pending + k, self.longest + k
 
@@ -94,10 +85,7 @@ class CacheState:
     def select(self, rows: torch.Tensor) -> None:
         self._lengths = None if self.level is not None else self.lengths[rows]
         self.series, self.unit = self.series[rows], self.unit[rows]
-        if self.moments is not None:
-            self.moments = self.moments[:, rows]
-        if self.frozen is not None:
-            self.frozen = PatchStats(self.frozen.mean[rows], self.frozen.stdev[rows])
+        self.stats.select(rows)
         for cache in self.caches:
             cache.select(rows)
 
@@ -131,20 +119,20 @@ class CacheState:
         and predicts after the `newest` of them: mean, logvar (or None) [B, newest, J, P, C], stdev [B, newest or 1, 1,
         C]."""
         model, C = self.model, self.series.shape[3]
-        stats = self.frozen if self.moments is None else self._causal_stats(times, self.moments)
-        assert stats is not None
+        stats = self.stats.at(times)
         if isinstance(times, range):
             held = most if model.span is None else min(most, len(times) + model.span - 1)
             rotary = model.rotary(self.series.shape[1], C, self.stride, self.series.device)
             layout = TokenLayout.of_newest(len(times), times.start, most - held, C, model.span, rotary)
             patches = self.series[:, times.start:times.stop]
         else:
-            layout = TokenLayout.build(times, self._keys(times, most), C, self.stride, model.head_dim, span=model.span)
+            layout = TokenLayout.build(times, self._keys(times, most), C, self.stride, model.head_dim, span=model.span,
+                                       whole_head=model.whole_head)
             patches = read_at(self.series, times.clamp(min=0))
         tokens = model.embed(patches, stats)
         hidden, _ = model.blocks(tokens, layout, newest * C, self.caches)
         stats = stats.newest(newest)
-        return *model.predict(hidden.unflatten(1, (newest, C)), stats), stats.stdev.expand(-1, newest, -1, -1)
+        return *model.predict(hidden.unflatten(1, (newest, C)), stats), stats.unit.expand(-1, newest, -1, -1)
 
     def _keys(self, times: torch.Tensor, most: int) -> int | torch.Tensor:
         """The patches that those at times [B, m] attend to, as `TokenLayout.build` takes them."""
@@ -165,15 +153,3 @@ class CacheState:
         most = self.context_patches + self.longest
         back = torch.arange(1 - min(m, most), 1, device=self.series.device) + self.context_patches - 1
         return back + self.lengths[:, None], most  # negative where a row has fewer than m patches
-
-    def _causal_stats(self, times: torch.Tensor | range, moments: torch.Tensor) -> PatchStats:
-        window = self.model.config.norm_window
-        if isinstance(times, range):
-            if times.start >= window:
-                return PatchStats.causal(moments[:, :, times.start - window:times.stop], None, window)
-            times = torch.arange(times.start, times.stop, device=moments.device)[None]
-        before = times[:, :1] - torch.arange(window, 0, -1, device=times.device)
-        needed = torch.cat([before, times], dim=1)  # [R, window + m]
-        present = needed >= 0
-        looked_at = torch.stack([read_at(buffer, needed.clamp(min=0)) for buffer in moments])
-        return PatchStats.causal(looked_at, present, window)

@@ -36,7 +36,30 @@ class Family:
     renamed: Callable[[str], str] = str
 
 
-FAMILIES: tuple[Family, ...] = ()
+# --- Timer, from the hub
+
+TIMER_NAMES = {"d_model": "hidden_size", "n_heads": "num_attention_heads", "d_ff": "intermediate_size",
+               "e_layers": "num_hidden_layers", "input_token_len": "input_token_len", "activation": "hidden_act"}
+
+
+def _is_timer(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type", config.get("model")) == "timer"
+
+
+def _timer_settings(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    missing = [name for name in TIMER_NAMES.values() if name not in config]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: restore it")
+    patch = config["input_token_len"]
+    only = {"output_token_lens": [patch], "rope_theta": 10000}
+    for name, value in only.items():
+        if config.get(name, value) != value:
+            raise UserError(f"{path}: {name} is {shorten(config[name])}, but a Timer here has {value}: use another "
+                            "model")
+    return {own: config[name] for own, name in TIMER_NAMES.items()} | {"use_norm": True}
+
+
+FAMILIES: tuple[Family, ...] = (Family("timer", _is_timer, _timer_settings),)
 
 
 def weights_in(folder: Path) -> Path | None:

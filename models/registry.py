@@ -8,18 +8,21 @@ from typing import Any
 import torch
 
 from layers.linear import pack_linears
-from models import timer_xl, timer_xl_draft
+from models import timer, timer_xl, timer_xl_draft
 from models.checkpoint import ARGS, CHECKPOINT, load_into, read_settings, read_state
 from models.config import DRAFT_ONLY, SIZES, ModelConfig
 from models.public import weights_in
 from models.timer_xl import ROLLING, TimerBackbone
 from utils.errors import UserError, shorten
 
-MODELS: dict[str, type[TimerBackbone]] = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model}
+MODELS: dict[str, type[TimerBackbone]] = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model,
+                                          "timer": timer.Model}
 DRAFTS = ("timer_xl_draft",)
 # settings that the weights depend on; for a draft also its scales, patches and heads
 ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "norm_mode", "norm_window", "input_token_len")
 ARCHITECTURE_OF = {name: ARCHITECTURE + (DRAFT_ONLY if name in DRAFTS else ()) for name in MODELS}
+DEFAULTS_OF = {name: kind.defaults for name, kind in MODELS.items()}
+APART = tuple(name for name, kind in MODELS.items() if kind.apart)  # every variable is a sequence by itself
 # switches that may be turned on for weights that were trained without them, because no tensor changes its shape; and
 # the tensors that start afresh then
 ADDED_LATER = {"use_norm": "they see normalised windows from now on",
@@ -40,13 +43,14 @@ def checkpoint_in(path: str | Path) -> Path:
 
 def load(path: str | Path, device: torch.device | str = "cpu", name: str | None = None,
          asked: Mapping[str, Any] | None = None, bare: ModelConfig | None = None, rolling: str | None = None,
-         packed: bool = True) -> TimerBackbone:
+         packed: bool = True, norm_roll: str | None = None) -> TimerBackbone:
     """Loads the trained model in `path`, a checkpoint or its folder, in evaluation mode and ready to decode.
 
     name, bare: model name and architecture, for a checkpoint without args.json. If that file exists it gives both; name
     and asked (settings of `ModelConfig`) may repeat it, but not contradict it.
     rolling: 'window' or 'cache'; None: the one that the model was trained for.
     packed: lays out large weights for the CPU's kernels; such a model can no longer be trained or saved.
+    norm_roll: one of `timer.NORM_ROLLS`, for a timer only; None: that of its public code, 'patch'.
     Raises UserError for a missing or damaged file, for another model, and for settings that contradict each other.
     """
     path = checkpoint_in(path)
@@ -54,8 +58,10 @@ def load(path: str | Path, device: torch.device | str = "cpu", name: str | None 
     model = MODELS[found](config).to(device)
     load_into(model, read_state(path), path)
     model.label = f"checkpoint {path}"
+    if norm_roll is not None:
+        _choose_norm_roll(model, norm_roll, path)
     if rolling is not None:
-        model.rolling = checked_rolling(model.config, rolling, path)
+        model.rolling = checked_rolling(model, rolling, path)
     if packed:
         pack_linears(model)
     return model.eval()
@@ -86,11 +92,27 @@ def describe(path: Path, name: str | None, asked: Mapping[str, Any],
     return found, ModelConfig.from_mapping(settings | kernel)
 
 
-def checked_rolling(config: ModelConfig, rolling: str, path: Path) -> str:
-    """Returns `rolling`. Raises UserError if it would be wrong for this architecture."""
+def _choose_norm_roll(model: TimerBackbone, norm_roll: str, path: Path) -> None:
+    """Raises UserError where it would have no effect."""
+    if norm_roll not in timer.NORM_ROLLS:
+        raise UserError(f"`norm_roll` is {norm_roll!r}, but must be one of {', '.join(timer.NORM_ROLLS)}")
+    if not isinstance(model, timer.Model):
+        raise UserError(f"`norm_roll` {norm_roll} has no effect on {path}, which is no timer: leave it out (`rolling` "
+                        "is the setting of other models)")
+    if not model.config.use_norm:
+        raise UserError(f"`norm_roll` {norm_roll} has no effect on {path}, which normalises nothing (`use_norm`): "
+                        "leave it out")
+    model.roll_by(norm_roll)
+
+
+def checked_rolling(model: TimerBackbone, rolling: str, path: Path) -> str:
+    """Returns `rolling`. Raises UserError if it would be wrong for this model."""
     if rolling not in ROLLING:
         raise UserError(f"`rolling` is {rolling!r}, but must be one of {', '.join(ROLLING)}")
-    if rolling == "cache" and config.covariate:
+    if rolling == "cache" and isinstance(model, timer.Model) and model.own_rolling == "window":
+        raise UserError("`rolling` cache contradicts `norm_roll` window, by which every new patch changes how all of "
+                        "them are normalised, so that nothing can be kept: leave one of them out")
+    if rolling == "cache" and model.config.covariate:
         raise UserError(f"`rolling` cache: {path} was trained with `covariate`, where the last variable looks ahead in "
                         "the others, so that nothing can be cached; use window")
     return rolling
@@ -101,7 +123,7 @@ def other_rolling(model: TimerBackbone) -> str | None:
 
     The first patch is the same in either way.
     """
-    if model.rolling == model.own_rolling:
+    if model.rolling == model.own_rolling or isinstance(model, timer.Model):  # of a timer `norm_roll` decides
         return None
     if model.rolling == "window":
         return ("every patch is predicted from the last patches alone, as if the series began there; the model's own "

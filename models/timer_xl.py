@@ -1,4 +1,6 @@
 """Timer-XL: decoder-only transformer, patch in, next patch out (Liu et al., ICLR 2025)."""
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -8,6 +10,7 @@ from layers.normalisation import PatchStats
 from layers.transformer import TimerBlock
 from models.cache_state import CacheState
 from models.config import ModelConfig
+from models.running_stats import FrozenStats, KeptStats, TrailingStats
 from utils.interface import Decodable, State
 from utils.window_state import WindowState
 
@@ -24,6 +27,9 @@ class TimerBackbone(Decodable, nn.Module):
     """
 
     label: str | None = None
+    defaults: dict[str, Any] = {}  # settings that differ from those of ModelConfig where they are not given
+    whole_head = False  # rotary positions turn all of a head, see `layers.rotary`
+    apart = False  # every variable is a sequence by itself
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -33,6 +39,11 @@ class TimerBackbone(Decodable, nn.Module):
         self.dtype = torch.float32  # of the weights
         self.rotated: tuple[tuple, torch.Tensor] | None = None  # see `rotary`
         self.layout: TokenLayout | None = None  # of the last pass over a window, for who replays it
+        self.build()
+
+    def build(self) -> None:
+        """Makes the embedding and the layers."""
+        config = self.config
         inputs = self.patch_len + (MOVE_FEATURES if config.causal else 0)
         self.embedding = nn.Linear(inputs, config.d_model)
         self.blocks = TimerBlock(config.e_layers, config.d_model, config.n_heads, config.d_ff, config.dropout,
@@ -46,7 +57,7 @@ class TimerBackbone(Decodable, nn.Module):
         """windows [b, N, P, C] -> mean, logvar (or None) [b, J, P, C], stdev [b, 1, C]."""
         hidden, stats, _ = self.encode(windows, newest=1)
         mean, logvar = self.predict(hidden, stats)
-        return mean[:, 0], None if logvar is None else logvar[:, 0], stats.stdev[:, 0]
+        return mean[:, 0], None if logvar is None else logvar[:, 0], stats.unit[:, 0]
 
     @property
     def own_rolling(self) -> str:
@@ -57,6 +68,11 @@ class TimerBackbone(Decodable, nn.Module):
         last variable looks ahead in the others, so its past changes with every patch and nothing can be kept.
         """
         return "cache" if self.config.causal and not self.config.covariate else "window"
+
+    @property
+    def way(self) -> str:
+        """Name of the forecast that the present way of rolling gives."""
+        return self.rolling
 
     @property
     def head_dim(self) -> int:
@@ -77,7 +93,7 @@ class TimerBackbone(Decodable, nn.Module):
         if kept is None or kept[0] != of or kept[1].shape[2] < patches * variables:
             with torch.inference_mode(False):
                 times = torch.arange(patches, device=device)[None]
-                kept = self.rotated = of, rotary_of(times, variables, stride, self.head_dim)
+                kept = self.rotated = of, rotary_of(times, variables, stride, self.head_dim, self.whole_head)
         return kept[1]
 
     def halve(self) -> bool:
@@ -112,6 +128,12 @@ class TimerBackbone(Decodable, nn.Module):
             return PatchStats.causal_of(patches, self.config.norm_window)
         return PatchStats.of_window(patches)
 
+    def running_stats(self, context: torch.Tensor, room: int) -> FrozenStats | KeptStats:
+        """Statistics for a cache: context [B, N, P, C] and `room` patches after it."""
+        if self.config.causal:
+            return TrailingStats(context, room, self.config.norm_window)
+        return FrozenStats(self.stats_of(context))
+
     def unit_of(self, context: torch.Tensor) -> torch.Tensor:
         """The normalisation stdev of the next patch after context [B, N, P, C]: [B, 1, 1, C]."""
         if not self.config.use_norm:
@@ -125,13 +147,14 @@ class TimerBackbone(Decodable, nn.Module):
             inputs = torch.cat([inputs, stats.features], dim=-1)
         return self.embedding(inputs.flatten(1, 2).to(self.dtype))
 
-    def encode(self, patches: torch.Tensor, newest: int | None = None, want_weights: bool = False):
+    def encode(self, patches: torch.Tensor, newest: int | None = None, want_weights: bool = False,
+               stats: PatchStats | None = None):
         """patches [B, T, P, C], a series from its beginning -> hidden [B, T or newest, C, D], their PatchStats,
-        attention weights."""
+        attention weights. stats: default, those of the series."""
         B, T, _, C = patches.shape
-        stats = self.stats_of(patches)
+        stats = self.stats_of(patches) if stats is None else stats
         layout = TokenLayout.of_window(T, C, self.stride(T), self.head_dim, self.config.covariate, self.span,
-                                       patches.device)
+                                       patches.device, self.whole_head)
         self.layout = layout
         hidden, weights = self.blocks(self.embed(patches, stats), layout, newest and newest * C,
                                       want_weights=want_weights)
@@ -151,9 +174,9 @@ class TimerBackbone(Decodable, nn.Module):
 class Model(TimerBackbone):
     """The target. Also the deterministic form of any Timer-XL-shaped model."""
 
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
-        self.head = nn.Linear(config.d_model, config.input_token_len)
+    def build(self) -> None:
+        super().build()
+        self.head = nn.Linear(self.config.d_model, self.patch_len)
 
     def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, None]:
         """hidden [B, T, C, D] -> mean [B, T, 1, P, C] in data units, None (no variance head)."""

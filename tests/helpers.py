@@ -1,16 +1,20 @@
 """What the tests share: tiny models, tiny series, and a command line over them."""
 import csv
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
-from models import timer_xl, timer_xl_draft
+from models import timer, timer_xl, timer_xl_draft
 from models.checkpoint import save_checkpoint
 from models.config import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = Path(os.environ.get("REFERENCE_ROOT", ROOT.parent / "shared" / "reference"))
 PATCH = 8
 TINY = ModelConfig(input_token_len=PATCH, d_model=16, n_heads=2, d_ff=32, e_layers=2, use_norm=True)
 
@@ -36,6 +40,46 @@ def tiny_draft(target, stochastic: bool = True, distance: float = 0.03, seed: in
             if "logvar" not in name:
                 weight += distance * torch.randn_like(weight)
     return draft
+
+
+def tiny_timer(norm_roll: str = "patch", seed: int = 0, distance: float = 0.0, **changes):
+    """With biases that are not zero; norm_roll 'none': without normalisation; distance: of weights, for a draft."""
+    torch.manual_seed(seed)
+    config = TINY.as_dict() | {"activation": "silu", "use_norm": norm_roll != "none"}
+    model = timer.Model(ModelConfig(**config | changes)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+        for weight in model.parameters():
+            weight += distance * torch.randn_like(weight)
+    if norm_roll != "none":
+        model.roll_by(norm_roll)
+    return model
+
+
+def public_folder(path, model, suffix=".safetensors", **changes):
+    """A Timer as the hub has it: config.json and model.safetensors (or weights.pth); changes: of config.json."""
+    config, path = model.config, Path(path)
+    said = {"model_type": "timer", "architectures": ["TimerForPrediction"], "hidden_size": config.d_model,
+            "num_attention_heads": config.n_heads, "intermediate_size": config.d_ff, "rope_theta": 10000,
+            "num_hidden_layers": config.e_layers, "input_token_len": config.input_token_len, "hidden_act": "silu",
+            "output_token_lens": [config.input_token_len], "max_position_embeddings": 10000}
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(said | changes))
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file
+        save_file(model.state_dict(), path / "model.safetensors")
+    else:
+        torch.save(model.state_dict(), path / f"weights{suffix}")
+    return path
+
+
+def public_outputs(name: str):
+    """Inputs and outputs of a public model on random weights; the test is skipped where they are missing."""
+    path = REFERENCE / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"no parity vectors in {REFERENCE}: set REFERENCE_ROOT (the slow reference is tested without them)")
+    return np.load(path, allow_pickle=False)
 
 
 def tiny_series(rows: int = 600):

@@ -65,13 +65,18 @@ class WindowState:
         every = self.series.unfold(1, self.context_patches, 1)  # [B, 1 + room, P, C, N], a view
         return every[rows, starts].movedim(-1, 1)
 
+    def predict_at(self, rows: torch.Tensor,
+                   starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """What `WindowModel.predict_windows` says of the windows that begin at these patches of these rows [b]."""
+        return self.model.predict_windows(self._cut(rows, starts))
+
     def predict(self, newest: int) -> Prediction:
         places = self._places(newest)
         tokens = self.context_patches * self.series.shape[3]
         part = max(1, (CPU_TOKENS if self.series.device.type == "cpu" else GPU_TOKENS) // tokens)
         # a window is cut when its turn comes: together they hold the series `context_patches` times
-        parts = (self._cut(*some) for some in zip(*(place.split(part) for place in places)))
-        means, logvars, stdevs = zip(*(self.model.predict_windows(some) for some in parts))
+        parts = zip(*(place.split(part) for place in places))
+        means, logvars, stdevs = zip(*(self.predict_at(*some) for some in parts))
 
         def joined(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
             return torch.cat(values).unflatten(0, (-1, newest))

@@ -98,7 +98,7 @@ def bands_of(experiment: Exp_Basic, model: TimerBackbone, checkpoint: Path, law:
         return None
     width = "mixture" if law.widths is not None else "one"
     path = file_beside(checkpoint, data.label, data.test_context, f"{spec.covariance}_{width}_{data.horizon}", bf16)
-    of_law = identity(checkpoint, dataset, data.test_context, spec.covariance, model.rolling, bf16)
+    of_law = identity(checkpoint, dataset, data.test_context, spec.covariance, model.way, bf16)
     made_for = of_law | {"form": FORM, "form of the law": of_law["form"], "width": width, "horizon": data.horizon,
                          "temperature": spec.temp}
     if path.exists():

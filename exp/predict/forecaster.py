@@ -191,7 +191,8 @@ class Forecaster:
         settings = Settings(
             RunSettings(is_training=0, do_predict=True, draft_checkpoint=None if draft is None else str(draft),
                         use_speculative=draft is not None, seed=seed, gpu=gpu, quiet=quiet),
-            ModelSettings(stored.get("model", model.name), model.rolling, asked=model.asked, config=config),
+            ModelSettings(stored.get("model", model.name), model.rolling, model.norm_roll, asked=model.asked,
+                          config=config),
             data, spec=spec, report=ReportSettings(num_samples=num_samples, clip_min=clip_min))
         return cls(settings, checkpoint, choose_device(settings.run))
 

@@ -17,7 +17,7 @@ from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, Supe
 from exp.train.target_forecasts import TargetForecasts
 from exp.train.trainer import Trainer
 from models.checkpoint import CHECKPOINT, load_into, read_state
-from models.registry import DRAFTS, FRESH, MODELS, checkpoint_in
+from models.registry import APART, DRAFTS, FRESH, MODELS, checkpoint_in
 from utils.errors import UserError
 from utils.target_law import TargetLaw
 
@@ -29,8 +29,10 @@ def train(experiment: Exp_Basic, folder: Path, kept: dict[str, Any]) -> None:
     """Trains one model; its best checkpoint is in `folder`. kept: contents of args.json."""
     settings, data, seed = experiment.settings, experiment.settings.data, experiment.settings.run.seed
     windows = experiment.dataset("train")
-    refuse_unfitting_training(Shape(min(data.batch_size, len(windows)), windows.variables, data.context, 0),
-                              experiment.device, settings.model.config)
+    rows, variables = min(data.batch_size, len(windows)), windows.variables
+    if settings.model.name in APART:
+        rows, variables = rows * variables, 1
+    refuse_unfitting_training(Shape(rows, variables, data.context, 0), experiment.device, settings.model.config)
     model = initial_model(experiment)
     loss = loss_of(experiment)
     if experiment.rank:  # equal initial weights, but separate dropout and noise in every process

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, during which Ctrl-C must wor
 # others are set by the sweep, or concern training and reports
 PASSED_ON = {
     "root_path", "data_path", "data", "seq_len", "test_seq_len", "test_flag", "batch_size", "seed", "quiet", "compile",
-    "bf16", "rolling",
+    "bf16", "model", "rolling", "norm_roll",
     "spec_draft_model", "spec_repropose", "spec_temp", "spec_sigma_mode", "spec_covariance", "spec_width",
     "spec_sigma_adapt_c", "spec_accept_mse_tol",
 }

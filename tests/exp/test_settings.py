@@ -87,7 +87,8 @@ def test_every_flag_is_read_from_a_command_line(name):
         assert given_flags([f"--{'no-' if default else ''}{name}"]) == {name: not default}
         return
     inner = getattr(limit, "limit", limit)
-    texts = ("3", "0.5", "0.5%", "cache", "mean", "fixed", "series", "draft", "x.csv", "one", "none", str(default))
+    texts = ("3", "0.5", "0.5%", "cache", "patch", "mean", "fixed", "series", "draft", "x.csv", "one", "none",
+             str(default))
     text = next(text for text in texts if limit_reads(inner, text))
     value, = given_flags([f"--{name}", text]).values()
     assert limit.fits(value) and value == inner.read(text)
@@ -323,8 +324,8 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
     settings = read_command_line(words.split())
     values = flat(settings)
     younger = {"clip_min", "pictures", "balance", "val_windows", "draft_rollout_context", "draft_noise_unit",
-               "spec_passes", "draft_answer", "draft_hinge", "spec_rms", "spec_budget", "spec_promise",
-               "spec_width", "spec_growth", "bf16"}
+               "spec_passes", "draft_answer", "draft_hinge", "spec_rms", "spec_budget", "spec_promise", "spec_width",
+               "spec_growth", "bf16", "norm_roll"}
     assert set(values) == set(FLAGS) == set(json.loads(OLD)) - {"parameters"} | younger
     assert json.loads(json.dumps(values)) == values
     assert (values["devices"], values["spec_k"], values["output_token_len"]) == ([1, 0], "auto", 48)

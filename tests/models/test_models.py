@@ -1,22 +1,18 @@
 """Target and draft compute what the public implementation computes."""
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import PATCH, ROOT, TINY, tiny_draft, tiny_target
+from helpers import PATCH, TINY, public_outputs, tiny_draft, tiny_target
 from reference.timer_xl import reference_forward
 
 from layers.normalisation import PatchStats
 from models import timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from utils.speculative_decoder import decode_alone
-
-REFERENCE = Path(os.environ.get("REFERENCE_ROOT", ROOT.parent / "shared" / "reference"))
 
 
 def excite(model):
@@ -74,10 +70,7 @@ def test_causal_statistics_stay_exact_far_from_zero(series):
 
 @pytest.mark.parametrize("name", ["timer_xl_multivariate", "timer_xl_no_norm", "timer_xl_draft_stochastic"])
 def test_public_outputs_are_reproduced(name):
-    path = REFERENCE / f"{name}.npz"
-    if not path.exists():
-        pytest.skip(f"no parity vectors in {REFERENCE}: set REFERENCE_ROOT (the slow reference is tested without them)")
-    saved = np.load(path, allow_pickle=False)
+    saved = public_outputs(name)
     config = ModelConfig.from_mapping(json.loads(str(saved["config"])))
     model = (timer_xl_draft if "draft" in name else timer_xl).Model(config).eval()
     model.load_state_dict({key[6:]: torch.from_numpy(saved[key]) for key in saved.files if key.startswith("state/")})

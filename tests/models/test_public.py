@@ -3,13 +3,16 @@ import json
 
 import pytest
 import torch
-from helpers import tiny_target
+from helpers import PATCH, public_folder, tiny_target, tiny_timer
 
+from exp.settings import DataSettings
+from exp.stored import completed
 from models import public
-from models.checkpoint import read_settings, read_state, save_tensors
+from models.checkpoint import read_settings, read_state, save_checkpoint, save_tensors
 from models.public import Family
-from models.registry import checkpoint_in, load
+from models.registry import checkpoint_in, load, other_rolling
 from utils.errors import UserError
+from utils.speculative_decoder import decode_alone
 
 CONFIG = {"model_type": "tiny", "hidden_size": 16, "input_token_len": 8}
 # what the config.json of this family does not say is the same for all of its models
@@ -121,3 +124,72 @@ def test_the_missing_package_is_named(folder, monkeypatch):
     import sys
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     assert "needs the package safetensors: pip install -r requirements-public.txt" in refused(folder)
+
+
+# --- Timer
+
+@pytest.fixture
+def timer_folder(tmp_path):
+    pytest.importorskip("safetensors")
+    return public_folder(tmp_path / "timer-base-84m", tiny_timer(n_heads=4))
+
+
+def test_the_folder_of_a_timer_is_loaded_and_rolls_as_it_is_told(timer_folder):
+    settings = read_settings(timer_folder / "model.safetensors")
+    assert settings == {"model": "timer", "d_model": 16, "n_heads": 4, "d_ff": 32, "e_layers": 2, "activation": "silu",
+                        "input_token_len": PATCH, "use_norm": True}
+    x = torch.randn(2, 4 * PATCH, 1, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    made = {}
+    for way in (None, "window", "frozen", "patch"):
+        model = load(timer_folder, name="timer", norm_roll=way)
+        own = tiny_timer(way or "patch", n_heads=4)
+        assert (model.norm_roll, model.rolling) == (own.norm_roll, "window" if way == "window" else "cache")
+        made[way] = decode_alone(model, x, 3 * PATCH)
+        torch.testing.assert_close(made[way], decode_alone(own, x, 3 * PATCH), atol=1e-5, rtol=0)
+    assert torch.equal(made[None], made["patch"])
+    again = load(timer_folder, norm_roll="frozen", rolling="window")
+    assert other_rolling(again) is None  # the same forecast, slowly
+    torch.testing.assert_close(decode_alone(again, x, 3 * PATCH), made["frozen"], atol=1e-5, rtol=0)
+
+
+def test_a_bare_timer_is_loaded_with_its_sizes(tmp_path):
+    folder = public_folder(tmp_path / "torch", tiny_timer(), suffix=".pth")
+    assert load(folder / "weights.pth").config == tiny_timer().config
+    (folder / "config.json").unlink()
+    sizes = {"d_model": 16, "n_heads": 2, "d_ff": 32, "e_layers": 2, "input_token_len": PATCH}
+    config = completed(sizes, "timer", DataSettings())
+    assert config == tiny_timer().config  # silu and use_norm are the model's own defaults
+    assert load(folder / "weights.pth", name="timer", bare=config).config == config
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"rope_theta": 500000}, "rope_theta is 500000, but a Timer here has 10000"),
+    ({"output_token_lens": [8, 16]}, r"output_token_lens is \[8, 16\]"),
+    ({"hidden_act": "tanh"}, "activation is 'tanh'"),
+    ({"num_hidden_layers": 3}, "belongs to another model"), ({"intermediate_size": 64}, "another shape"),
+    ({"hidden_size": "16"}, "d_model is '16'"), ({"num_attention_heads": 3}, "ratio, the head width")])
+def test_a_timer_that_is_not_computed_here_is_refused(tmp_path, changes, words):
+    pytest.importorskip("safetensors")
+    with pytest.raises(UserError, match=words):
+        load(public_folder(tmp_path / "other", tiny_timer(), **changes))
+
+
+def test_a_timer_without_its_sizes_is_refused(timer_folder):
+    (timer_folder / "config.json").write_text('{"model_type": "timer", "hidden_size": 16}')
+    assert "lacks num_attention_heads, intermediate_size, num_hidden_layers" in refused(timer_folder)
+
+
+@pytest.mark.parametrize("asked, words", [
+    ({"norm_roll": "all"}, "`norm_roll` is 'all', but must be one of window, frozen, patch"),
+    ({"norm_roll": "window", "rolling": "cache"}, "`rolling` cache contradicts `norm_roll` window"),
+    ({"name": "timer_xl"}, "is a timer, not a timer_xl")])
+def test_a_timer_is_not_rolled_in_contradiction(timer_folder, asked, words):
+    assert words in refused(timer_folder, **asked)
+
+
+def test_other_models_have_no_way_to_roll_of_that_name(tmp_path):
+    save_checkpoint(tmp_path / "xl", tiny_target().state_dict(), tiny_target().config.as_dict() | {"model": "timer_xl"})
+    assert "which is no timer: leave it out" in refused(tmp_path / "xl", norm_roll="patch")
+    plain = tiny_timer("none")
+    save_checkpoint(tmp_path / "plain", plain.state_dict(), plain.config.as_dict() | {"model": "timer"})
+    assert "normalises nothing" in refused(tmp_path / "plain", norm_roll="patch")

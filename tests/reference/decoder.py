@@ -55,7 +55,7 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
             position = len(forecast)
             mean, _ = predict(target, history, L)[0]
             counts["judged"] += 1
-            if not accept(proposal, mean, seen_by(target, history, L), settings, noise, position):
+            if not accept(proposal, mean, unit_after(target, history, L), settings, noise, position):
                 rejected = True
                 left_over = seen[j + 1:]
                 break
@@ -108,10 +108,12 @@ def ask_draft(draft, history, context_len, k, settings, noise, position, gaps, e
     return proposals
 
 
-def seen_by(model, history, context_len):
-    """The steps whose standard deviation is the model's unit."""
+def unit_after(model, history, context_len):
+    """The model's unit [C] after history: its own, or the standard deviation of the steps that normalise."""
+    if hasattr(model, "unit_after"):
+        return model.unit_after(history)
     window = model.config.norm_window * model.patch_len if model.config.causal else context_len
-    return history[-window:]
+    return torch.sqrt(history[-window:].var(dim=0, unbiased=False) + 1e-5)
 
 
 def propose(mean, sigma, settings, noise, position):
@@ -124,9 +126,8 @@ def propose(mean, sigma, settings, noise, position):
     return {"patch": x if settings["emit"] == "sample" else mean, "x": x, "mean": mean, "sigma": sigma}
 
 
-def accept(proposal, mu_p, window, settings, noise, position):
+def accept(proposal, mu_p, stdev, settings, noise, position):
     if settings["rule"] == "tolerance":
-        stdev = torch.sqrt(window.var(dim=0, unbiased=False) + 1e-5)
         return math.sqrt((((proposal["mean"] - mu_p) / stdev) ** 2).mean()) <= settings["tol"]
     if settings.get("mse_tol", -1) > 0 and ((proposal["patch"] - mu_p) ** 2).mean() <= settings["mse_tol"]:
         return True
