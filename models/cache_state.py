@@ -112,7 +112,7 @@ class CacheState:
         def joined(values):
             return values[0] if len(values) == 1 else torch.cat(values, dim=1)
         logvar = None if logvars[0] is None else joined(logvars)
-        return Prediction.of_heads(joined(means), logvar, joined(stdevs), self.unit)
+        return Prediction.of_heads(joined(means), logvar, joined(stdevs), self.unit, self.model.heads_ahead)
 
     def _encode(self, times: torch.Tensor | range, most: int, newest: int):
         """Encodes the patches at times [B, m], or at these of all rows, the last of which are at `most` - 1 or before,

@@ -1,4 +1,7 @@
 """Timer-XL: decoder-only transformer, patch in, next patch out (Liu et al., ICLR 2025)."""
+from __future__ import annotations
+
+import copy
 from typing import Any
 
 import torch
@@ -10,6 +13,7 @@ from layers.normalisation import PatchStats
 from layers.transformer import TimerBlock
 from models.cache_state import CacheState
 from models.config import ModelConfig
+from models.longer_heads import LongerHeads
 from models.running_stats import FrozenStats, KeptStats, TrailingStats
 from utils.interface import Decodable, State
 from utils.window_state import WindowState
@@ -160,9 +164,9 @@ class TimerBackbone(Decodable, nn.Module):
                                       want_weights=want_weights)
         return hidden.unflatten(1, (-1, C)), stats if newest is None else stats.newest(newest), weights
 
-    def head_patches(self, head: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
-        """Normalised output of a head for hidden [B, T, C, D]: [B, T, J, P, C], J patches ahead."""
-        return head(hidden).unflatten(-1, (-1, self.patch_len)).permute(0, 1, 3, 4, 2).float()
+    def head_patches(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Normalised outputs of heads [B, T, C, J * P], of J patches ahead, as [B, T, J, P, C]."""
+        return outputs.unflatten(-1, (-1, self.patch_len)).permute(0, 1, 3, 4, 2).float()
 
     def attention(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Attention weights of every layer, each [B, heads, C*N, C*N], tokens variable by variable."""
@@ -172,15 +176,35 @@ class TimerBackbone(Decodable, nn.Module):
 
 
 class Model(TimerBackbone):
-    """The target. Also the deterministic form of any Timer-XL-shaped model."""
+    """The target. Also the deterministic form of any Timer-XL-shaped model.
+
+    longer: heads for the patches after the next one, whose proposals need no draft; see `with_heads`.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.longer: LongerHeads | None = None
 
     def build(self) -> None:
         super().build()
         self.head = nn.Linear(self.config.d_model, self.patch_len)
 
+    def with_heads(self, longer: LongerHeads) -> Model:
+        """The same model, on the same weights, with longer heads; this one stays without them."""
+        model = copy.copy(self)
+        model._modules = dict(self._modules)
+        model.longer, model.heads_ahead = longer, longer.count
+        return model
+
     def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, None]:
-        """hidden [B, T, C, D] -> mean [B, T, 1, P, C] in data units, None (no variance head)."""
-        return stats.denormalise(self.head_patches(self.head, hidden)), None
+        """hidden [B, T, C, D] -> mean [B, T, J, P, C] in data units, None (no variance head).
+
+        J is 1, and one more for each of the longer heads.
+        """
+        outputs = self.head(hidden)
+        if self.longer is not None:
+            outputs = torch.cat([outputs, self.longer(hidden)], dim=-1)
+        return stats.denormalise(self.head_patches(outputs)), None
 
     def forward(self, x: torch.Tensor, newest: int | None = None) -> torch.Tensor:
         """x [B, L, C] -> [B, L, C], data units: patch t of the output is the prediction of patch t + 1.
@@ -188,4 +212,4 @@ class Model(TimerBackbone):
         newest: predictions after the last `newest` patches only, [B, newest * P, C].
         """
         hidden, stats, _ = self.encode(self.to_patches(x), newest)
-        return self.predict(hidden, stats)[0].flatten(1, 3)
+        return self.predict(hidden, stats)[0][:, :, 0].flatten(1, 2)

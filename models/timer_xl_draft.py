@@ -27,10 +27,10 @@ class Model(TimerBackbone):
 
     def predict(self, hidden: torch.Tensor, stats: PatchStats) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden [B, T, C, D] -> mean, logvar (or None), each [B, T, J, P, C] in data units."""
-        mean = stats.denormalise(self.head_patches(self.head_mean, hidden))
+        mean = stats.denormalise(self.head_patches(self.head_mean(hidden)))
         if self.head_logvar is None:
             return mean, None
-        logvar = self.head_patches(self.head_logvar, hidden).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        logvar = self.head_patches(self.head_logvar(hidden)).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
         return mean, stats.denormalise_logvar(logvar)
 
     def forward(self, x: torch.Tensor, newest: int | None = None):

@@ -12,6 +12,8 @@ import torch
 from models import timer, timer_xl, timer_xl_draft
 from models.checkpoint import save_checkpoint
 from models.config import ModelConfig
+from models.longer_heads import LongerHeads
+from utils.speculative_decoder import decode_alone
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = Path(os.environ.get("REFERENCE_ROOT", ROOT.parent / "shared" / "reference"))
@@ -80,6 +82,23 @@ def public_outputs(name: str):
     if not path.exists():
         pytest.skip(f"no parity vectors in {REFERENCE}: set REFERENCE_ROOT (the slow reference is tested without them)")
     return np.load(path, allow_pickle=False)
+
+
+def with_heads(target, count: int = 3):
+    """The target with longer heads, fitted to its own forecasts of windows like those of the fixture `series`."""
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(64, 5 * target.patch_len, 3, generator=generator)
+    context = torch.sin(0.6 * torch.arange(noise.shape[1])[:, None] + 6 * noise[:, :1]) + 0.7 * noise
+    longer = LongerHeads(target.config.d_model, target.patch_len, count)
+    later = target.to_patches(decode_alone(target, context, (1 + count) * target.patch_len)[:, target.patch_len:])
+    with torch.no_grad():
+        hidden, stats, _ = target.encode(target.to_patches(context), 1)
+        inputs = torch.cat([hidden, torch.ones_like(hidden[..., :1])], dim=-1).flatten(0, 2)
+        labels = stats.normalise(later).permute(0, 3, 1, 2).flatten(2).flatten(0, 1)
+        found = torch.linalg.lstsq(inputs, labels).solution
+        longer.heads.weight.copy_(found[:-1].T)
+        longer.heads.bias.copy_(found[-1])
+    return target.with_heads(longer.eval())
 
 
 def tiny_series(rows: int = 600):

@@ -2,9 +2,10 @@
 
 `FromForward` wraps a function from a window to its next patch, and re-encodes a window for every prediction.
 `FromCache` wraps one step of a model whose past can be cropped to a length: keys and values, or one hidden state per
-patch. Both predict one patch ahead; `docs/YOUR_MODEL.md` has examples.
+patch. Both predict one patch ahead, and take what longer heads of the model say of later ones as `ahead`, from which
+`decode_speculative` can propose without a draft; `docs/YOUR_MODEL.md` has examples.
 
-Shapes: B rows, N patches of context, k patches of a step, P steps per patch, C variables; data units.
+Shapes: B rows, N patches of context, k patches of a step, P steps per patch, C variables, A patches ahead; data units.
 """
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ from .buffers import each_row, read_at, repeated, with_room, write_after
 from .interface import Decodable, Prediction
 from .window_state import WindowState
 
-Answer = torch.Tensor | tuple[torch.Tensor, torch.Tensor | None]  # means, or means and log-variances
+# means; with log-variances; and with what longer heads say
+Answer = torch.Tensor | tuple[torch.Tensor, torch.Tensor | None] | \
+    tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
+Parts = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 VARIANCE_FLOOR = 1e-5  # variance of a constant window
 
 
@@ -27,6 +31,8 @@ class FromForward(Decodable):
     The window slides: the function always sees the newest L steps, L being the length of the context. It may be called
     several times per prediction, each time with some of the windows. A stochastic draft returns (mean, logvar), both
     [B, P, C], with the log-variance in data units too.
+    heads_ahead: A patches after the next one of which the function speaks too: it returns (mean, logvar or None,
+    ahead), ahead [B, A, P, C].
     unit and scale are the standard deviation of the window, per variable.
 
     `start` raises ValueError if the context is not [B, L, C] or L is not a multiple of the patch; decoding raises it
@@ -35,17 +41,22 @@ class FromForward(Decodable):
 
     patches_ahead = 1
 
-    def __init__(self, next_patch: Callable[[torch.Tensor], Answer], patch_len: int):
+    def __init__(self, next_patch: Callable[[torch.Tensor], Answer], patch_len: int, heads_ahead: int = 0):
         self.next_patch, self.patch_len = next_patch, checked_patch_len(patch_len)
+        self.heads_ahead = checked_heads_ahead(heads_ahead)
 
     def start(self, context: torch.Tensor, room: int) -> WindowState:
         return WindowState(self, in_patches(context, self.patch_len), room)
 
     def predict_windows(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Windows [b, N, P, C] -> mean and logvar (or None) [b, 1, P, C], stdev [b, 1, C]."""
+        """Windows [b, N, P, C] -> mean and logvar (or None) [b, 1 + A, P, C], stdev [b, 1, C]."""
         answer = self.next_patch(windows.flatten(1, 2))
-        mean, logvar = parts_of(answer, windows[:, 0], "next_patch")
-        return mean[:, None], None if logvar is None else logvar[:, None], stdev_of(windows)[:, 0]
+        mean, logvar, ahead = parts_of(answer, windows[:, 0], "next_patch", self.heads_ahead)
+        mean, logvar = mean[:, None], None if logvar is None else logvar[:, None]
+        if ahead is not None:  # a log-variance of theirs is not known, and not asked for
+            mean = torch.cat([mean, ahead], dim=1)
+            logvar = None if logvar is None else logvar.expand(-1, 1 + self.heads_ahead, -1, -1)
+        return mean, logvar, stdev_of(windows)[:, 0]
 
     def unit_of(self, context: torch.Tensor) -> torch.Tensor:
         return stdev_of(context)
@@ -57,6 +68,8 @@ class FromCache(Decodable):
     step(patches [B, k, P, C], cache) -> [B, k, P, C]: the predictions AFTER each of the k new patches, given what the
         cache holds; adds the k patches to the cache in place. May return (mean, logvar), the log-variance in data
         units (in normalised ones with `normalise`). A prediction must not depend on later patches of the same step.
+        With `heads_ahead` A it returns (mean, logvar or None, ahead), ahead [B, k, A, P, C]: what longer heads say,
+        after each of the k patches, of the A patches after the predicted one.
     new_cache() -> an empty cache.
     crop(cache, length): keep only the first `length` patches of every row; returns the cache, or None if it was
         cropped in place. length counts PATCHES: with several tokens per patch, multiply. Never called with length 0,
@@ -78,9 +91,10 @@ class FromCache(Decodable):
 
     def __init__(self, step: Callable[[torch.Tensor, Any], Answer], patch_len: int, new_cache: Callable[[], Any],
                  crop: Callable[[Any, int], Any], select: Callable[[Any, torch.Tensor], Any] | None = None,
-                 normalise: bool = False):
+                 normalise: bool = False, heads_ahead: int = 0):
         self.step, self.patch_len, self.new_cache = step, checked_patch_len(patch_len), new_cache
         self.crop, self.select, self.normalise = crop, select, normalise
+        self.heads_ahead = checked_heads_ahead(heads_ahead)
 
     def start(self, context: torch.Tensor, room: int) -> LockstepState:
         return LockstepState(self, in_patches(context, self.patch_len), room)
@@ -170,24 +184,27 @@ class LockstepState:
         ends = self.ends
         times = torch.arange(begin, longest, device=ends.device).expand(len(ends), -1)
         patches = read_at(self.series, times.minimum(ends[:, None] - 1))
-        mean, logvar = self._step(patches)
+        mean, logvar, ahead = self._step(patches)
         self.held, self.known, self.bounds = longest, ends, (shortest, shortest, longest)
 
         at = ends[:, None] - begin + torch.arange(-newest, 0, device=ends.device)
-        mean, logvar = read_at(mean, at), None if logvar is None else read_at(logvar, at)
+        mean = read_at(mean, at)
+        logvar, ahead = (None if part is None else read_at(part, at) for part in (logvar, ahead))
         if self.model.normalise:
             mean = mean * self.stdev + self.mean
             logvar = None if logvar is None else logvar + 2 * self.stdev.log()
-        return Prediction(mean, logvar, self.stdev.expand(-1, newest, -1, -1), self.unit)
+            ahead = None if ahead is None else ahead * self.stdev[:, None] + self.mean[:, None]
+        return Prediction(mean, logvar, self.stdev.expand(-1, newest, -1, -1), self.unit, ahead)
 
-    def _step(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _step(self, patches: torch.Tensor) -> Parts:
         if self.model.normalise:
             patches = (patches - self.mean) / self.stdev
         if self.slots is None or self.feeds is None:
-            return parts_of(self.model.step(patches, self.cache), patches, "step")
+            return parts_of(self.model.step(patches, self.cache), patches, "step", self.model.heads_ahead)
         patches = patches[self.feeds]
-        mean, logvar = parts_of(self.model.step(patches, self.cache), patches, "step")
-        return mean[self.slots], None if logvar is None else logvar[self.slots]
+        mean, logvar, ahead = parts_of(self.model.step(patches, self.cache), patches, "step", self.model.heads_ahead)
+        logvar, ahead = (None if part is None else part[self.slots] for part in (logvar, ahead))
+        return mean[self.slots], logvar, ahead
 
     def _bounds(self) -> tuple[int, int, int]:
         if self.bounds is None:
@@ -226,6 +243,12 @@ def checked_patch_len(patch_len: int) -> int:
     return patch_len
 
 
+def checked_heads_ahead(heads_ahead: int) -> int:
+    if heads_ahead < 0:
+        raise ValueError(f"heads_ahead is {heads_ahead}, but must be at least 0")
+    return heads_ahead
+
+
 def in_patches(context: torch.Tensor, patch_len: int) -> torch.Tensor:
     """context [B, L, C] -> [B, N, P, C]"""
     if context.dim() != 3 or not context.is_floating_point():
@@ -236,14 +259,23 @@ def in_patches(context: torch.Tensor, patch_len: int) -> torch.Tensor:
     return context.unflatten(1, (-1, patch_len))
 
 
-def parts_of(answer: object, like: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Mean and logvar (or None) from the return value of a model, each with the shape and dtype of `like`."""
-    mean, logvar = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+def parts_of(answer: object, like: torch.Tensor, name: str, heads_ahead: int = 0) -> Parts:
+    """Mean, logvar (or None) and ahead (or None) from the return value of a model, in the dtype of `like`.
 
-    def checked(part: object, what: str) -> torch.Tensor:
+    Mean and logvar have the shape of `like` [..., P, C], ahead that of [..., heads_ahead, P, C].
+    """
+    several = isinstance(answer, tuple) and len(answer) == (3 if heads_ahead else 2)
+    if heads_ahead and not several:
+        raise ValueError(f"{name} must return (mean, logvar or None, ahead), as heads_ahead is {heads_ahead}")
+    mean, logvar, ahead = (*answer, None)[:3] if isinstance(answer, tuple) and several else (answer, None, None)
+    longer = torch.Size((*like.shape[:-2], heads_ahead, *like.shape[-2:]))
+
+    def checked(part: object, what: str, shape: torch.Size) -> torch.Tensor:
         if not isinstance(part, torch.Tensor):
-            raise ValueError(f"{name} returned a {type(part).__name__} as {what}, not a tensor {list(like.shape)}")
-        if part.shape != like.shape:
-            raise ValueError(f"{name} returned {what} {list(part.shape)}, but must return {list(like.shape)}")
+            raise ValueError(f"{name} returned a {type(part).__name__} as {what}, not a tensor {list(shape)}")
+        if part.shape != shape:
+            raise ValueError(f"{name} returned {what} {list(part.shape)}, but must return {list(shape)}")
         return part.to(like.dtype)
-    return checked(mean, "means"), None if logvar is None else checked(logvar, "log-variances")
+    return (checked(mean, "means", like.shape),
+            None if logvar is None else checked(logvar, "log-variances", like.shape),
+            checked(ahead, "patches ahead", longer) if heads_ahead else None)

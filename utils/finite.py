@@ -58,11 +58,12 @@ def refuse(model: Model, role: str, context: torch.Tensor, window: int, patch: i
                     patch_len)
 
 
-def refuse_pair(finite: torch.Tensor, target: Model, draft: Model, context: torch.Tensor, samples: int,
+def refuse_pair(finite: torch.Tensor, target: Model, draft: Model | None, context: torch.Tensor, samples: int,
                 alone: Callable[[Model, torch.Tensor, int], tuple[torch.Tensor, object]]) -> None:
     """Raises NotFinite, which names the model to blame, unless all of `finite` [2, B, n] is True.
 
-    finite: the forecast's patches, and the squares of the draft's predictions of them. context [B, L, C], with the
+    finite: the forecast's patches, and the squares of the draft's predictions of them, or where it is None of those of
+    the target's longer heads. context [B, L, C], with the
     `samples` rows of a window adjacent; alone: (model, context, n) -> its n patches [B, n, P, C] without a draft, and
     more. One host synchronisation.
     """
@@ -74,10 +75,11 @@ def refuse_pair(finite: torch.Tensor, target: Model, draft: Model, context: torc
     own, window = context[row], row // samples
     patches, _ = alone(target, own[None], finite.shape[2])
     patch_len = patches.shape[2]
+    source, role = (target, "target's longer heads") if draft is None else (draft, "draft")
     if proposals <= forecast:
-        refuse(draft, "draft", own, window, proposals, patch_len, NOT_JUDGED)
+        refuse(source, role, own, window, proposals, patch_len, NOT_JUDGED)
     if not torch.isfinite(patches).all():
         refuse(target, "target", own, window, forecast, patch_len)
     # a pass reads all proposals at once: behind a mask, one that overflows in it can still spoil the patch before
-    refuse(draft, "draft", own, window, forecast, patch_len,
+    refuse(source, role, own, window, forecast, patch_len,
            "its proposals overflow in the target, whose output is then not finite")

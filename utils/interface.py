@@ -71,6 +71,13 @@ class Model(Protocol):
         Serves to count passes in advance; the decoder uses what a prediction holds.
         """
 
+    @property
+    def heads_ahead(self) -> int:
+        """Number of patches after the next one that the model's longer heads speak of: 0 for a model without.
+
+        They are proposals that cost no draft; what the model itself forecasts does not depend on them.
+        """
+
     def start(self, context: torch.Tensor, room: int) -> State:
         """A state that holds context [B, L, C] and has room for `room` patches; nothing is computed yet."""
 
@@ -83,6 +90,8 @@ class Model(Protocol):
 
 class Decodable:
     """Base class with the methods that are the same for every model whose states can `predict`."""
+
+    heads_ahead: int = 0
 
     def extend(self, state: State, patches: torch.Tensor | None = None) -> Prediction:
         if patches is not None:
@@ -129,26 +138,34 @@ class Prediction:
     scale [B, n, 1, C]: the normalisation stdev that each prediction was made with (ones without normalisation);
     unit [B, 1, 1, C]: the normalisation stdev of the context (of the target's, in its draft's predictions).
     n = k + 1 for k patches given; a draft that predicts J patches ahead gives n = J where no patches are given.
+    ahead [B, n, J - 1, P, C], or None: what the model's longer heads say, from the same positions, of the J - 1 patches
+    after the predicted ones; they know nothing of the predicted patch itself.
     """
 
     mean: torch.Tensor
     logvar: torch.Tensor | None
     scale: torch.Tensor
     unit: torch.Tensor
+    ahead: torch.Tensor | None = None
 
     @classmethod
-    def of_heads(cls, mean: torch.Tensor, logvar: torch.Tensor | None, stdev: torch.Tensor,
-                 unit: torch.Tensor) -> Prediction:
+    def of_heads(cls, mean: torch.Tensor, logvar: torch.Tensor | None, stdev: torch.Tensor, unit: torch.Tensor,
+                 heads_ahead: int = 0) -> Prediction:
         """From mean and logvar [B, n, J, P, C], stdev [B, n or 1, 1, C] at n positions, and the unit.
 
-        With one position all J patches of it count; with several, the next patch of each.
+        With one position all J patches of it count; with several, the next patch of each. The last `heads_ahead` of the
+        J are `ahead` instead, at every position.
         """
+        ahead = None
+        if heads_ahead:
+            mean, ahead = mean[:, :, :-heads_ahead], mean[:, :, -heads_ahead:]
+            logvar = None if logvar is None else logvar[:, :, :-heads_ahead]
         n, J = mean.shape[1:3]
 
         def pick(part: torch.Tensor) -> torch.Tensor:
             return part[:, 0] if n == 1 else part[:, :, 0]
         scale = stdev.expand(-1, J if n == 1 else n, -1, -1)
-        return cls(pick(mean), None if logvar is None else pick(logvar), scale, unit)
+        return cls(pick(mean), None if logvar is None else pick(logvar), scale, unit, ahead)
 
     def shifted(self, by: torch.Tensor) -> Prediction:
         return replace(self, mean=self.mean + by)
@@ -157,10 +174,25 @@ class Prediction:
         """One prediction for each of some rows [r]: n = 1."""
         def pick(part: torch.Tensor) -> torch.Tensor:
             return part[rows, position][:, None]
-        return Prediction(pick(self.mean), None if self.logvar is None else pick(self.logvar), pick(self.scale),
-                          self.unit[rows])
+        logvar, ahead = (None if part is None else pick(part) for part in (self.logvar, self.ahead))
+        return Prediction(pick(self.mean), logvar, pick(self.scale), self.unit[rows], ahead)
 
     def first(self, count: int) -> Prediction:
         """The first `count` predictions, or all if there are fewer."""
-        logvar = None if self.logvar is None else self.logvar[:, :count]
-        return Prediction(self.mean[:, :count], logvar, self.scale[:, :count], self.unit)
+        logvar, ahead = (None if part is None else part[:, :count] for part in (self.logvar, self.ahead))
+        return Prediction(self.mean[:, :count], logvar, self.scale[:, :count], self.unit, ahead)
+
+    def of_rows(self, rows: torch.Tensor) -> Prediction:
+        """The predictions of these rows [r]."""
+        logvar, ahead = (None if part is None else part[rows] for part in (self.logvar, self.ahead))
+        return Prediction(self.mean[rows], logvar, self.scale[rows], self.unit[rows], ahead)
+
+    def of_ahead(self) -> Prediction:
+        """What the longer heads say at the only position (n = 1), as predictions of consecutive patches.
+
+        Raises ValueError for a prediction without.
+        """
+        if self.ahead is None:
+            raise ValueError("the target says nothing of later patches: give a draft, or a target with longer heads")
+        mean = self.ahead[:, 0]
+        return Prediction(mean, None, self.scale.expand(-1, mean.shape[1], -1, -1), self.unit)

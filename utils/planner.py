@@ -52,12 +52,15 @@ def _between(costs: dict[int, float], k: int) -> float:
     return costs[below] + (costs[above] - costs[below]) * (k - below) / (above - below)
 
 
-def predict_ms(costs: StepCosts, acceptance: float, patches: int, most: int) -> float:
-    """Expected milliseconds of a forecast of `patches` with at most `most` proposals per round."""
+def predict_ms(costs: StepCosts, acceptance: float, patches: int, most: int, first_proposes: bool = True) -> float:
+    """Expected milliseconds of a forecast of `patches` with at most `most` proposals per round.
+
+    first_proposes: whether the first round has proposals; those of a target's own heads come out of it.
+    """
     expected = [0.0] * (patches + 1)  # by patches left
     for left in range(1, patches + 1):
         is_first = left == patches
-        k = min(most, left - 1)
+        k = min(most, left - 1) if first_proposes or not is_first else 0
         lengths = [acceptance**j * (1 - acceptance) for j in range(k)] + [acceptance**k]
         after = sum(p * expected[left - j - 1] for j, p in enumerate(lengths))
         expected[left] = costs.round_ms(k, is_first) + after
@@ -76,7 +79,7 @@ class Plan:
 
     def describe(self) -> str:
         if len(self.predicted) == 1:
-            return f"planner, batch {self.batch}: a horizon of one patch leaves nothing to propose -> K = 0"
+            return f"planner, batch {self.batch}: so short a horizon leaves nothing to propose -> K = 0"
         best = min(self.predicted, key=lambda k: self.predicted[k])
         text = (f"planner, batch {self.batch}: acceptance {100 * self.acceptance:.1f} % on validation windows; "
                 f"predicted {self.predicted[0]:.2f} ms plain, {self.predicted[best]:.2f} ms with K = {best}")
@@ -87,12 +90,15 @@ class Plan:
 
 
 @torch.inference_mode()
-def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, rule: Rule, seed: int,
+def make_plan(target: Model, draft: Model | None, context: torch.Tensor, horizon: int, rule: Rule, seed: int,
               repropose: str | None = None) -> Plan:
-    """Measures on context [B, L, C], one batch of validation windows, and decides. repropose: as for the decoder."""
+    """Measures on context [B, L, C], one batch of validation windows, and decides. draft, repropose: as for the
+    decoder."""
     n, B = patches_in(horizon, target.patch_len), len(context)
-    if n == 1:  # the only patch is the target's own
+    own = 1 if draft is not None else 2  # patches that are the target's own whatever is accepted
+    if n <= own:
         return Plan(0, B, 0.0, {0: 0.0})
+    most = n - 1 if draft is not None else min(n - own, target.heads_ahead)
     generator = torch.Generator().manual_seed(seed + OWN_STREAM)
     law = getattr(rule, "law", None)
     noise = Noise.draw(context, n, target.patch_len, generator, law) if rule.random else None
@@ -100,11 +106,12 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
     def speculate(k: int) -> Decoded:
         return decode_speculative(target, draft, context, horizon, rule, k, noise, repropose=repropose)
 
-    seen = speculate(n - 1)
+    seen = speculate(most)
     assert seen.accepted is not None and seen.judged is not None
     acceptance = float(seen.accepted.sum() / seen.judged.sum())
-    costs = measure_costs(target, draft, context, n, one_by_one=source_of(rule, repropose) == "corrected")
-    predicted = {k: predict_ms(costs, acceptance, n, k) / B for k in range(n)}
+    source = source_of(rule, repropose, of_heads=draft is None)
+    costs = measure_costs(target, draft, context, n, one_by_one=source == "corrected")
+    predicted = {k: predict_ms(costs, acceptance, n, k, draft is not None) / B for k in range(most + 1)}
     best = min(predicted, key=lambda k: predicted[k])
     plan = Plan(0, B, acceptance, predicted)
     if best:
@@ -118,19 +125,22 @@ def make_plan(target: Model, draft: Model, context: torch.Tensor, horizon: int, 
     return plan
 
 
-def measure_costs(target: Model, draft: Model, context: torch.Tensor, n: int, one_by_one: bool = False) -> StepCosts:
+def measure_costs(target: Model, draft: Model | None, context: torch.Tensor, n: int,
+                  one_by_one: bool = False) -> StepCosts:
     """Median cost of passes with 0, a few and n - 1 proposals; values in between are interpolated.
 
-    one_by_one: as for `proposer.drafted`.
+    draft None: proposals cost nothing beside the target's passes. one_by_one: as for `proposer.drafted`.
     """
     sizes = sorted({0, 1, (n - 1) // 2, n - 1})
     patches = context[:, None, :target.patch_len].expand(-1, n, -1, -1)
-    costs = StepCosts({}, {}, {0: 0.0}, {0: 0.0})
+    free = dict.fromkeys(sizes if draft is None else [0], 0.0)
+    costs = StepCosts({}, {}, dict(free), dict(free))
 
     def verify(state: State, k: int) -> None:
         target.extend(state, patches[:, :k] if k else None)
 
     def propose(state: State, k: int) -> None:
+        assert draft is not None
         made = 0
         while made < k:
             ahead = draft.extend(state).first(1 if one_by_one else k - made).mean
@@ -138,7 +148,7 @@ def measure_costs(target: Model, draft: Model, context: torch.Tensor, n: int, on
             made += ahead.shape[1]
     for k in sizes:
         costs.first[k], costs.later[k] = _time_passes(verify, k, target, context, n + k)
-        if k:
+        if k and draft is not None:
             costs.draft_first[k], costs.draft_later[k] = _time_passes(propose, k, draft, context, n + k)
     return costs
 

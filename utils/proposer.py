@@ -1,4 +1,4 @@
-"""Where proposals come from: the draft, after a rejection with what the target's last pass has found."""
+"""Where proposals come from: the draft, after a rejection with what the target's last pass has found; or the target."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,12 +12,16 @@ from .proposals import Noise, Proposals
 REPROPOSALS = ("draft", "target", "corrected")  # source of proposals after a rejection, see `Proposer`
 
 
-def source_of(rule: Rule | type, asked: str | None = None) -> str:
+def source_of(rule: Rule | type, asked: str | None = None, of_heads: bool = False) -> str:
     """The source of proposals after a rejection: `asked`, or the one that was measured to be best for the rule (None).
 
-    A rule, or its class, names it by an attribute `reproposes`; without one it is 'draft'. Raises ValueError for an
-    unknown source.
+    A rule, or its class, names it by an attribute `reproposes`; without one it is 'draft'. of_heads: a target's own
+    heads propose, and nothing else. Raises ValueError for an unknown source.
     """
+    if of_heads:
+        if asked not in (None, "draft"):
+            raise ValueError(f"repropose {asked!r} goes with a draft: the target's own heads propose anew in each pass")
+        return "draft"
     source = getattr(rule, "reproposes", "draft") if asked is None else asked
     if source not in REPROPOSALS:
         raise ValueError(f"repropose must be one of {', '.join(REPROPOSALS)}, not {source!r}")
@@ -57,15 +61,21 @@ class Proposer:
     `passes` counts the draft passes of the round.
     """
 
-    def __init__(self, draft: Model, state: State, rule: Rule, repropose: str):
+    def __init__(self, draft: Model, state: State, unit: torch.Tensor, rule: Rule, repropose: str):
+        """unit [B, 1, 1, C]: of the target's state, as the law of proposals is the target's."""
         if repropose == "target" and rule.random:
             raise ValueError("repropose 'target' has no law to sample from: it needs a deterministic rule")
         self.draft, self.state, self.rule, self.repropose = draft, state, rule, repropose
+        state.unit = unit
         self.passes = 0
         self.left_over: torch.Tensor | None = None  # 'target': the target's means to propose next, `stock` of them
         self.stock: torch.Tensor | None = None
         self.means: torch.Tensor | None = None  # 'corrected': the draft's means of this round, before correction
         self.correction: torch.Tensor | None = None  # and the shift for those of the next
+
+    def most(self, limit: int) -> int:
+        """Most proposals of the next round, of at most `limit`."""
+        return limit
 
     def stock_of(self, done: torch.Tensor) -> torch.Tensor:
         """Number of proposals [b] that each row has left over."""
@@ -121,3 +131,42 @@ class Proposer:
             self.correction = self.correction[rows]
         if self.stock is not None and self.left_over is not None:
             self.left_over, self.stock = self.left_over[rows], self.stock[rows]
+
+
+class HeadProposer:
+    """Proposals from the target's own longer heads, with the methods of `Proposer` and no draft.
+
+    The pass that verifies the present proposals says, from the last accepted patch on, what comes after the target's
+    own patch, which ends the round: the next proposals. So the first round, over the context, has none. The heads have
+    not seen that own patch. Where it is the target's mean they lose nothing by it, as the mean follows from what they
+    have seen; where it is drawn, proposals do not follow the draw, and are accepted less often. A law-preserving rule
+    remains one: the mean of a proposal is known before any noise of its position, and of the own patch, is looked at.
+    """
+
+    passes = 0
+
+    def __init__(self, rule: Rule):
+        self.rule = rule
+        self.said: Prediction | None = None  # of the patches after those that are done
+
+    def most(self, limit: int) -> int:
+        return 0 if self.said is None else limit
+
+    def stock_of(self, done: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(done)
+
+    def propose(self, k: int, done: torch.Tensor, eps: Noise | None,
+                ask_draft: bool) -> tuple[Proposals | None, torch.Tensor]:
+        proposals = None
+        if k and self.said is not None:
+            proposals = self.rule.propose(self.said.first(k), None if eps is None else eps.proposal)
+        return proposals, torch.full_like(done, k)
+
+    def commit(self, judged: Round, own: torch.Tensor, prediction: Prediction) -> None:
+        """Keeps what the heads say behind the last accepted patch of every row."""
+        rows = torch.arange(len(judged.length), device=judged.length.device)
+        self.said = prediction.at(rows, judged.length).of_ahead()
+
+    def select(self, rows: torch.Tensor) -> None:
+        if self.said is not None:
+            self.said = self.said.of_rows(rows)

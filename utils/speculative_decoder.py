@@ -17,7 +17,8 @@ from .fidelity import rms_of_gaps
 from .finite import refuse_not_finite, refuse_pair
 from .interface import Model, Prediction, Rule, State
 from .proposals import Noise, Proposals
-from .proposer import Proposer, drafted, source_of
+from .proposer import HeadProposer, Proposer, drafted, source_of
+from .refusals import refuse_misfits, refuse_misuse
 from .replay import Leave, leave_now, run
 from .target_law import TargetLaw
 
@@ -114,7 +115,7 @@ def _sampled(model: Model, context: torch.Tensor, n: int, law: TargetLaw, z: tor
 
 
 @torch.inference_mode()
-def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horizon: int, rule: Rule,
+def decode_speculative(target: Model, draft: Model | None, context: torch.Tensor, horizon: int, rule: Rule,
                        max_proposals: int | None = None, noise: Noise | None = None,
                        observer: Callable[[Round], None] | None = None, repropose: str | None = None,
                        samples: int = 1) -> Decoded:
@@ -123,35 +124,35 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
     A round costs the draft passes for at most `max_proposals` proposals and ONE target pass, which verifies them and
     yields one more patch. The first round verifies inside the pass over the context. The last patch of a row is always
     the target's own, so a row with r patches left needs r - 1 proposals; max_proposals None: all of them.
+    draft None: the target's own longer heads propose, at most `heads_ahead` patches. There are no draft passes, and the
+    first round, which lets the heads speak, has no proposals; see `proposer.HeadProposer`.
     noise: for random rules; None: drawn from torch's global generator. observer: called with every round that has
     proposals. repropose: source of proposals after a rejection, see `proposer.Proposer`; None: the best for the rule,
     'corrected' for `exact` and `coupling`.
     samples: forecasts per window. The result (and noise) has B * samples rows, those of a window adjacent; with a cache
     the context is encoded once per window, in a pass that is not counted.
     Raises TypeError for what is not a model or not a rule; ValueError if draft and target differ in patch length, for
-    an unknown `repropose`, for max_proposals below 0 and for samples below 1; NotFinite, which names the model, if an
-    output that counts is not finite: of the target in the forecast, of the draft (or its square) in a proposal that was
-    judged.
+    a target without longer heads where there is no draft, for an unknown `repropose`, for max_proposals below 0 and for
+    samples below 1; NotFinite, which names the model, if an output that counts is not finite: of the target in the
+    forecast, of the draft (or its square) in a proposal that was judged.
     """
-    _refuse_misuse(target, draft, rule, max_proposals, samples)
+    refuse_misuse(target, draft, rule, max_proposals, samples)
     n = patches_in(horizon, target.patch_len)
     limit = n - 1 if max_proposals is None else min(max_proposals, n - 1)
-    state, draft_state = (model.start(context, room=n + limit) for model in (target, draft))
-    if samples > 1:
-        target.fan_out(state, samples)
-        draft.fan_out(draft_state, samples)
-        context = context.repeat_interleave(samples, dim=0)
-    law = getattr(rule, "law", None)
+    if draft is None:
+        limit = min(limit, target.heads_ahead)
+    windows, context = context, context.repeat_interleave(samples, dim=0)
+    state, law = _started(target, windows, n + limit, samples), getattr(rule, "law", None)
     if not rule.random:
         noise = None
     elif noise is None:
         noise = Noise.draw(context, n, target.patch_len, law=law)
     if law is not None and noise is not None:
         state.unit = law.own_unit(state.unit, noise.width)
-    draft_state.unit = state.unit  # the law is the target's
     out = Ledger(context, n, target.patch_len, limit)
-    repropose = source_of(rule, repropose)
-    proposer = Proposer(draft, draft_state, rule, repropose)
+    repropose = source_of(rule, repropose, of_heads=draft is None)
+    proposer = HeadProposer(rule) if draft is None else \
+        Proposer(draft, _started(draft, windows, n + limit, samples), state.unit, rule, repropose)
     rows = torch.arange(context.shape[0], device=context.device)
     done = torch.zeros_like(rows)
     while True:
@@ -165,7 +166,7 @@ def decode_speculative(target: Model, draft: Model, context: torch.Tensor, horiz
             rows, done = rows[going], done[going]
             state.select(going)
             proposer.select(going)
-        k = min(limit, int(left.max()) - 1)
+        k = min(proposer.most(limit), int(left.max()) - 1)
         eps = noise.at(rows, done, k) if noise is not None and k else None
         proposals, available = proposer.propose(k, done, eps, bool(((left > 1) & (stock == 0)).any()))
         prediction = target.extend(state, None if proposals is None else proposals.patches)
@@ -218,7 +219,7 @@ def decode_parareal(target: Model, draft: Model, context: torch.Tensor, horizon:
     with a tol above 0; NotFinite, which names the model, if the forecast or the proposals behind it are not finite.
     """
     n = patches_in(horizon, target.patch_len)
-    _refuse_misfits(target, draft, context, n, passes, tol, law, z, width, audit)
+    refuse_misfits(target, draft, context, n, passes, tol, law, z, width, audit)
     if constants is not None and len(constants) < n - 1:
         raise ValueError(f"there are {len(constants)} constants, but {n - 1} passes before the last need one each")
     samples = 1 if z is None else z.shape[1]
@@ -319,46 +320,12 @@ def _corrected(draft: Model, state: State, k: int, noise: torch.Tensor | None, c
     return proposals.patches, means, passes
 
 
-def _refuse_misfits(target: Model, draft: Model, context: torch.Tensor, n: int, passes: int | None, tol: float,
-                    law: TargetLaw | None, z: torch.Tensor | None, width: torch.Tensor | None, audit: int) -> None:
-    """Raises ValueError for settings of `decode_parareal` that do not fit; `_refuse_pair` for the models."""
-    _refuse_pair(target, draft)
-    if (passes is not None and (not isinstance(passes, int) or passes < 1)) or not tol >= 0:
-        raise ValueError(f"passes is {passes} and tol {tol}, but must be a whole number from 1 on, and at least 0")
-    if (law is None) != (z is None):
-        raise ValueError("paths need both a law and its noise z, means neither of them")
-    if width is not None and law is None:
-        raise ValueError("a width is that of a path, and goes with a law and its noise z")
-    if z is not None:
-        B, _, C = context.shape
-        wanted = (B, max(1, z.shape[1]), max(n, z.shape[2]), target.patch_len, C) if z.dim() == 5 else None
-        if z.shape != wanted:
-            raise ValueError(f"z has the shape {tuple(z.shape)}, where {B} windows, the number of paths, {n} patches "
-                             f"or more, {target.patch_len} steps and {C} variables are needed")
-    paths = 0 if z is None else z.shape[1]
-    if not 0 <= audit <= paths or (audit and tol > 0):
-        raise ValueError(f"audit is {audit} and tol {tol}, but 0 to all {paths} paths of a window can be audited, and "
-                         "only with tol 0: by a tolerance a path ends by its own noise")
-
-
-def _refuse_misuse(target: Model, draft: Model, rule: Rule, max_proposals: int | None, samples: int) -> None:
-    """Raises TypeError for what is no model or no rule, with the way to make one, and ValueError for bad values."""
-    _refuse_pair(target, draft)
-    if isinstance(rule, type) or not hasattr(rule, "judge"):
-        raise TypeError(f"{rule!r} is not a rule: give an instance, such as Tolerance(0.15)")
-    if samples < 1 or (max_proposals is not None and max_proposals < 0):
-        raise ValueError(f"samples is {samples} and max_proposals {max_proposals}, but must be at least 1 and 0")
-
-
-def _refuse_pair(target: Model, draft: Model) -> None:
-    """Raises TypeError for what is not a model, ValueError for different patches."""
-    for model in (target, draft):
-        if not hasattr(model, "patch_len"):
-            raise TypeError(f"{type(model).__name__} is not a model: wrap a function by FromForward(function, "
-                            "patch_len), a model with a cache by FromCache")
-    if draft.patch_len != target.patch_len:
-        raise ValueError(f"the draft's patch has {draft.patch_len} steps, the target's {target.patch_len}: they must "
-                         "be equal")
+def _started(model: Model, context: torch.Tensor, room: int, samples: int) -> State:
+    """A state of context [B, L, C] with `samples` rows for each window."""
+    state = model.start(context, room)
+    if samples > 1:
+        model.fan_out(state, samples)
+    return state
 
 
 def _judged(rule: Rule, rows: torch.Tensor, first: torch.Tensor, proposals: Proposals | None, prediction: Prediction,

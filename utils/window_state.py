@@ -15,10 +15,15 @@ GPU_TOKENS = 2**17  # only for the memory: a GPU is busy with far fewer
 
 
 class WindowModel(Protocol):
-    """Methods that `WindowState` requires of a model."""
+    """What `WindowState` requires of a model. heads_ahead: of `Decodable`."""
+
+    heads_ahead: int
 
     def predict_windows(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """windows [b, N, P, C] -> mean and logvar (or None) [b, J, P, C] of the next J patches, stdev [b, 1, C]."""
+        """windows [b, N, P, C] -> mean and logvar (or None) [b, J, P, C] of the next J patches, stdev [b, 1, C].
+
+        The last `heads_ahead` of the J are what longer heads say.
+        """
 
     def unit_of(self, context: torch.Tensor) -> torch.Tensor:
         """The normalisation stdev of the patch after context [B, N, P, C]: [B, 1, 1, C]."""
@@ -81,4 +86,4 @@ class WindowState:
         def joined(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
             return torch.cat(values).unflatten(0, (-1, newest))
         logvar = None if logvars[0] is None else joined(logvars)
-        return Prediction.of_heads(joined(means), logvar, joined(stdevs), self.unit)
+        return Prediction.of_heads(joined(means), logvar, joined(stdevs), self.unit, self.model.heads_ahead)

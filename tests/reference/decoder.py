@@ -25,20 +25,31 @@ def predict(model, history, context_len):
     return list(zip(last[0], sigmas))
 
 
+def said_ahead(target, history, context_len):
+    """What the longer heads of a target say after history [T, C]: means [P, C] of the patches after the next one."""
+    seen = history[-context_len:] if target.rolling == "window" else history
+    with torch.no_grad():
+        hidden, stats, _ = target.encode(target.to_patches(seen[None]), 1)
+        return list(stats.denormalise(target.head_patches(target.longer(hidden)))[0, 0])
+
+
 def reference_speculation(target, draft, context, horizon, settings, max_proposals, noise=None, repropose="draft"):
     """One window [L, C]. settings: {"rule": "tolerance", "tol"} or {"rule": another, "emit", "sigma", ...}.
 
-    noise: (proposal [n, P, C], target [n, P, C], uniform [n]).
+    noise: (proposal [n, P, C], target [n, P, C], uniform [n]). draft None: the target's longer heads propose.
     """
     P, L = target.patch_len, len(context)
     n = math.ceil(horizon / P)
     K = n - 1 if max_proposals is None else max_proposals
     history, forecast, origin = context, [], []
     counts = {"accepted": 0, "judged": 0, "proposed": 0, "target_passes": 0}
-    left_over, gaps = [], {}  # gaps: position -> what the target said there last time minus what the draft did
+    ahead, left_over = [], []
+    gaps = {}  # position -> what the target said there last time minus what the draft did
     while len(forecast) < n:
         k = min(K, n - len(forecast) - 1)
-        if repropose == "target" and left_over:
+        if draft is None:
+            proposals = [propose(mean, None, settings, noise, len(forecast) + j) for j, mean in enumerate(ahead[:k])]
+        elif repropose == "target" and left_over:
             proposals = [{"patch": mean, "mean": mean} for mean in left_over[:k]]
         else:
             each = 1 if repropose == "corrected" else k
@@ -66,6 +77,8 @@ def reference_speculation(target, draft, context, horizon, settings, max_proposa
             history = torch.cat([history, proposal["patch"]])
         if not rejected:
             left_over = []
+        if draft is None:
+            ahead = said_ahead(target, history, L)
         own, _ = predict(target, history, L)[0]
         own = own_patch(own, settings, noise, len(forecast), proposals[j] if rejected else None)
         forecast.append(own)

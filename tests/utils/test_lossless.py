@@ -111,6 +111,34 @@ def test_a_corrected_draft_leaves_the_law_as_it_is(rule):
     assert decoded.accepted.sum() > 1.1 * plain.accepted.sum(), "nothing was corrected"
 
 
+class WithHeads(Linear):
+    """Heads that say of the two patches after the next one what follows from the last one, and miss by `gap` sigmas."""
+
+    heads_ahead = 2
+
+    def __init__(self, A, b, gap):
+        super().__init__(A, b)
+        self.miss = gap * SIGMA / math.sqrt(D)
+
+    def predict_windows(self, windows):
+        mean, _, unit = super().predict_windows(windows)
+        said = [mean]
+        for _ in range(self.heads_ahead):
+            said.append((said[-1].flatten(1) @ self.A.T + self.b).view_as(mean))
+        return torch.cat([mean, *(part + self.miss for part in said[1:])], dim=1), None, unit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("K", [1, 2])
+@pytest.mark.parametrize("rule", [Exact, Coupling])
+def test_a_targets_own_heads_leave_the_law_as_it_is(rule, K):
+    """They have not seen the draw of the patch before their first proposal, which the target has."""
+    kept, decoded = keeps_the_law((WithHeads(*dynamics(), gap=0.5), None), rule(WHITE), K, repropose=None)
+    assert kept
+    assert 0.2 < decoded.accepted.sum() / decoded.judged.sum() < 0.9 and not decoded.draft_passes.any()
+    assert len(set(decoded.accepted.tolist())) > 3
+
+
 FULL = 0.4 * torch.tensor([[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0.5, 0.3, 0.7, 0], [-0.4, 0.6, 0.2, 0.9]])
 
 

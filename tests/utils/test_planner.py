@@ -123,7 +123,7 @@ def test_a_horizon_of_one_patch_needs_no_plan(series):
     chosen = make_plan(tiny_target(), None, series(), PATCH, Tolerance(0.3), seed=0)
     assert chosen.proposals == 0
     # nothing was measured: no acceptance and no times
-    assert chosen.describe() == "planner, batch 6: a horizon of one patch leaves nothing to propose -> K = 0"
+    assert chosen.describe() == "planner, batch 6: so short a horizon leaves nothing to propose -> K = 0"
 
 
 def test_a_plan_knows_nothing_of_the_noise_it_is_made_for(monkeypatch, series):
