@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader
 from data_provider.data_factory import DATASETS, ordered_loader, spread_windows
 from data_provider.data_loader import SeriesWindows
 from data_provider.splits import Cut
+from exp.adapters import load_adapter, tested_stand_in, with_stand_ins
 from exp.processes import started_by_torchrun
 from exp.settings import RunSettings, Settings
 from exp.stored import completed, setting_name, tested_checkpoint
 from models import registry
 from models.checkpoint import read_settings
+from models.foreign import ForeignModel, is_foreign
 from models.timer_xl import TimerBackbone
 from utils.errors import UserError
 from utils.files import inside
@@ -66,11 +68,14 @@ def autocast(run: RunSettings, device: torch.device) -> AbstractContextManager:
 
 
 def load_model(settings: Settings, path: str | Path, name: str, device: torch.device,
-               sizes: Mapping[str, Any] | None = None) -> TimerBackbone:
+               sizes: Mapping[str, Any] | None = None) -> Any:
     """A trained model in evaluation mode. Raises UserError if it does not fit the other models of this run.
 
     sizes: sizes that were given for this model by separate flags (those of a target to imitate).
     """
+    if is_foreign(name):
+        model: Any = load_adapter(path, name, device)
+        return _of_the_same_patch(model, name, settings)
     run, asked = settings.run, dict(settings.model.asked if sizes is None else sizes)
     asked.pop("input_token_len", None)  # shared by all models of a run: compared below
     path = registry.checkpoint_in(path)
@@ -84,9 +89,7 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     norm_roll = settings.model.norm_roll if name == "timer" else None  # not the draft's
     model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not run.amp and not run.bf16,
                           norm_roll=norm_roll)
-    if model.patch_len != settings.model.config.input_token_len:
-        raise UserError(f"checkpoint {path} has a patch of {model.patch_len} steps, but this run has `input_token_len` "
-                        f"{settings.model.config.input_token_len}: they must be equal, for target and draft alike")
+    _of_the_same_patch(model, f"checkpoint {path}", settings)
     change = registry.other_rolling(model)
     if change is not None:
         log.warning("note: rolling by %s changes the forecast of %s from the second patch on: %s", model.rolling, path,
@@ -98,8 +101,18 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
     return model
 
 
-def caveats(model: TimerBackbone, path: str | Path, context: int) -> list[str]:
+def _of_the_same_patch(model: Any, what: str, settings: Settings) -> Any:
+    patch_len = settings.model.config.input_token_len
+    if model.patch_len != patch_len:
+        raise UserError(f"{what} has a patch of {model.patch_len} steps, but this run has `input_token_len` "
+                        f"{patch_len}: they must be equal, for target and draft alike")
+    return model
+
+
+def caveats(model: TimerBackbone | ForeignModel, path: str | Path, context: int) -> list[str]:
     """What a reader should know of this model with contexts of so many steps, in sentences."""
+    if isinstance(model, ForeignModel):  # nothing is known of it
+        return []
     path, notes = registry.checkpoint_in(path), []
     stored = read_settings(path)
     trained = (stored or {}).get("seq_len")
@@ -117,7 +130,7 @@ class Exp_Basic:
     """Base of the experiments: device, models, data and folders."""
 
     def __init__(self, settings: Settings):
-        self.settings = settings
+        self.settings = settings = with_stand_ins(settings)
         self._said: set[str] = set()
         if not settings.run.ddp and started_by_torchrun() > 1:
             raise UserError("torchrun has started several processes, each of which would do all of the work: start "
@@ -162,14 +175,16 @@ class Exp_Basic:
         return inside(self.settings.run.checkpoints, setting, "--model_id/--des/--test_dir")
 
     def tested_checkpoint(self) -> Path:
-        """The checkpoint to test."""
+        """The checkpoint to test, or the file that stands for a foreign model."""
+        if is_foreign(self.settings.model.name):
+            return tested_stand_in(self.settings.run, self.settings.model.name)
         return tested_checkpoint(self.settings.run, self.settings.model.name)
 
-    def load_tested(self, checkpoint: Path) -> TimerBackbone:
+    def load_tested(self, checkpoint: Path) -> Any:
         """The model under test; says what a reader should know of it."""
         return self._noted(load_model(self.settings, checkpoint, self.settings.model.name, self.device), checkpoint)
 
-    def load_draft(self) -> TimerBackbone:
+    def load_draft(self) -> Any:
         """The draft used with it."""
         run = self.settings.run
         if run.draft_checkpoint is None:
@@ -177,7 +192,7 @@ class Exp_Basic:
         return self._noted(load_model(self.settings, run.draft_checkpoint, run.draft_model, self.device),
                            run.draft_checkpoint)
 
-    def _noted(self, model: TimerBackbone, path: str | Path) -> TimerBackbone:
+    def _noted(self, model: Any, path: str | Path) -> Any:
         for note in caveats(model, path, self.settings.data.test_context):
             log.info("note: %s", note)
         return model

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.foreign import is_foreign
 from utils.errors import shorten
 from utils.limits import Number, whole
 
@@ -33,6 +35,25 @@ class NamePart:
             raise ValueError(f"{shorten(text)} becomes part of a folder name: leave out '/' and control characters, "
                              "and use at most 60 bytes")
         return text
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """The name of a model of this program, or 'module:function'."""
+
+    names: Collection[str]
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str) and (value in self.names or is_foreign(value))
+
+    def read(self, text: str) -> str:
+        if self.fits(text):
+            return text
+        raise ValueError(f"{text!r} is not {self.words} (the function returns any other model, docs/YOUR_MODEL.md)")
+
+    @property
+    def words(self) -> str:
+        return f"one of {', '.join(sorted(self.names))}, or module:function"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from models.cache_state import block_of, pairs_at_once
 from models.config import ModelConfig
+from models.foreign import ForeignModel
 from utils.errors import UserError
 from utils.speculative_decoder import patches_in
 from utils.window_state import CPU_TOKENS
@@ -87,7 +88,7 @@ def _in_words(count: float) -> str:
 
 
 def decoding_bytes(shape: Shape, target, draft=None) -> float:
-    """Most memory while `shape` is forecast by a target alone, or with a draft; models are TimerBackbones."""
+    """Most memory while `shape` is forecast by a target alone, or with a draft; models as `load_model` gives them."""
     models = [target] if draft is None else [target, draft]
     n = patches_in(shape.horizon, target.patch_len)
     rows = shape.windows * shape.samples
@@ -101,6 +102,8 @@ def decoding_bytes(shape: Shape, target, draft=None) -> float:
 
 def _state_bytes(model, rows: int, shape: Shape, n: int) -> float:
     patches = rows * (shape.context // model.patch_len + n) * shape.variables
+    if isinstance(model, ForeignModel):  # what else it keeps is not known
+        return FLOAT * patches * model.patch_len
     config = model.config
     kept = 2 * config.e_layers * config.d_model if model.rolling == "cache" else 0
     return patches * (FLOAT * model.patch_len + model.dtype.itemsize * kept)
@@ -108,6 +111,8 @@ def _state_bytes(model, rows: int, shape: Shape, n: int) -> float:
 
 def _pass_bytes(model, shape: Shape, verified: int) -> float:
     """Attention or feed-forward of the largest pass, which is worked through in parts."""
+    if isinstance(model, ForeignModel):
+        return 0.0
     if model.apart:
         shape = replace(shape, windows=shape.windows * shape.variables, variables=1)
     C, N = shape.variables, shape.context // model.patch_len

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_provider.files import label_of, names_in
 from data_provider.series import listed
+from exp.adapters import has_draft, refuse_for_adapters
 from exp.flags import DEFAULTS, FLAGS, NEEDS, given_flags, sections
 from exp.limits import MOST_SEED
 from exp.section import fields_of
@@ -19,6 +20,7 @@ from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSetting
 from exp.speculation import LOSSLESS, SpecSettings
 from exp.stored import OF_DATA, completed, stored_settings, tested_checkpoint
 from models.config import ModelConfig
+from models.foreign import is_foreign
 from models.registry import ADDED_LATER, ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe
 from utils.acceptance import Parareal
 from utils.errors import UserError
@@ -82,7 +84,7 @@ def _settle_prediction(values: Values) -> None:
     if values["spec_emit"] == "sample":
         raise UserError("--spec_emit sample draws one path, but --do_predict writes a mean: leave it out")
     values["spec_emit"] = "mean"
-    values["use_speculative"] = values["use_speculative"] or values["spec_draft_ckpt"] is not None
+    values["use_speculative"] = values["use_speculative"] or has_draft(values)
 
 
 def _refuse_contradictions(values: Values) -> None:
@@ -96,11 +98,11 @@ def _refuse_contradictions(values: Values) -> None:
                         "one of them")
     if values["adaptation"] and not values["pretrain_model_path"]:
         raise UserError("--adaptation needs --pretrain_model_path, the checkpoint to start from")
-    if values["distill"] and not values["distill_target_ckpt"]:
+    if values["distill"] and not (values["distill_target_ckpt"] or is_foreign(values["distill_target_model"])):
         raise UserError("--distill needs --distill_target_ckpt, the checkpoint of the target")
     if values["use_speculative"] and values["compare"]:
         raise UserError("--compare runs every rule itself: leave out --use_speculative")
-    if (values["use_speculative"] or values["compare"]) and not values["spec_draft_ckpt"]:
+    if (values["use_speculative"] or values["compare"]) and not has_draft(values):
         raise UserError(f"--{'compare' if values['compare'] else 'use_speculative'} needs --spec_draft_ckpt, the draft")
     if values["compare"] and values["model"] in DRAFTS:
         raise UserError(f"--compare needs the target as --model, not {values['model']}: name the draft with "
@@ -111,6 +113,7 @@ def _refuse_contradictions(values: Values) -> None:
     if values["draft_nll_var_reg"] > 0 and not (values["draft_stochastic"] and values["model"] in DRAFTS):
         raise UserError("--draft_nll_var_reg has no effect without --model timer_xl_draft --draft_stochastic: only "
                         "that draft has a variance")
+    refuse_for_adapters(values, values.given)
 
 
 def _refuse_idle(values: Values) -> None:
@@ -152,6 +155,8 @@ def _is_set(values: Values, condition: str) -> bool:
 
 def _stored(run: RunSettings, values: Values) -> dict[str, Any]:
     """The args.json of the checkpoint that this run tests, imitates or starts from; empty for none."""
+    if is_foreign(values["model"]):
+        return {}
     if not run.is_training:
         checkpoint = tested_checkpoint(run, values["model"])
         stored = stored_settings(checkpoint)
@@ -161,7 +166,7 @@ def _stored(run: RunSettings, values: Values) -> dict[str, Any]:
         return stored
     if values["adaptation"]:
         return _of_pretrained(values)
-    if values["distill"]:
+    if values["distill"] and not is_foreign(values["distill_target_model"]):
         target = checkpoint_in(values["distill_target_ckpt"])
         stored = stored_settings(target)
         if stored:

@@ -27,6 +27,7 @@ from exp.limits import (
     SHARE,
     CsvName,
     DeviceList,
+    ModelName,
     NamePart,
     Paths,
 )
@@ -43,6 +44,8 @@ from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, limited, w
 ROLLOUT = {"draft_rollout": "has no effect with --draft_rollout, which learns the patches after the context"}
 # names that scripts of OpenLTM, STRIDE and the Time-Series-Library give to what this program does
 TASKS = ("forecast", "long_term_forecast", "pretrain", "finetune")
+TEACHERS = sorted(set(MODELS) - set(DRAFTS))
+CHOICE = f"{', '.join(sorted(MODELS))}, or module:function"
 SERIES_DRAWN, WINDOWS_DRAWN = 12, 5
 TRAINING, TESTING = ("is_training=1",), ("is_training=0",)
 
@@ -71,7 +74,8 @@ class RunSettings(Section):
                                     free=True)
     compare: bool = limited(False, Switch(), "one table: target, draft, seasonal-naive and the speculative rules",
                             free=True, not_with=TEST_WINDOWS)
-    draft_model: str = limited("timer_xl_draft", OneOf(MODELS), "model type of the draft", flag="spec_draft_model",
+    draft_model: str = limited("timer_xl_draft", ModelName(MODELS), "model type of the draft: "
+                               f"{CHOICE}; the latter may need no --spec_draft_ckpt", flag="spec_draft_model",
                                needs=SPECULATION, free=True)
     draft_checkpoint: str | None = limited(None, OrNone(Text()), "checkpoint of the draft, or its folder",
                                            flag="spec_draft_ckpt", needs=SPECULATION, free=True)
@@ -101,7 +105,8 @@ class ModelSettings(Section):
     on, if its args.json tells.
     """
 
-    name: str = limited("timer_xl", OneOf(MODELS), "model to train or test", flag="model")
+    name: str = limited("timer_xl", ModelName(MODELS), f"model to train or test: {CHOICE}, which runs that code of "
+                        "yours: it returns a model that is tested as it is (docs/YOUR_MODEL.md)", flag="model")
     rolling: str | None = limited(None, OrNone(OneOf(ROLLING)), "window: re-encode the last patches for every "
                                   "prediction; cache: keep keys and values of a growing series (default: the model's "
                                   "own way, cache for --norm_mode causal, else window; the other gives another "
@@ -195,8 +200,9 @@ class TrainSettings(Section):
     adaptation: bool = limited(False, Switch(), "start from --pretrain_model_path", needs=TRAINING)
     pretrain_model_path: str | None = limited(None, OrNone(Text()), "checkpoint to start from", needs=("adaptation",))
     distill: bool = limited(False, Switch(), "train --model to imitate a target", needs=TRAINING)
-    target_model: str = limited("timer_xl", OneOf(sorted(set(MODELS) - set(DRAFTS))), flag="distill_target_model",
-                                needs=("distill",))
+    target_model: str = limited("timer_xl", ModelName(TEACHERS), f"model type of the target to imitate: "
+                                f"{', '.join(TEACHERS)}, or module:function, as for --model; the latter may need no "
+                                "--distill_target_ckpt", flag="distill_target_model", needs=("distill",))
     target_checkpoint: str | None = limited(None, OrNone(Text()), "checkpoint of the target to imitate",
                                             flag="distill_target_ckpt", needs=("distill",))
     target_d_model: int | None = limited(None, OrNone(WIDTH), "for a target without args.json",

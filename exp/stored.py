@@ -9,6 +9,7 @@ from exp.flags import FLAGS
 from exp.settings import DataSettings, RunSettings
 from models.checkpoint import ARGS, CHECKPOINT, read_settings
 from models.config import DRAFT_ONLY, ModelConfig
+from models.foreign import file_name
 from models.registry import DEFAULTS_OF, DRAFTS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside
@@ -19,7 +20,7 @@ OF_DATA = ("seq_len", "data")  # settings of the data that args.json knows
 
 def setting_name(run: RunSettings, model: str, iteration: int = 0) -> str:
     """Folder name of a run: task, model id, model, description, iteration. Everything else is in args.json."""
-    return f"{run.task_name}_{run.model_id}_{model}_{run.des}_{iteration}"
+    return f"{run.task_name}_{run.model_id}_{file_name(model)}_{run.des}_{iteration}"
 
 
 def tested_checkpoint(run: RunSettings, model: str) -> Path:
@@ -52,8 +53,8 @@ def stored_settings(checkpoint: Path) -> dict[str, Any]:
 
 def completed(wanted: Mapping[str, Any], model: str, data: DataSettings) -> ModelConfig:
     """`wanted` over the model's defaults, with a trailing window, without what only a draft has."""
-    wanted = DEFAULTS_OF[model] | {name: value for name, value in wanted.items()
-                                   if model in DRAFTS or name not in DRAFT_ONLY}
+    known = {name: value for name, value in wanted.items() if model in DRAFTS or name not in DRAFT_ONLY}
+    wanted = DEFAULTS_OF.get(model, {}) | known
     if wanted.get("norm_mode") == "causal" and not wanted.get("norm_window"):
         patch_len = wanted.get("input_token_len", ModelConfig.input_token_len)
         wanted["norm_window"] = max(1, data.test_context // patch_len)

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from data_provider.data_factory import evenly_spaced
+from exp.adapters import draft_flag
 from exp.evaluate.by_series import Walk
 from exp.evaluate.evaluation import Evaluation, evaluate
 from exp.evaluate.methods import (
@@ -169,7 +170,7 @@ def flags_of(method: SpeculativeMethod, settings: Settings) -> list[str]:
     known = fields_of(SpecSettings)
     apply = parameters_of(rule.name) - LAW_FIELDS if rule.name == Parareal.name else \
         parameters_of(rule.name) | {"k", "repropose", "adaptive"}
-    values = {"draft_checkpoint": run.draft_checkpoint}
+    values = {"draft_checkpoint": draft_flag(run)}
     if run.draft_model != fields_of(RunSettings)["draft_model"].default:
         values["draft_model"] = run.draft_model
     values |= {"rule": spec.rule} | {name: getattr(spec, name) for name in known if name in apply and (

@@ -28,6 +28,7 @@ from exp.predict.notes import add_caveats, refuse_clip
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings
 from exp.speculation import LAW_FIELDS, SpecSettings
 from exp.stored import completed, stored_settings
+from models.foreign import ForeignModel
 from models.registry import checkpoint_in
 from utils.acceptance import Parareal
 from utils.errors import NotFinite, UserError, shorten
@@ -241,7 +242,7 @@ class Forecaster:
             raise UserError(f"{where}: the forecast does not fit into float64 in the unit of the series: rescale it")
         forecast = Forecast(series.names, calendar, in_units, found, origin, cost, notes)
         self._note_constants(forecast, scale, series)
-        forecast = self._of_covariates(forecast) if self.model.config.covariate else forecast
+        forecast = self._of_covariates(forecast) if self.settings.model.config.covariate else forecast
         add_caveats(forecast, series, self.settings)
         return forecast
 
@@ -262,7 +263,9 @@ class Forecaster:
         notes = caveats(self.model, self.checkpoint, context)
         if self.draft is not None:
             notes += caveats(self.draft, str(run.draft_checkpoint), context)
-        if not self.model.config.use_norm:
+        if isinstance(self.model, ForeignModel):
+            notes.append(f"{self.model.label} is given values in standard deviations from the mean of the context")
+        elif not self.model.config.use_norm:
             notes.append("a model without normalisation expects values in the scale of its own training "
                          "data; it is given yours in standard deviations from the mean of the context")
         return notes

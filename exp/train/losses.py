@@ -72,7 +72,7 @@ class DistillationLoss:
 
     def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, teacher_dropout: float,
                  selection: SupervisedLoss):
-        self.teacher: Any = teacher.eval().requires_grad_(False)
+        self.teacher: Any = frozen(teacher)
         self.var_reg, self.law = var_reg, as_law(noise)
         self.teacher_dropout, self.selection = teacher_dropout, selection
 
@@ -111,7 +111,7 @@ class RolloutLoss:
 
     def __init__(self, teacher: nn.Module, var_reg: float, noise: float | TargetLaw, rollout: int,
                  covariate: bool = False, along: float = 0.0, answer: float = 0.0, hinge: float = 0.0):
-        self.teacher: Any = teacher.eval().requires_grad_(False)
+        self.teacher: Any = frozen(teacher)
         self.var_reg, self.law, self.along, self.answer = var_reg, as_law(noise), along, answer
         self.rollout, self.covariate, self.hinge = rollout, covariate, hinge
 
@@ -218,6 +218,11 @@ class RolloutLoss:
         return gaussian_nll(mean, logvar, learned, self.var_reg, spread)
 
 
+def frozen(teacher: Any) -> Any:
+    """A teacher that learns nothing; one of which only the decoder's interface is known sees to that itself."""
+    return teacher.eval().requires_grad_(False) if isinstance(teacher, nn.Module) else teacher
+
+
 def as_law(noise: float | TargetLaw) -> TargetLaw | None:
     """A standard deviation in standardised units as a law; None if there is no noise."""
     if isinstance(noise, TargetLaw):
@@ -253,7 +258,7 @@ def gaussian_nll(mean, logvar, y, var_reg: float = 0.0, expected_variance: torch
 @contextmanager
 def dropout_rate(model: nn.Module, rate: float):
     """Runs `model` in training mode with every dropout set to `rate`; restores all on leaving."""
-    if rate == 0.0 and not model.training:
+    if rate == 0.0 and not getattr(model, "training", False):
         yield
         return
     touched = [m for m in model.modules()

@@ -13,6 +13,7 @@ from data_provider.data_factory import ordered_loader, spread_windows, train_loa
 from exp.exp_basic import Exp_Basic, load_model
 from exp.laws import calibrated, forget
 from exp.memory import Shape, refuse_unfitting_training
+from exp.settings import TrainSettings
 from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
 from exp.train.target_forecasts import TargetForecasts
 from exp.train.trainer import Trainer
@@ -96,6 +97,7 @@ def loss_of(experiment: Exp_Basic):
         return SupervisedLoss(**selection)
     path = checkpoint_in(str(train.target_checkpoint))
     teacher = load_model(experiment.settings, path, train.target_model, experiment.device, train.target_sizes)
+    _refuse_without_insight(train, teacher)
     noise: Any = train.teacher_noise
     if noise == "calibrated":
         noise = calibrated(experiment, teacher, path).law_of("one")  # which a variance can learn
@@ -105,3 +107,16 @@ def loss_of(experiment: Exp_Basic):
         return RolloutLoss(teacher, train.variance_reg, noise, train.rollout, config.covariate, train.rollout_context,
                            train.answer, train.hinge)
     return DistillationLoss(teacher, train.variance_reg, noise, train.teacher_dropout, SupervisedLoss(**selection))
+
+
+def _refuse_without_insight(train: TrainSettings, teacher: Any) -> None:
+    """A teacher that is known by its forecasts alone teaches what comes after a window, nothing within it."""
+    if hasattr(teacher, "stats_of"):
+        return
+    who = f"`target_model` {train.target_model} is known by its forecasts, which come after a window"
+    if not train.rollout:
+        raise UserError(f"{who}: add `rollout` N, the number of patches after each window to learn")
+    if train.rollout_context:
+        raise UserError(f"{who}: leave out `rollout_context`, which is about those within it")
+    if train.teacher_dropout:
+        raise UserError(f"{who}, and its layers are not: leave out `teacher_dropout`")
