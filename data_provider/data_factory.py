@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from data_provider.data_loader import MultivariateDatasetBenchmark, SeriesWindows, UnivariateDatasetBenchmark
+from data_provider.data_loader import UTSD, MultivariateDatasetBenchmark, SeriesWindows, UnivariateDatasetBenchmark
 from data_provider.samplers import EpochSampler, SeriesSampler
 from utils.errors import UserError
 
 DATASETS = {
     "MultivariateDatasetBenchmark": MultivariateDatasetBenchmark,
     "UnivariateDatasetBenchmark": UnivariateDatasetBenchmark,
+    "Utsd": UTSD,
+    "Utsd_Npy": UTSD,
 }
+WHOLE_FOLDERS = {"Utsd": "**/*.csv", "Utsd_Npy": "**/*.npy"}  # kinds that read these files unless told otherwise
 BALANCES = ("series", "windows")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from data_provider.series import listed
 from data_provider.splits import Cut, TooShort
 from data_provider.tables import InMemory, OnDisk, table_of
 from utils.errors import UserError
+
+TRAIN_SHARE = 0.9  # of UTSD
 
 
 class SeriesWindows(Dataset):
@@ -149,6 +152,13 @@ class UnivariateDatasetBenchmark(SeriesWindows):
     def fingerprint(self) -> str:
         parts = [table.fingerprint() for table in self.tables]
         return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+class UTSD(UnivariateDatasetBenchmark):
+    """OpenLTM's data set of that name: 90 % of the rows of each file for training, 5 % each for validation and test."""
+
+    def __init__(self, files: str | Path | Sequence[DataFile], cut: Cut):
+        super().__init__(files, replace(cut, train_share=TRAIN_SHARE))
 
 
 def _listed(files: str | Path | Sequence[DataFile]) -> list[DataFile]:

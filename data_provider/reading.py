@@ -1,4 +1,4 @@
-"""Files: csv, txt, npz, npy -> a float array [T, C] with names; errors name file, row and column."""
+"""Files: csv, txt, npz, npy, parquet -> a float array [T, C] with names; errors name file, row and column."""
 import csv
 import warnings
 from pathlib import Path
@@ -119,4 +119,16 @@ def _read_npy(path: Path) -> Series:
     return of_array(np.load(path, allow_pickle=False), Place(str(path)), most_axes=3)
 
 
-READERS = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy}
+def _read_parquet(path: Path) -> Series:
+    try:
+        frame = pd.read_parquet(path, engine="pyarrow")
+    except ImportError as error:
+        raise UserError(f"{path}: parquet files are read by pyarrow, which is not installed: install "
+                        "requirements-parquet.txt, or save the series as csv or npy") from error
+    plain = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
+    frame = frame if plain else frame.reset_index()  # times, or series and times
+    return of_columns(frame.set_axis([str(name) for name in frame.columns], axis=1), Place(str(path)), [])
+
+
+READERS = {".csv": _read_csv, ".txt": _read_txt, ".npz": _read_npz, ".npy": _read_npy,
+           ".parquet": _read_parquet}

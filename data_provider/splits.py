@@ -17,11 +17,15 @@ class TooShort(UserError):
     """A file that is too short for a single window of a split."""
 
 
-def split_borders(file_name: str, rows: int) -> tuple[list[int], list[int]]:
+def split_borders(file_name: str, rows: int, share: float | None = None) -> tuple[list[int], list[int]]:
     """First and one-past-last row of train, val and test, before a context is prepended to val and test.
 
-    ETT files: 12/4/4 months of 30 days, at one (ETTh) or four (ETTm) rows per hour. Others: 70/10/20 %.
+    ETT files: 12/4/4 months of 30 days, at one (ETTh) or four (ETTm) rows per hour. Others: 70/10/20 %. With a share,
+    that of the training part, all files alike, and half of the rest each for val and test, rounded as OpenLTM does.
     """
+    if share is not None:
+        train, test = int(rows * share), int(rows * (1 - share) / 2)
+        return [0, train, rows - test], [train, rows - test, rows]
     if file_name.startswith(("ETTh", "ETTm")):
         month = MONTH_HOURS * (4 if file_name.startswith("ETTm") else 1)
         return [0, 12 * month, 16 * month], [12 * month, 16 * month, 20 * month]
@@ -46,6 +50,7 @@ class Cut:
     A pair of `train` and `val` is (x, y), y one patch later than x; of `test` y is the horizon after x. rolled: `val`
     has the latter too, for choosing settings. subset_ratio: the fraction of the training windows to use, evenly spaced.
     season: steps of the seasonal-naive forecast by which errors are scaled; None: found from the file's times.
+    train_share: see `split_borders`.
     """
 
     split: str
@@ -55,6 +60,7 @@ class Cut:
     subset_ratio: float = 1.0
     rolled: bool = False
     season: int | None = None
+    train_share: float | None = None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -80,7 +86,7 @@ class Cut:
 
     def rows(self, path: str | Path, rows: int) -> Rows:
         """The rows of the split of a file. Raises TooShort if they yield no window."""
-        starts, ends = split_borders(Path(path).name, rows)
+        starts, ends = split_borders(Path(path).name, rows, self.train_share)
         index = SPLITS.index(self.split)
         first = starts[index] - (self.context if index else 0)
         if rows < ends[index] or first < 0 or ends[index] - first < self.span:
@@ -103,13 +109,15 @@ class Cut:
         return span[:, :self.context], span[:, self.context if self.has_horizon else self.patch_len:]
 
     def _too_short(self, path: str | Path, rows: int, ends: list[int]) -> str:
-        if rows < ends[-1]:
+        if rows < ends[-1]:  # by months
             return (f"{path}: {rows} rows, but the ETT borders (12/4/4 months) need {ends[-1]}: "
                     "rename the file for a 70/10/20 split, or give the complete file")
         # the smallest file whose train, val and test parts each hold one window: search upwards from just below it
-        enough = max(self.span, int((self.context + self.patch_len) / 0.7) - 1, 10 * (self._least_val - 3),
-                     5 * self.horizon - 1)
-        while not self._fits(*split_borders("", enough)):
+        share = self.train_share
+        train, val, test = (0.7, 0.1, 0.2) if share is None else (share, (1 - share) / 2, (1 - share) / 2)
+        enough = max(self.span, int((self.context + self.patch_len) / train) - 1, int((self._least_val - 3) / val),
+                     int(self.horizon / test) - 1)
+        while not self._fits(*split_borders("", enough, self.train_share)):
             enough += 1
         return (f"{path}: {rows} rows are too few for the {self.split} split with a context of {self.context} and "
                 f"{self.ahead} steps ahead: about {enough} rows are needed; shorten `context` or `horizon`")

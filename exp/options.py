@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_provider.data_factory import WHOLE_FOLDERS
 from data_provider.files import label_of, names_in
 from data_provider.series import listed
 from exp.adapters import has_draft, refuse_for_adapters
@@ -196,6 +197,10 @@ def _of_pretrained(values: Values) -> dict[str, Any]:
 
 def _data(values: Values, stored: Mapping[str, Any]) -> DataSettings:
     known = {name: stored[name] for name in OF_DATA if name in stored and name not in values.given}
+    if known.get("data") in WHOLE_FOLDERS:  # what a model was pretrained on is not how another file is split
+        known["data"] = POOLED
+    if values["data"] in WHOLE_FOLDERS and "data_path" not in values.given:
+        values["data_path"] = WHOLE_FOLDERS[values["data"]]
     parts = sections(values | known)["data"]
     if "test_seq_len" not in values.given:
         parts["test_context"] = parts["context"]

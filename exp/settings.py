@@ -132,12 +132,13 @@ class DataSettings(Section):
     """The series and their windows; lengths in steps."""
 
     kind: str = limited("MultivariateDatasetBenchmark", OneOf(DATASETS), "all variables of a window together, or each "
-                        "one separately", flag="data")
+                        "one separately; Utsd_Npy, Utsd: the latter for all npy or csv files below --root_path, 90 % "
+                        "of the rows of each for training, 5 % each for validation and test", flag="data")
     root_path: str | None = limited(None, OrNone(Text()), "folder of --data_path (default: $DATASET_ROOT, else "
                                     "./dataset)")
-    data_path: str = limited("ETT-small/ETTh1.csv", Paths(), "data files (csv, txt, npz, npy), folders of them, or "
-                             "patterns like 'ETT-small/*.csv'; several are a pool, each of whose series is forecast by "
-                             "itself")
+    data_path: str = limited("ETT-small/ETTh1.csv", Paths(), "data files (csv, txt, npz, npy, parquet), folders of "
+                             "them, or patterns like 'ETT-small/*.csv'; several are a pool, each of whose series is "
+                             "forecast by itself")
     balance: str | None = limited(None, OrNone(OneOf(BALANCES)), "training batches draw every series equally often, or "
                                   "every window once per epoch (default: series for a pool, windows for one file)",
                                   needs=TRAINING)
@@ -172,7 +173,7 @@ class DataSettings(Section):
     @property
     def univariate(self) -> bool:
         """True if each variable is a separate series."""
-        return self.kind == "UnivariateDatasetBenchmark"
+        return self.kind != "MultivariateDatasetBenchmark"
 
 
 @dataclass(frozen=True)

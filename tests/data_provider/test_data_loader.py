@@ -13,12 +13,13 @@ from data_provider.data_factory import (
     spread_windows,
     train_loader,
 )
-from data_provider.data_loader import MultivariateDatasetBenchmark, UnivariateDatasetBenchmark
+from data_provider.data_loader import UTSD, MultivariateDatasetBenchmark, UnivariateDatasetBenchmark
 from data_provider.files import root
 from data_provider.splits import Cut, split_borders
 from utils.errors import UserError
 
 CONTEXT, PATCH, HORIZON, ROWS = 24, 8, 20, 300
+BENCHMARKS = ("MultivariateDatasetBenchmark", "UnivariateDatasetBenchmark")  # of 70/10/20 %
 
 
 def series(rows=ROWS, variables=3, seed=0):
@@ -168,7 +169,7 @@ def test_multivariate_items_equal_a_naive_loop_over_windows(tiny, split):
         np.testing.assert_allclose(got_y, y, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", DATASETS.values())
+@pytest.mark.parametrize("kind", [DATASETS[kind] for kind in BENCHMARKS])
 def test_rolled_validation_has_the_horizon_behind_each_context(tiny, kind):
     rolled = kind(tiny, Cut("val", CONTEXT, PATCH, HORIZON, rolled=True))
     values = MultivariateDatasetBenchmark(tiny, Cut("val", CONTEXT, PATCH)).values  # a context and the split's 30 rows
@@ -268,22 +269,23 @@ def test_the_rows_asked_for_are_enough_and_hardly_more(tmp_path, split, context,
         attempt(int(wanted * 0.8))
 
 
+@pytest.mark.parametrize("kind, share", [(MultivariateDatasetBenchmark, None), (UTSD, 0.9)])
 @pytest.mark.parametrize("split, rolled", [("test", True), ("val", True), ("val", False)])
 @pytest.mark.parametrize("context, horizon", [(240, 8), (24, 96), (2**31, 8), (24, 2**31)])
-def test_the_rows_needed_are_found_without_trying_them_all(tmp_path, monkeypatch, context, horizon, split, rolled):
+def test_the_rows_needed_are_found_without_trying_them_all(tmp_path, monkeypatch, context, horizon, split, rolled, kind,
+                                                           share):
     tried = []
 
-    def noted(name, rows):
+    def noted(name, rows, share):
         tried.append(rows)
         assert len(tried) < 50
-        return split_borders(name, rows)
+        return split_borders(name, rows, share)
     monkeypatch.setattr(splits, "split_borders", noted)
     with pytest.raises(UserError) as caught:
-        MultivariateDatasetBenchmark(write(tmp_path / "s.csv", series(50)), Cut(split, context, PATCH, horizon,
-                                     rolled=rolled))
+        kind(write(tmp_path / "s.csv", series(50)), Cut(split, context, PATCH, horizon, rolled=rolled))
 
     def enough(rows):
-        train, val, test = (end - start for start, end in zip(*split_borders("", rows)))
+        train, val, test = (end - start for start, end in zip(*split_borders("", rows, share)))
         return train >= context + PATCH and val >= (horizon if (split, rolled) == ("val", True) else PATCH) \
             and test >= horizon
     own, first, *more = tried
@@ -380,7 +382,7 @@ def test_series_and_their_variables_are_counted(tiny, kind, n_series, variables)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 41])
-@pytest.mark.parametrize("kind", DATASETS)
+@pytest.mark.parametrize("kind", BENCHMARKS)
 def test_windows_are_spread_from_the_first_to_the_last(tiny, kind, count):
     dataset = dataset_of(tiny, "test", kind)
     assert dataset.counts[0] == 41
@@ -391,7 +393,7 @@ def test_windows_are_spread_from_the_first_to_the_last(tiny, kind, count):
     assert count == 1 or gaps.min() > 0 and gaps.max() - gaps.min() <= 1
 
 
-@pytest.mark.parametrize("kind", DATASETS)
+@pytest.mark.parametrize("kind", BENCHMARKS)
 def test_without_a_number_all_windows_are_walked_over(tiny, kind):
     dataset = dataset_of(tiny, "test", kind)
     assert list(spread_windows(dataset, None)) == list(range(len(dataset)))

@@ -135,7 +135,7 @@ def test_a_gap_up_to_the_end_of_the_file_has_its_full_length(tmp_path):
 
 @pytest.mark.parametrize("name, content, words", [
     ("absent.csv", None, ["absent.csv", "does not exist", "data_provider.download"]),
-    ("data.parquet", b"PAR1", ["data.parquet", ".parquet", ".csv"]),
+    ("data.feather", b"PAR1", ["data.feather", ".parquet", ".csv"]),
     ("dates.csv", b"date\n2020-01-01\n2020-01-02\n", ["dates.csv", "no numeric column"]),
     ("header.csv", b"date,a\n", ["header.csv", "no rows"]),
     ("nothing.csv", b"", ["nothing.csv", "cannot be read"]),
