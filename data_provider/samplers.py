@@ -16,7 +16,11 @@ MOST_PERMUTED = 2**24  # windows: 128 MiB of numbers; nobody makes a whole pass 
 
 
 class BatchSampler(Sampler):
-    """Batches of an epoch over `size` windows, or of one process's share of them."""
+    """Batches of an epoch over `size` windows; of several processes, the share of one in every batch.
+
+    A batch of `world_size` processes with `batch_size` windows each is that of one process with as many in all, so that
+    both take the same steps. The last of an epoch, which is smaller, is shared as evenly as it goes: see `weight`.
+    """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.size, self.batch_size, self.seed = size, batch_size, seed
@@ -27,9 +31,30 @@ class BatchSampler(Sampler):
         self.epoch, self.first_batch = epoch, batch
 
     @property
+    def joint_size(self) -> int:
+        """Windows of all processes in one batch."""
+        return self.batch_size * self.world_size
+
+    @property
     def batches_per_epoch(self) -> int:
-        share = self.size // self.world_size if self.world_size > 1 else self.size
-        return -(-share // self.batch_size)
+        return -(-self.size // self.joint_size)
+
+    def windows_in(self, batch: int) -> int:
+        """Windows of all processes in one batch of an epoch."""
+        return self.joint_size
+
+    def weight(self, batch: int) -> float:
+        """The factor on this process's mean loss that makes the mean over processes that over all windows of a batch.
+
+        1 but for the last batch of an epoch, in which one process may have a window more than another. One that has
+        none is given a window that others have, with weight 0: it must take the step with them.
+        """
+        windows = self.windows_in(batch)
+        return len(range(self.rank, windows, self.world_size)) * self.world_size / windows
+
+    def share(self, windows: list[int]) -> list[int]:
+        """This process's part of the windows of a batch."""
+        return windows[self.rank::self.world_size] or windows[:1]
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches from `first_batch` on."""
@@ -43,8 +68,8 @@ class BatchSampler(Sampler):
         return self.batches_per_epoch - self.first_batch
 
     def generator(self, batch: int) -> torch.Generator:
-        """The random numbers of one batch of this process, where batches are drawn one by one."""
-        words = np.random.SeedSequence((self.seed, self.epoch, batch, self.rank)).generate_state(1, np.uint64)
+        """The random numbers of one batch of all processes, where batches are drawn one by one."""
+        words = np.random.SeedSequence((self.seed, self.epoch, batch, 0)).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(words[0] >> 1))
 
 
@@ -57,15 +82,16 @@ class EpochSampler(BatchSampler):
             return
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator)
-        if self.world_size > 1:
-            # equal shares: a process with one batch more than the others would wait for them forever
-            order = order[:self.size // self.world_size * self.world_size][self.rank::self.world_size]
         for batch in range(self.first_batch, self.batches_per_epoch):
-            yield order[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
+            yield self.share(order[batch * self.joint_size:(batch + 1) * self.joint_size].tolist())
+
+    def windows_in(self, batch: int) -> int:
+        return self.joint_size if self.size > MOST_PERMUTED else min(self.joint_size,
+                                                                     self.size - batch * self.joint_size)
 
     def _drawn(self) -> Iterator[list[int]]:
         for batch in range(self.first_batch, self.batches_per_epoch):
-            yield torch.randint(self.size, (self.batch_size,), generator=self.generator(batch)).tolist()
+            yield self.share(torch.randint(self.size, (self.joint_size,), generator=self.generator(batch)).tolist())
 
 
 class SeriesSampler(BatchSampler):
@@ -83,6 +109,6 @@ class SeriesSampler(BatchSampler):
         for batch in range(self.first_batch, self.batches_per_epoch):
             generator = self.generator(batch)
             order = torch.randperm(len(self.counts), generator=generator)
-            series = order[torch.arange(self.batch_size) % len(order)]
-            share = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
-            yield (self.first_items[series] + (share * self.counts[series]).long()).tolist()
+            series = order[torch.arange(self.joint_size) % len(order)]
+            place = torch.rand(self.joint_size, generator=generator, dtype=torch.float64)
+            yield self.share((self.first_items[series] + (place * self.counts[series]).long()).tolist())

@@ -134,7 +134,7 @@ class Trainer:
             raise UserError(f"the loss became {value} at step {self.step + 1} (epoch {self.epoch + 1}, batch "
                             f"{self.batch + 1}): {kept} in {self.folder}; lower --learning_rate or check the data")
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss * self.train_loader.batch_sampler.weight(self.batch)).backward()
         if self.settings.clip_grad > 0:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)

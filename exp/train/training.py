@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from data_provider.data_factory import ordered_loader, spread_windows, train_loader
+from data_provider.samplers import BatchSampler
 from exp.exp_basic import Exp_Basic, load_model
 from exp.laws import calibrated, forget
 from exp.memory import Shape, refuse_unfitting_training
@@ -42,14 +43,26 @@ def train(experiment: Exp_Basic, folder: Path, kept: dict[str, Any]) -> None:
     val = taught(experiment, validated(experiment), loss, 0.0, seed + VALIDATION_SEED)
     parameters = sum(p.numel() for p in model.parameters())
     log.info("training %s (%s parameters) on %s: %s", settings.model.name, f"{parameters:,}", experiment.device, folder)
-    trainer = Trainer(model, loss, train_loader(train, data.batch_size, seed, experiment.rank, experiment.world_size,
-                                                data.num_workers, windows.counts if data.by_series else None),
-                      ordered_loader(val, data.batch_size, None, data.num_workers), settings, folder,
-                      kept | {"parameters": parameters}, experiment.device, experiment.rank, experiment.world_size)
+    batches = train_loader(train, data.batch_size, seed, experiment.rank, experiment.world_size, data.num_workers,
+                           windows.counts if data.by_series else None)
+    if experiment.world_size > 1 and isinstance(batches.batch_sampler, BatchSampler):
+        log.info("%s", shares_line(batches.batch_sampler))
+    validation = ordered_loader(val, data.batch_size, None, data.num_workers)
+    trainer = Trainer(model, loss, batches, validation, settings, folder, kept | {"parameters": parameters},
+                      experiment.device, experiment.rank, experiment.world_size)
     best = trainer.run()
     if experiment.is_main:
         forget(folder / CHECKPOINT)
     log.info("best validation loss %.5f: %s", best, folder / CHECKPOINT)
+
+
+def shares_line(sampler: BatchSampler) -> str:
+    """What several processes do with a batch, and with the last of an epoch."""
+    size, last = sampler.joint_size, sampler.windows_in(sampler.batches_per_epoch - 1)
+    line = (f"{sampler.world_size} processes with {sampler.batch_size} windows each take the steps of one with "
+            f"--batch_size {size}")
+    return line if last == size else f"{line}; the last batch of an epoch has {last} windows, shared as evenly as it " \
+        "goes, each of which counts the same"
 
 
 def validated(experiment: Exp_Basic) -> Dataset:

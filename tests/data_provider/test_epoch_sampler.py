@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from data_provider.data_factory import EpochSampler
+from data_provider import samplers
+from data_provider.samplers import EpochSampler
 
 
 def order(sampler, epoch, batch=0):
@@ -39,18 +40,27 @@ def test_a_start_in_the_middle_continues_the_same_order():
     assert sampler.batches_per_epoch == 11
 
 
-@pytest.mark.parametrize("size, world", [(103, 2), (103, 4), (8, 3)])
-def test_processes_get_equal_disjoint_shares(size, world):
-    shares = [order(EpochSampler(size, 5, seed=1, rank=rank, world_size=world), 0) for rank in range(world)]
-    assert len({tuple(map(len, share)) for share in shares}) == 1
-    flat = [i for share in shares for batch in share for i in batch]
-    assert len(flat) == len(set(flat)) == size // world * world
-    assert len(shares[0]) == EpochSampler(size, 5, 1, 0, world).batches_per_epoch
+@pytest.mark.parametrize("size, world", [(96, 2), (103, 2), (103, 4), (8, 3), (41, 4), (2, 4)])
+def test_joint_batches_of_processes_are_those_of_one_process(size, world):
+    """So that a run of several takes the steps of a run on one device; 41 windows leave 1 to the last batch."""
+    one = EpochSampler(size, 5 * world, seed=1)
+    shares = [EpochSampler(size, 5, 1, rank, world) for rank in range(world)]
+    assert {share.batches_per_epoch for share in shares} == {one.batches_per_epoch}
+    for epoch in range(2):
+        for batch, (whole, *parts) in enumerate(zip(order(one, epoch), *(order(share, epoch) for share in shares),
+                                                    strict=True)):
+            weights = [share.weight(batch) for share in shares]
+            assert one.weight(batch) == 1 and sum(weights) == pytest.approx(world)
+            # every window counts alike in the mean over processes; those of weight 0 are there to take the step along
+            counted = [(item, weight / len(part) / world) for part, weight in zip(parts, weights) if weight
+                       for item in part]
+            assert sorted(item for item, _ in counted) == sorted(whole) and all(parts)
+            assert [share for _, share in counted] == pytest.approx([1 / len(whole)] * len(whole))
 
 
-def test_joint_batches_of_processes_are_those_of_one_process():
-    # so that a distributed run is comparable with a run on one device
-    one = order(EpochSampler(96, 16, seed=1), 0)
-    two = [order(EpochSampler(96, 8, seed=1, rank=rank, world_size=2), 0) for rank in range(2)]
-    for whole, a, b in zip(one, *two):
-        assert sorted(whole) == sorted(a + b)
+def test_more_windows_than_can_be_permuted_are_drawn_together(monkeypatch):
+    monkeypatch.setattr(samplers, "MOST_PERMUTED", 50)
+    one = order(EpochSampler(103, 16, seed=1), 0)
+    two = [order(EpochSampler(103, 8, 1, rank, 2), 0) for rank in range(2)]
+    assert [sorted(a + b) for a, b in zip(*two, strict=True)] == [sorted(batch) for batch in one]
+    assert EpochSampler(103, 8, 1, 1, 2).weight(len(one) - 1) == 1  # all batches are whole

@@ -5,16 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from exp_helpers import CONTEXT, DISTIL, SETTING, TRAIN, TRAIN_ROWS, train, untrained_target, weights
-from helpers import ROOT, tiny_series
+from exp_helpers import DISTIL, SETTING, TRAIN, train, untrained_target, weights
+from helpers import ROOT
 
 from exp.exp_basic import Exp_Basic
 from exp.options import read_command_line
 from exp.train import training
 from exp.train.losses import RolloutLoss, SupervisedNLL
 from models.checkpoint import read_settings
-from models.timer_xl import Model
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -78,8 +76,8 @@ def test_a_draft_takes_its_sizes_from_its_target():
 
 @pytest.mark.slow
 def test_two_processes_train_like_one_and_save_one_checkpoint():
-    # dropout off: with it, two processes draw other masks than one
-    flags = [*TRAIN, "--dropout", "0", "--train_epochs", "2", "--learning_rate", "0.001"]
+    # dropout off: with it, two processes draw other masks than one. 181 windows: a last batch of 21, 11 and 10 of them
+    flags = [*TRAIN, "--dropout", "0", "--train_epochs", "3", "--subset_rand_ratio", "0.5"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                str(ROOT / "run.py"), *flags, "--batch_size", "16", "--ddp", "--checkpoints", "two"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False,
@@ -88,14 +86,11 @@ def test_two_processes_train_like_one_and_save_one_checkpoint():
     assert len(list(Path("two").rglob("checkpoint.pth"))) == 1
     assert len(list(Path("test_results").rglob("metrics.json"))) == 1
     assert done.stdout.count("best validation loss") == 1 and done.stdout.count("training timer_xl") == 1
+    assert ("2 processes with 16 windows each take the steps of one with --batch_size 32; the last batch of an epoch "
+            "has 21 windows, shared as evenly as it goes, each of which counts the same\n") in done.stdout
     assert train("--checkpoints", "one", base=flags) == 0
-    start = untrained_target(seed=2021)  # what both started from is far away from where they arrived
-    forecasts = []
-    x = torch.tensor(tiny_series(TRAIN_ROWS)[None, :CONTEXT], dtype=torch.float32)
-    for state in (weights("one"), weights("two"), start.state_dict()):
-        model = Model(start.config).eval()
-        model.load_state_dict(state)
-        with torch.no_grad():
-            forecasts.append(model(x))
-    one, two, untrained = forecasts
-    assert (one - two).abs().max() < 1e-3 * (one - untrained).abs().max()
+    start, one, two = untrained_target(seed=2021).state_dict(), weights("one"), weights("two")
+    for name in start:
+        moved, apart = ((one[name] - other[name]).abs().max() for other in (start, two))
+        # softmax cancels most of the bias of keys: its gradient is all rounding, which Adam brings to full size
+        assert moved > 0.01 and apart < (1e-3 if name.endswith("key_projection.bias") else 1e-6), name
