@@ -116,9 +116,7 @@ def measure(name: str, context_len: int, horizon: int, batch: int, acceptance: f
         "planned": lambda _: planned.forecast(context),
         "limit": lambda _: bare_pass(target, context, proposals),
     }
-    spent = sum(part["ms_median"] for part in time_side_by_side(calls, [None], device, warm_up=1).values())
-    repeats = int(min(40, max(3, 1000 * budget_s / spent)))
-    times = time_side_by_side(calls, [None] * repeats, device, warm_up=0)
+    times = timed(calls, None, device, budget_s)
     passes = _passes(n, [speculate(acceptance) for _ in range(20 if batch == 1 else 1)])
     cell = {"config": name, "context": context_len, "horizon": horizon, "batch": batch}
     machine = {key: hardware(device)[key] for key in ("device", "threads")}
@@ -127,6 +125,13 @@ def measure(name: str, context_len: int, horizon: int, batch: int, acceptance: f
     ms, plain = times["planned"]["ms_median"], min(times[mode]["ms_median"] for mode in ("reencode", "cached"))
     return rows, cell | {"proposals": plan.proposals, "ms_predicted": round(batch * plan.predicted[plan.proposals], 3),
                          "ms_median": round(ms, 3), "ms_plain": round(plain, 3), "ratio": round(ms / plain, 3)}
+
+
+def timed(calls: dict, given, device: torch.device, budget_s: float, most: int = 40, warm_up: int = 1) -> dict:
+    """`time_side_by_side` of calls on `given`: as often as fits into `budget_s` seconds, but 3 to `most` times."""
+    spent = sum(part["ms_median"] for part in time_side_by_side(calls, [given], device, warm_up).values())
+    repeats = int(min(most, max(3, 1000 * budget_s / spent)))
+    return time_side_by_side(calls, [given] * repeats, device, warm_up=0)
 
 
 def _passes(n: int, decoded: list) -> dict[str, dict]:

@@ -26,13 +26,13 @@ from layers.linear import pack_linears
 from models import registry, timer_xl, timer_xl_draft
 from models.config import ModelConfig
 from models.timer_xl import TimerBackbone
-from scripts.benchmark.decode_speed import CONFIGS, PATCH, Forced, add_measuring, parse_cells
+from scripts.benchmark.decode_speed import CONFIGS, PATCH, Forced, add_measuring, parse_cells, timed
 from utils.acceptance import Parareal, Tolerance
 from utils.errors import UserError
 from utils.lossless import Coupling
 from utils.replay import record
 from utils.target_law import TargetLaw
-from utils.timing import hardware, time_side_by_side
+from utils.timing import hardware
 
 CELLS = ",".join(f"{name}:672:{horizon}:{batch}"
                  for name in ("preset", "deep") for horizon in (336, 720, 1440) for batch in (1, 64))
@@ -113,9 +113,7 @@ def measure(pair: Models, cell: dict, context: torch.Tensor, given: bool, accept
                     methods[dtype, 1, name] = method
     made = {key: method.decode(context) for key, method in methods.items()}
     calls: dict[Any, Any] = {key: method.decode for key, method in methods.items()}
-    spent = sum(part["ms_median"] for part in time_side_by_side(calls, [context], device, warm_up=0).values())
-    repeats = int(min(30, max(3, 1000 * budget_s / spent)))
-    times = time_side_by_side(calls, [context] * repeats, device, warm_up=0)
+    times = timed(calls, context, device, budget_s, most=30, warm_up=0)
     alone = made["float32", 0, "target"].forecast
     machine = {key: hardware(device)[key] for key in ("device", "torch")}
     rows = []
