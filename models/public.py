@@ -56,7 +56,9 @@ def _timer_settings(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if config.get(name, value) != value:
             raise UserError(f"{path}: {name} is {shorten(config[name])}, but a Timer here has {value}: use another "
                             "model")
-    return {own: config[name] for own, name in TIMER_NAMES.items()} | {"use_norm": True}
+    # all that the weights depend on, so that a flag that says something else is refused
+    return {own: config[name] for own, name in TIMER_NAMES.items()} | {
+        "use_norm": True, "norm_mode": "window", "norm_window": 0, "covariate": False}
 
 
 FAMILIES: tuple[Family, ...] = (Family("timer", _is_timer, _timer_settings),)

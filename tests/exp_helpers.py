@@ -1,5 +1,6 @@
 """What the tests of `exp` share: command lines over a trained pair, trainings, and loops of their own to check by."""
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import PATCH as TINY_PATCH
-from helpers import tiny_draft, tiny_series
+from helpers import tiny_draft, tiny_series, write_series
 
 import run
 from models.checkpoint import read_settings, read_state, save_checkpoint
@@ -38,6 +39,16 @@ def save_pair(config, data_path, **settings):
     torch.manual_seed(0)
     for name, model in (("target", Model(config)), ("draft", DraftModel(replace(config, draft_stochastic=True)))):
         save(Path("checkpoints") / name, model, data_path=data_path, **settings)
+
+
+@contextmanager
+def workplace_with_series(factory, name):
+    """A folder of its own, with tiny.csv, as the current directory; factory: pytest's tmp_path_factory."""
+    folder = factory.mktemp(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_series(tiny_series())
+        yield folder
 
 
 # kinds of normalisation: changes of `tiny_target`

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from data_provider.series import Series, listed
 from exp.settings import Settings
 from exp.speculation import LOSSLESS
+from models.registry import APART
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def refuse_clip(series: Series, clip_min: float | None, where: str) -> None:
 def add_caveats(forecast: Forecast, series: Series, settings: Settings) -> None:
     """Adds the notes that a reader of this forecast needs, and raises its values to `clip_min`."""
     spec, data = settings.spec, settings.data
-    together = len(series.names) > 1 and not data.univariate
+    together = len(series.names) > 1 and not data.univariate and settings.model.name not in APART
     if together and not settings.model.config.covariate:
         forecast.notes.append(f"the {len(series.names)} series are forecast together: the values of each, and the "
                               "order of the columns, change the forecasts of all; `kind` UnivariateDatasetBenchmark "

@@ -3,7 +3,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from exp_helpers import BASE, CAUSAL_DRAFT, CAUSAL_TARGET, DRAFT, ROWS, SIZES, TARGET
+from exp_helpers import BASE, CAUSAL_DRAFT, CAUSAL_TARGET, DRAFT, ROWS, SIZES, TARGET, workplace_with_series
 from helpers import tiny_series, write_series
 
 import run
@@ -15,10 +15,7 @@ TRAIN = f"{BASE} {SIZES} --root_path ."
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     """A folder with the series, a trained target and its distilled draft."""
-    folder = tmp_path_factory.mktemp("lab")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_series(tiny_series())
+    with workplace_with_series(tmp_path_factory, "lab") as folder:
         assert run.main(f"{TRAIN} --model_id t".split()) == 0
         distil = (f"--distill --distill_target_ckpt checkpoints/{TARGET}/checkpoint.pth --draft_stochastic "
                   "--draft_scale_d_ff 0.5 --draft_teacher_noise 0.1")

@@ -137,7 +137,8 @@ def timer_folder(tmp_path):
 def test_the_folder_of_a_timer_is_loaded_and_rolls_as_it_is_told(timer_folder):
     settings = read_settings(timer_folder / "model.safetensors")
     assert settings == {"model": "timer", "d_model": 16, "n_heads": 4, "d_ff": 32, "e_layers": 2, "activation": "silu",
-                        "input_token_len": PATCH, "use_norm": True}
+                        "input_token_len": PATCH, "use_norm": True, "norm_mode": "window", "norm_window": 0,
+                        "covariate": False}
     x = torch.randn(2, 4 * PATCH, 1, generator=torch.Generator().manual_seed(0)).cumsum(1)
     made = {}
     for way in (None, "window", "frozen", "patch"):
