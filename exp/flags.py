@@ -14,6 +14,7 @@ from typing import Any
 
 from data_provider.files import SEPARATOR
 from exp.foreign_flags import is_foreign, refusal
+from exp.foreign_names import refused_values
 from exp.section import SPECULATION, fields_of
 from exp.settings import SECTIONS, Settings
 from models.config import DRAFT_ONLY, ModelConfig
@@ -73,9 +74,12 @@ class Parser(argparse.ArgumentParser):
         args, own = sys.argv[1:] if args is None else list(args), self.own_flags()
         # before parsing, which would take --checkpoint of another program for a short form of --checkpoints
         unknown = [argument for argument in args if is_foreign(argument) and argument.partition("=")[0] not in own]
-        found, rest = (None, unknown) if unknown else self.parse_known_args(args, namespace)
+        problems = refused_values(args)
+        found, rest = (None, unknown) if unknown or problems else self.parse_known_args(args, namespace)
         if rest:
-            self.error(refusal(rest, sorted(own | self.also_known)))
+            problems.append(refusal(rest, sorted(own | self.also_known)))
+        if problems:
+            self.error("; ".join(problems))
         return found
 
     def own_flags(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ from data_provider.files import label_of, names_in
 from data_provider.series import listed
 from exp.adapters import has_draft, refuse_for_adapters
 from exp.flags import DEFAULTS, FLAGS, NEEDS, given_flags, sections
+from exp.foreign_names import in_place_of_dp
 from exp.limits import MOST_SEED
 from exp.section import fields_of
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, TrainSettings
@@ -93,7 +94,7 @@ def _refuse_contradictions(values: Values) -> None:
         work = "--do_predict" if values["do_predict"] else "--is_training 0"
         raise UserError(f"--ddp is for training, but {work} runs in one process: leave out --ddp and torchrun")
     if values["dp"]:
-        raise UserError("--dp is not supported: use --ddp with torchrun, even on one machine")
+        raise UserError(in_place_of_dp(values))
     if values["seed"] + values["itr"] - 1 > MOST_SEED:
         raise UserError(f"--seed {values['seed']} with --itr {values['itr']} leads to seeds above {MOST_SEED}: lower "
                         "one of them")

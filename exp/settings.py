@@ -86,7 +86,7 @@ class RunSettings(Section):
     devices: tuple[int, ...] | None = limited(None, OrNone(DeviceList()), "GPUs for --ddp, one per process: 0,1,2,3 "
                                               "(default: in order)", needs=("ddp",), free=True)
     ddp: bool = limited(False, Switch(), "distributed training; start with torchrun")
-    dp: bool = limited(False, Switch(), "not supported: use --ddp")
+    dp: bool = limited(False, Switch(), "of OpenLTM: refused, with the command that takes its place")
     compile: bool = limited(False, Switch(), "record decodes of fixed shape as CUDA graphs on a GPU: a model alone, "
                             "its sampled paths, parareal; without a GPU, and for acceptance rules, nothing changes")
     bf16: bool = limited(False, Switch(), "forecast with weights in bfloat16 (on a CPU in large products only)",

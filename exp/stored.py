@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from exp.flags import FLAGS
+from exp.foreign_names import run_of
 from exp.settings import DataSettings, RunSettings
-from models.checkpoint import ARGS, CHECKPOINT, read_settings
+from models.checkpoint import ARGS, CHECKPOINT, nearest, read_settings
 from models.config import DRAFT_ONLY, ModelConfig
 from models.foreign import file_name
-from models.registry import DEFAULTS_OF, DRAFTS, checkpoint_in
+from models.registry import DEFAULTS_OF, DRAFTS, MODELS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside
 from utils.limits import check
@@ -27,9 +28,26 @@ def tested_checkpoint(run: RunSettings, model: str) -> Path:
     """The checkpoint that a test names."""
     if run.test_dir:
         _refuse_path(run.test_dir, Path(run.checkpoints))
+        _refuse_other_name(run.test_dir, Path(run.checkpoints))
     folder = inside(run.checkpoints, run.test_dir or setting_name(run, model), "--model_id/--des/--test_dir")
     named = inside(folder, run.test_file_name, "--test_file_name")
     return checkpoint_in(folder) if run.test_file_name == CHECKPOINT and folder.is_dir() else named
+
+
+def _refuse_other_name(test_dir: str, checkpoints: Path) -> None:
+    """Raises UserError for OpenLTM's name of a run, if there is no folder of that name, with the name it has here."""
+    found = run_of(test_dir)
+    if found is None or (checkpoints / test_dir).exists():
+        return
+    theirs = f"a folder that OpenLTM wrote is tested by its own name, once it is in {checkpoints}"
+    if found.model is not None and found.model not in MODELS:
+        raise UserError(f"--test_dir {test_dir}: that run's model {found.model} is none of {', '.join(MODELS)}; name "
+                        "yours as --model module:function, or leave the test out")
+    there = (checkpoints / found.here).is_dir()
+    raise UserError(f"--test_dir {test_dir} is how OpenLTM names the run that is {found.here} here: write --test_dir "
+                    f"{found.here}" + (f", which is in {checkpoints}" if there else
+                                       f", after its training; it is not in {checkpoints} yet"
+                                       f"{nearest(checkpoints / found.here)}") + f" ({theirs})")
 
 
 def _refuse_path(test_dir: str, checkpoints: Path) -> None:

@@ -169,7 +169,7 @@ TEST = "--is_training 0 --test_pred_len 12 --model"
     (f"{TEST} {{}}:naive --d_model 8", ["--d_model has no effect with --model"]),
     (f"{TEST} {{}}:naive --rolling cache", ["--rolling does not go with"]),
     (f"{TEST} {{}}:naive --output_attention", ["--output_attention does not go with"]),
-    (f"{TEST} moirai", ["--model: 'moirai' is not one of timer, timer_xl", "module:function", "docs/YOUR_MODEL.md"]),
+    (f"{TEST} chronos", ["--model: 'chronos' is not one of timer,", "module:function", "docs/YOUR_MODEL.md"]),
     ("--model {}:naive", ["cannot be trained here", "--distill --distill_target_model"]),
     ("--model timer_xl_draft --distill --distill_target_model {}:naive", ["add --draft_rollout N"]),
     ("--model timer_xl_draft --distill --distill_target_model {}:naive --draft_rollout 2 --draft_rollout_context 1",
