@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exp_helpers import BASE, DRAFT, PATCH, SIZES, TARGET, command, metrics, weights
+from exp_helpers import BASE, DRAFT, PATCH, SIZES, TARGET, TRAIN_SIZES, command, metrics, save, weights
+from helpers import tiny_target, tiny_timer
 
 import run
 from exp.adapters import FOLDER
+from exp.settings import TEACHERS
 
 SOURCE = f"""
 import torch
@@ -169,7 +171,7 @@ TEST = "--is_training 0 --test_pred_len 12 --model"
     (f"{TEST} {{}}:naive --d_model 8", ["--d_model has no effect with --model"]),
     (f"{TEST} {{}}:naive --rolling cache", ["--rolling does not go with"]),
     (f"{TEST} {{}}:naive --output_attention", ["--output_attention does not go with"]),
-    (f"{TEST} chronos", ["--model: 'chronos' is not one of timer,", "module:function", "docs/YOUR_MODEL.md"]),
+    (f"{TEST} chronos", ["--model: 'chronos' is not one of timer", "module:function", "docs/YOUR_MODEL.md"]),
     ("--model {}:naive", ["cannot be trained here", "--distill --distill_target_model"]),
     ("--model timer_xl_draft --distill --distill_target_model {}:naive", ["add --draft_rollout N"]),
     ("--model timer_xl_draft --distill --distill_target_model {}:naive --draft_rollout 2 --draft_rollout_context 1",
@@ -193,3 +195,16 @@ def test_a_file_beside_a_checkpoint_runs_no_code(own_lab, mine, capsys):
     args.write_text(json.dumps(json.loads(args.read_text()) | {"model": f"{mine}:wrapped"}))
     assert command(own_lab, "--test_pred_len 12") == 2
     assert not Path("executed").exists() and "is none of timer_xl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", ["", "--draft_rollout 2 --draft_rollout_context 1 --draft_answer 0.1",
+                                   "--draft_rollout 2 --draft_teacher_noise calibrated"])
+@pytest.mark.parametrize("name", TEACHERS)
+def test_every_model_of_the_registry_teaches(lab, place, name, extra):
+    model = {"timer_xl": tiny_target, "timer": tiny_timer}[name](**TRAIN_SIZES, input_token_len=PATCH)
+    save("teacher", model)
+    flags = (f"{BASE} {SIZES} --root_path {lab} --model timer_xl_draft --draft_stochastic --distill {extra} "
+             f"--distill_target_model {name} --distill_target_ckpt teacher --subset_rand_ratio 0.1 --val_windows 9")
+    assert run.main(flags.split()) == 0
+    learned = weights(setting="forecast_test_timer_xl_draft_test_0")
+    assert all(bool(value.isfinite().all()) for value in learned.values())
