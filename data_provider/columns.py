@@ -162,7 +162,7 @@ def _without_categories(column: pd.Series) -> pd.Series:
 
 def _joined(frame: pd.DataFrame) -> pd.Series:
     """The cells of a column of times; of two, dates and times of day, as text."""
-    dates = _dates(frame.iloc[:, 0])
+    dates = dates_of(frame.iloc[:, 0])
     if frame.shape[1] == 1:
         return dates
     days = dates.dt.strftime("%Y-%m-%d") if holds_times(dates.dtype) else dates
@@ -170,7 +170,7 @@ def _joined(frame: pd.DataFrame) -> pd.Series:
     return both.where(frame.notna().all(axis=1), None)
 
 
-def _dates(column: pd.Series) -> pd.Series:
+def dates_of(column: pd.Series) -> pd.Series:
     """Time stamps and periods as they are, numbers and text as text; missing cells stay missing."""
     column = _without_categories(column)
     if holds_times(column.dtype):
@@ -192,10 +192,10 @@ def _numbers(frame: pd.DataFrame, place: Place) -> np.ndarray:
     """[T, C] float64, its rows contiguous: sums over it, and with them a scale, depend on that to the last bit."""
     if all(isinstance(kind, np.dtype) and kind.kind in "iuf" for kind in frame.dtypes):
         return np.ascontiguousarray(frame.to_numpy(np.float64))
-    return np.stack([_numeric_column(name, frame[name], place) for name in frame.columns], axis=1)
+    return np.stack([numeric_column(name, frame[name], place) for name in frame.columns], axis=1)
 
 
-def _numeric_column(name: str, column: pd.Series, place: Place) -> np.ndarray:
+def numeric_column(name: str, column: pd.Series, place: Place) -> np.ndarray:
     """[T] float64, NaN where a cell is missing."""
     kind = column.dtype
     if is_bool_dtype(kind) or (is_numeric_dtype(kind) and not is_complex_dtype(kind)):  # True and False are 1 and 0
@@ -234,9 +234,9 @@ def _of_long(frame: pd.DataFrame, place: Place, notes: list[str]) -> Series:
     nameless = frame[["unique_id", "ds"]].isna().any(axis=1).to_numpy()
     if nameless.any():
         raise UserError(f"{place.row(int(nameless.argmax()))}: unique_id or ds is missing: fill it or drop the row")
-    y = _numeric_column("y", frame["y"], place)
+    y = numeric_column("y", frame["y"], place)
     refuse_gaps(place, y[:, None], ["y"])
-    dates = _dates(frame["ds"])
+    dates = dates_of(frame["ds"])
     of_series, ids = pd.factorize(_without_categories(frame["unique_id"]).astype(str))
     of_time, times = pd.factorize(dates)
     names = [str(name) for name in ids]
@@ -249,7 +249,8 @@ def _of_long(frame: pd.DataFrame, place: Place, notes: list[str]) -> Series:
     if rows.min() < len(times):
         short = int((rows < len(times)).argmax())
         raise UserError(f"{place.name}: {shorten(names[short])} has {rows[short]} of {len(times)} times: all series "
-                        "must cover the same times; forecast series with other times in a separate call")
+                        "must cover the same times; forecast series with other times in a separate call, or each by "
+                        "itself (`kind` UnivariateDatasetBenchmark)")
     values = np.empty((len(times), len(names)))
     values[of_time, of_series] = y
     first = np.unique(of_time, return_index=True)[1]

@@ -29,6 +29,11 @@ def from_frame(df: object) -> Series:
     return of_columns(frame, Place(FRAME), notes)
 
 
+def table_in(df: object) -> pd.DataFrame | None:
+    """A frame with a column of ids or names, as `from_frame` would read it; None for an array."""
+    return None if isinstance(df, np.ndarray) else _with_index(_as_pandas(df))[0]
+
+
 def _unmasked(array: np.ndarray) -> np.ndarray:
     """Cells under a mask are missing."""
     masked = isinstance(array, np.ma.MaskedArray) and array.dtype.kind in "iuf"

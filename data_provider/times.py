@@ -99,9 +99,12 @@ def season_of(dates: pd.Series | None, where: str) -> int:
         return NO_TIMES_SEASON
     stamps = times.to_timestamp() if isinstance(times, pd.PeriodIndex) else times
     step = float(np.median((stamps[1:] - stamps[:-1]) / pd.Timedelta(days=1)))
-    if step <= 0:
-        return NO_TIMES_SEASON
-    return max(1, round(1 / step)) if step <= 0.5 else next((season for most, season in SEASONS if step <= most), 1)
+    return NO_TIMES_SEASON if step <= 0 else season_of_step(step)
+
+
+def season_of_step(days: float) -> int:
+    """Steps per season, of a step of so many days."""
+    return max(1, round(1 / days)) if days <= 0.5 else next((season for most, season in SEASONS if days <= most), 1)
 
 
 def _counted(first: int, step: int, rows: int, steps: int) -> Calendar:

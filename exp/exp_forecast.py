@@ -33,6 +33,7 @@ from exp.memory import Shape, refuse_unfitting_test
 from exp.ownership import SOURCES, of_results, results_folder, sources, training_folder
 from exp.predict.files import predict
 from exp.predict.forecaster import Forecaster
+from exp.predict.panel_files import columns_of, predict_panel
 from exp.report.decision import decide
 from exp.report.results import (
     breakdown_line,
@@ -74,9 +75,14 @@ class Exp_Forecast(Exp_Basic):
         seed_everything(run.seed)
         setting, checkpoint = run.test_dir or self.setting(), self.tested_checkpoint()
         self._refuse_unwritable(setting)
-        with results_folder(self._results_base(setting), self._used(checkpoint)) as folder:
-            if run.do_predict:
-                predict(Forecaster(self.settings, checkpoint, self.device), self.settings.data.files[0].path, folder)
+        path = self.settings.data.files[0].path
+        columns = columns_of(self.settings, path) if run.do_predict else None
+        used = self._used(checkpoint)
+        with results_folder(self._results_base(setting), used) as folder:
+            if columns is not None:
+                predict_panel(Forecaster(self.settings, checkpoint, self.device), path, columns, folder, used)
+            elif run.do_predict:
+                predict(Forecaster(self.settings, checkpoint, self.device), path, folder)
             else:
                 self._compare_or_test(setting, checkpoint, folder)
 

@@ -23,7 +23,8 @@ from utils.errors import UserError
 from utils.limits import OneOf, OrNone, Switch
 
 TITLES = {"run": "run", "model": "model and architecture (read from the checkpoint's args.json if there is one)",
-          "data": "data", "train": "training and distillation", "spec": "speculation", "report": "reports"}
+          "data": "data", "train": "training and distillation", "spec": "speculation", "report": "reports",
+          "panel": "forecasts of long tables (--do_predict)"}
 DESCRIPTION = "Speculative decoding of autoregressive time-series transformers"
 EXAMPLES = """examples:
   train    run.py --model_id mine --data_path mine.csv --root_path ./data --use_norm --norm_mode causal

@@ -4,6 +4,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,22 @@ def law_of_history(model: TimerBackbone, series: Series, data: DataSettings, spe
             raise UserError(f"{where}: {shorten(name)} is constant in the context of so many windows that fewer than "
                             f"{least} are left to calibrate a law on: give `sigma`, or leave out `num_samples`")
     return fit_law(residuals.flatten(0, 1), len(residuals), spec.covariance == "full")
+
+
+def law_of_windows(model: TimerBackbone, windows: np.ndarray, data: DataSettings, spec: SpecSettings, where: str,
+                   device: torch.device) -> Calibration:
+    """Calibrates on windows [W, context + P] of many series, those of a series next to each other; else as above.
+
+    The law is one for all of them: held-out windows are mostly those of other series.
+    """
+    data = replace(data, test_context=windows.shape[1] - model.patch_len)
+    residuals = next_patch_residuals(model, _scaled_windows(windows[:, None], model, data), device)
+    residuals = residuals[residuals.isfinite().all(dim=1)[:, 0]]
+    least = LEAST_PATCHES * model.patch_len
+    if len(residuals) < least:
+        raise UserError(f"{where}: the first series leave {len(residuals)} windows to calibrate a law on, but {least} "
+                        "are needed: give `sigma`, or leave out `num_samples`")
+    return fit_law(residuals, 1, spec.covariance == "full")
 
 
 def scale_length(model: TimerBackbone, context: int) -> int:

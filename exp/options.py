@@ -17,6 +17,7 @@ from exp.adapters import has_draft, refuse_for_adapters
 from exp.flags import DEFAULTS, FLAGS, NEEDS, given_flags, sections
 from exp.foreign_names import in_place_of_dp
 from exp.limits import MOST_SEED
+from exp.panels import PanelSettings
 from exp.section import fields_of
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, TrainSettings
 from exp.speculation import LOSSLESS, SpecSettings
@@ -53,10 +54,14 @@ def settled(given: Mapping[str, Any]) -> Settings:
     data = _data(values, stored)
     config = _config(values, stored, asked, data)
     _refuse_odd_lengths(values, data, config.input_token_len)
+    if values["do_predict"] and values["spec_k"] == "auto" and not data.univariate:
+        raise UserError("--spec_k auto measures on many windows, but --do_predict has one where series are forecast "
+                        "together: give a number, or add --data UnivariateDatasetBenchmark for a long table")
     trained_on = None if run.is_training or not stored.get("data_path") else label_of(stored["data_path"])
     model = ModelSettings(**values.section("model") | {"asked": asked, "config": config, "trained_on": trained_on})
     train = _train(values)
-    return Settings(run, model, data, train, _spec(values), ReportSettings(**values.section("report")))
+    return Settings(run, model, data, train, _spec(values), ReportSettings(**values.section("report")),
+                    PanelSettings(**values.section("panel")))
 
 
 class Values(dict):
@@ -81,8 +86,6 @@ def _settle_prediction(values: Values) -> None:
                         "--num_samples, or leave it out")
     if values["num_samples"] is not None and not values.given & {"spec_sigma", "spec_sigma_mode"}:
         values["spec_sigma_mode"] = "calibrated"
-    if values["spec_k"] == "auto":
-        raise UserError("--spec_k auto measures on validation windows, but --do_predict has none: give a number")
     if values["spec_emit"] == "sample":
         raise UserError("--spec_emit sample draws one path, but --do_predict writes a mean: leave it out")
     values["spec_emit"] = "mean"

@@ -38,8 +38,10 @@ PATHS = {"root_path", "data_path", "checkpoints", "distill_target_ckpt", "pretra
 # of the architecture and the sections data, spec and report: without effect on results
 NOT_IN_RESULTS = {"num_workers", "subset_rand_ratio", "balance", "val_windows", "save_samples",
                   "trace_inference_breakdown", "visualize", "output_attention", "pictures", "spec_debug_accept",
-                  "spec_debug_out", "spec_debug_n", "dropout", "flash_attention"}
+                  "spec_debug_out", "spec_debug_n", "dropout", "flash_attention",
+                  "out"}
 BEFORE = DEFAULTS | {"processes": 1}  # of settings that an older version did not store
+ALL_IN_RESULTS = ("config", "data", "spec", "report", "panel")  # sections
 IN_RESULTS = {"seed", "amp", "amp_dtype", "bf16", "compile", "rolling", "norm_roll"}
 LONGEST = 80  # characters of a folder's name that tell a difference; longer ones become a digest
 OTHER_NAME = "--des or --model_id (with a script: give another CHECKPOINTS=FOLDER, or copy its settings file)"
@@ -66,7 +68,7 @@ def of_training(flags: Mapping[str, Any]) -> dict[str, Any]:
 def of_results(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the flags that results depend on; the architecture, because a bare checkpoint takes it from flags."""
     return {name: flags[name] for name, flag in FLAGS.items() if name not in PATHS and (
-        name in IN_RESULTS or (flag.section in ("config", "data", "spec", "report") and name not in NOT_IN_RESULTS))}
+        name in IN_RESULTS or (flag.section in ALL_IN_RESULTS and name not in NOT_IN_RESULTS))}
 
 
 def differing(then: Mapping[str, Any], now: Mapping[str, Any], exactly: bool = False) -> dict[str, tuple[Any, Any]]:

@@ -31,6 +31,7 @@ from exp.limits import (
     NamePart,
     Paths,
 )
+from exp.panels import PanelSettings
 from exp.schedules import LRADJ
 from exp.section import ONE_WAY, SPECULATION, TEST_WINDOWS, Section, fields_of
 from exp.speculation import SpecSettings
@@ -66,8 +67,8 @@ class RunSettings(Section):
     test_dir: str | None = limited(None, OrNone(Text()), "folder under --checkpoints to test (default: this run's own)",
                                    needs=TESTING, free=True)
     test_file_name: str = limited("checkpoint.pth", Text(), "checkpoint file in that folder", needs=TESTING, free=True)
-    resume: bool = limited(False, Switch(), "continue an interrupted training with the same settings", needs=TRAINING,
-                           free=True)
+    resume: bool = limited(False, Switch(), "continue an interrupted training, or forecasts of a long table, with "
+                           "the same settings", needs=(*TRAINING, "do_predict"), free=True)
     do_predict: bool = limited(False, Switch(), "forecast --test_pred_len steps beyond the last row of --data_path, in "
                                "its own units, with the checkpoint in --test_dir (and the draft in --spec_draft_ckpt)")
     use_speculative: bool = limited(False, Switch(), "speculative decoding: a draft proposes, the target verifies",
@@ -290,6 +291,7 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     spec: SpecSettings = field(default_factory=SpecSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    panel: PanelSettings = field(default_factory=PanelSettings)
 
     def with_(self, section: str, **changes: Any) -> Settings:
         """A copy with some fields of one section changed."""

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data_provider.reading import read_series
@@ -63,17 +65,21 @@ def draw(folder: Path, forecast: Forecast, series: Series, patch_len: int, setti
     log.info("pictures: %d of %d series%s: %s", len(drawn), len(forecast.names),
              " (--pictures N for more)" if len(drawn) < len(forecast.names) else "", folder)
     for c, name in enumerate(tqdm(drawn, desc="pictures", unit="picture", disable=settings.run.quiet)):
-        plain = re.sub(r"[^A-Za-z0-9]+", "_", name[:80]).strip("_")[:40]  # the number tells equal ones apart
         history = series.values[-shown:, first + c]
         prediction_figure(
-            folder / f"forecast_{c:03d}{plain and '_' + plain}.png", name, calendar.history[-shown:], history,
-            calendar.future, forecast.values[0, :, c], _bands(forecast, c),
+            folder / picture_name(c, name), name, calendar.history[-shown:], history,
+            calendar.future, forecast.values[0, :, c], bands_of(forecast.levels, forecast.values[1:, :, c]),
             None if forecast.origin is None else forecast.origin[c], patch_len,
             f"{len(calendar.future)} steps ({calendar.frequency}) after {calendar.history[-1]}")
 
 
-def _bands(forecast: Forecast, c: int) -> list[tuple]:
-    """(label, low, high) of variable c, widest first, from levels that are symmetric around the median."""
-    at = {level: forecast.values[1 + i, :, c] for i, level in enumerate(forecast.levels)}
+def picture_name(number: int, name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name[:80]).strip("_")[:40]  # the number tells equal ones apart
+    return f"forecast_{number:03d}{plain and '_' + plain}.png"
+
+
+def bands_of(levels: Sequence[float], quantiles: np.ndarray) -> list[tuple]:
+    """(label, low, high) of quantiles [Q, H], widest first, from levels that are symmetric around the median."""
+    at = dict(zip(levels, quantiles))
     pairs = [(low, high) for low in sorted(at) for high in at if low < 0.5 and abs(low + high - 1) < 1e-9]
     return [(f"{100 * (high - low):g} % of the paths", at[low], at[high]) for low, high in pairs]

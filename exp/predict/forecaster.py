@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from data_provider.frames import FRAME, from_frame
 from data_provider.scaling import OwnScale, too_far
 from data_provider.series import Series
 from data_provider.times import Calendar, continued
-from exp.evaluate.methods import AloneMethod, Method, PararealMethod, SampledMethod, make_rule, make_speculative
+from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, make_speculative
 from exp.exp_basic import autocast, caveats, choose_device, load_model
 from exp.laws import law_of_history, scale_length
 from exp.memory import Shape, decoding_bytes, output_bytes, refuse_unfitting
+from exp.panels import PanelSettings
+from exp.predict.decoding import Sampler, cost_of, decode_windows, sampled_by
+from exp.predict.frames import long_frame, predict_frame
 from exp.predict.notes import add_caveats, refuse_clip
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings
 from exp.speculation import LAW_FIELDS, SpecSettings
@@ -31,14 +33,13 @@ from exp.stored import completed, stored_settings
 from models.foreign import ForeignModel
 from models.registry import checkpoint_in
 from utils.acceptance import Parareal
+from utils.calibration import Calibration
 from utils.errors import NotFinite, UserError, shorten
-from utils.scores import QUANTILES, PararealMetrics, SpeculationMetrics, quantile
+from utils.scores import QUANTILES
 from utils.target_law import TargetLaw
 
 OF_PATHS = {"sigma", "sigma_mode", "covariance", "temp", "width"}  # settings of the law, with or without a draft
 ENOUGH_PATHS = 39  # the outermost two are then at levels 1/40 and 39/40
-# context [B, L, C] and horizon -> sampled paths [B, S, H, C], both standardised
-Sampler = Callable[[torch.Tensor, int], torch.Tensor]
 log = logging.getLogger(__name__)
 
 
@@ -66,12 +67,6 @@ class Forecast:
         for name, values in zip(("mean", *(f"q{level:g}" for level in self.levels)), self.values):
             columns[name] = values.T.ravel()
         return pd.DataFrame(columns)
-
-
-def quantiles_of(paths: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
-    """Pointwise quantiles: sampled paths [B, S, H, C] -> [Q, B, H, C]."""
-    ordered = paths.sort(dim=1).values
-    return torch.stack([quantile(ordered, level) for level in levels])
 
 
 def _whole_horizon(horizon: object) -> int:
@@ -119,9 +114,6 @@ def _refuse_idle(spec: SpecSettings, has_draft: bool, has_paths: bool) -> None:
     if has_paths and has_draft and spec.rule == "simplified":
         raise UserError("`rule` simplified preserves no law, so there are no quantiles: use exact, coupling or "
                         "tolerance, or leave out `num_samples`")
-    if spec.k == "auto":
-        raise UserError("`k` auto measures on validation windows, but a forecast beyond the end has none: give a "
-                        "number")
     if spec.adaptive:
         raise UserError("`adaptive` learns from batch to batch, but a forecast beyond the end must not: leave it out")
     if spec.emit == "sample":
@@ -184,6 +176,9 @@ class Forecaster:
         length = stored.get("seq_len", DataSettings.context) if context is None else context
         data = DataSettings(context=length, test_context=length, batch_size=batch_size,
                             kind=kind or stored.get("data", DataSettings.kind))
+        if spec.k == "auto" and not data.univariate:
+            raise UserError("`k` auto measures on many series, but here all are forecast together, as one window: give "
+                            "a number, or `kind` UnivariateDatasetBenchmark for a long table")
         config = completed(stored | dict(model.asked), model.name, data)
         if length % config.input_token_len:
             patch = config.input_token_len
@@ -197,14 +192,22 @@ class Forecaster:
             data, spec=spec, report=ReportSettings(num_samples=num_samples, clip_min=clip_min))
         return cls(settings, checkpoint, choose_device(settings.run))
 
-    def predict(self, df: object, horizon: int, sampler: Sampler | None = None,
-                levels: Sequence[float] | None = None) -> pd.DataFrame:
+    def predict(self, df: object, horizon: int, sampler: Sampler | None = None, levels: Sequence[float] | None = None,
+                panel: PanelSettings | None = None) -> pd.DataFrame:
         """df: long (unique_id, ds, y) or wide (one numeric column per variable; times in a column or as index).
 
         A Series, a dict of columns or an array [T] or [T, C] is wide. levels: of quantiles, which need a sampler or
         `num_samples` given to `load`; default: QUANTILES. Returns the long format: unique_id, ds, mean and one column
         per level. Raises UserError for missing values, irregular times and too few rows.
+
+        A target that forecasts each series by itself takes a long table as a panel: series of different length and
+        frequency, each continued from its own last row. panel: names of its columns, and what is done about missing
+        values and about series that cannot be forecast; attrs['skipped'] of the result has those that were left out.
         """
+        frame = long_frame(df, self.settings, panel)
+        if frame is not None:
+            return predict_frame(self, frame, _whole_horizon(horizon), self.levels(levels, sampler), sampler,
+                                 panel or PanelSettings())
         forecast = self.forecast(from_frame(df), horizon, FRAME, sampler, levels)
         for note in forecast.notes:
             log.warning("note: %s", note)
@@ -214,20 +217,21 @@ class Forecaster:
                  levels: Sequence[float] | None = None) -> Forecast:
         """As `predict`, for a Series; where: its name in errors."""
         horizon = _whole_horizon(horizon)
-        wanted = _distinct_levels(levels)
-        if levels is not None and sampler is None and self.settings.report.num_samples is None:
-            raise UserError("`levels` has no effect without paths to take quantiles of: give `num_samples` to `load`, "
-                            "or leave it out")
+        wanted = self.levels(levels, sampler)
+        if self.settings.spec.k == "auto":
+            raise UserError(f"{where}: `k` auto measures on many series, but this is no long table of series that are "
+                            "forecast each by itself: give a number")
         self._refuse_short(len(series.values), where)
         refuse_clip(series, self.settings.report.clip_min, where)
-        self._refuse_unfitting(len(series.names), horizon, len(wanted), where)
+        self.refuse_unfitting(len(series.names), horizon, len(wanted), where)
         calendar = continued(series, horizon, where)
         context, scale = self._context(series, where)
-        notes = list(series.notes) + self._caveats()
+        notes = list(series.notes) + self.caveats()
         samples, law = self.settings.report.num_samples, None
         if samples is not None:
-            law = self._law(series, where, samples, notes)
-            sampler = sampler or self._sampler(law, horizon, samples)
+            law = self.law(lambda: law_of_history(self.model, series, self.settings.data, self.settings.spec.filled(),
+                                                  where, self.device, self.settings.run.quiet), samples, notes)
+            sampler = sampler or sampled_by(SampledMethod(self.model, horizon, law, self.settings.run.seed, samples))
         found = wanted if sampler else ()
         with autocast(self.settings.run, self.device):
             try:
@@ -246,6 +250,14 @@ class Forecaster:
         add_caveats(forecast, series, self.settings)
         return forecast
 
+    def levels(self, levels: Sequence[float] | None, sampler: Sampler | None) -> tuple[float, ...]:
+        """Those to take quantiles at, if paths are sampled."""
+        if levels is not None and sampler is None and self.settings.report.num_samples is None:
+            _distinct_levels(levels)
+            raise UserError("`levels` has no effect without paths to take quantiles of: give `num_samples` to `load`, "
+                            "or leave it out")
+        return _distinct_levels(levels)
+
     def _context(self, series: Series, where: str) -> tuple[torch.Tensor, OwnScale]:
         """The newest rows [L, C] on their own scale, and that scale."""
         context = series.values[-self.settings.data.test_context:]
@@ -257,7 +269,7 @@ class Forecaster:
                             "them, or give a shorter `context`")
         return scaled, scale
 
-    def _caveats(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """What a reader should know of these models on any series."""
         run, context = self.settings.run, self.settings.data.test_context
         notes = caveats(self.model, self.checkpoint, context)
@@ -270,13 +282,12 @@ class Forecaster:
                          "data; it is given yours in standard deviations from the mean of the context")
         return notes
 
-    def _law(self, series: Series, where: str, samples: int, notes: list[str]) -> TargetLaw:
-        """That of the target's errors on this history, or of `sigma`."""
+    def law(self, calibrate: Callable[[], Calibration], samples: int, notes: list[str]) -> TargetLaw:
+        """That of the target's errors, which `calibrate` finds, or of `sigma`."""
         spec = self.settings.spec.filled()
         law = TargetLaw.fixed(float(spec.sigma or 0))
         if spec.sigma_mode == "calibrated":
-            found = law_of_history(self.model, series, self.settings.data, spec, where, self.device,
-                                   self.settings.run.quiet)
+            found = calibrate()
             law = found.law_of(spec.width)
             notes.append(f"quantiles come from {samples} paths, with noise fitted to the target's errors on "
                          f"{found.held_out['windows']:.0f} recent windows; {found.describe(spec.width)}")
@@ -288,23 +299,13 @@ class Forecaster:
                          f"num_samples to {ENOUGH_PATHS} or more")
         return law.scaled(spec.temp)
 
-    def _sampler(self, law: TargetLaw, horizon: int, samples: int) -> Sampler:
-        """Paths of the target alone."""
-        method = SampledMethod(self.model, horizon, law, self.settings.run.seed, samples)
-
-        def sample(context: torch.Tensor, _: int) -> torch.Tensor:
-            paths = method.decode(context).paths
-            assert paths is not None
-            return paths
-        return sample
-
     def _refuse_short(self, rows: int, where: str) -> None:
         context, patch = self.settings.data.test_context, self.model.patch_len
         if rows < context:
             shorter = f", or give `context` {rows // patch * patch}, a shorter one" if rows >= patch else ""
             raise UserError(f"{where}: {rows} rows, the context takes {context}: give a longer history{shorter}")
 
-    def _refuse_unfitting(self, variables: int, horizon: int, quantiles: int, where: str) -> None:
+    def refuse_unfitting(self, variables: int, horizon: int, quantiles: int, where: str) -> None:
         """Refuses what cannot fit into memory, before anything of the size of the horizon is made."""
         data, samples = self.settings.data, self.settings.report.num_samples or 1
         windows, C = (min(variables, data.batch_size), 1) if data.univariate else (1, variables)
@@ -318,7 +319,7 @@ class Forecaster:
         refuse_unfitting(needed, shape, self.device, f"{where}: a forecast of {variables} series, {horizon} steps "
                          "ahead,")
 
-    def _method(self, horizon: int, law: TargetLaw | None) -> Method:
+    def method(self, horizon: int, law: TargetLaw | None) -> Method:
         if self.draft is None:
             return AloneMethod(self.model, horizon)
         rule = make_rule(self.settings.spec, law, emit="mean")
@@ -332,28 +333,13 @@ class Forecaster:
         """
         data = self.settings.data
         windows = context.T[..., None] if data.univariate else context[None]
-        method = self._method(horizon, law)
-        cost = PararealMetrics() if isinstance(method, PararealMethod) else SpeculationMetrics()
-        values, origins = [], []
-        parts = windows.split(data.batch_size)
-        bar = tqdm(parts, desc="forecast", unit="batch", disable=self.settings.run.quiet or len(parts) == 1)
-        for number, part in enumerate(bar):
-            try:
-                decoded = method.decode(part)
-                paths = sampler(part, horizon) if sampler else None
-            except NotFinite as error:
-                error.window += number * data.batch_size
-                raise
-            if self.draft is not None:
-                cost.update(decoded)
-            if decoded.origin is not None:
-                origins.append(decoded.origin.cpu())
-            quantiles = [] if paths is None else [quantiles_of(paths, levels)]
-            values.append(torch.cat([decoded.forecast[None], *quantiles]))
-        joined = torch.cat(values, dim=1)  # [1 + Q, B, H, C or 1]
+        method = self.method(horizon, law)
+        cost = None if self.draft is None else cost_of(method)
+        joined, origins = decode_windows(windows, horizon, data.batch_size, method, cost, sampler, levels,
+                                         self.settings.run.quiet)
         by_variable = (joined[..., 0].mT if data.univariate else joined[:, 0]).double().cpu().numpy()
-        origin = torch.cat(origins).expand(context.shape[1], -1).numpy() if origins else None
-        return by_variable, origin, None if self.draft is None else cost.result()
+        origin = None if origins is None else origins.expand(context.shape[1], -1).numpy()
+        return by_variable, origin, None if cost is None else cost.result()
 
     def _note_constants(self, forecast: Forecast, scale: OwnScale, series: Series) -> None:
         """A variable that is constant where it sets its scale has none: `scale` made its forecast that constant."""

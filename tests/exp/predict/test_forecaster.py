@@ -13,7 +13,7 @@ from helpers import PATCH, tiny_target
 import run
 from exp.evaluate.methods import make_speculative
 from exp.predict import Forecaster
-from exp.predict.forecaster import quantiles_of
+from exp.predict.decoding import quantiles_of
 from exp.speculation import SpecSettings
 from utils.calibration import variance_of
 from utils.errors import UserError

@@ -1,0 +1,172 @@
+"""--do_predict for a panel: one long table of forecasts, what was left out, pictures of the first, and provenance."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from data_provider.panel import PanelColumns, PanelTable, Scattered, kind_of, names_of, panel_columns
+from data_provider.series import listed
+from exp.flags import flat, in_flags
+from exp.predict.files import NO_LAW, bands_of, picture_name
+from exp.predict.forecaster import Forecaster
+from exp.predict.frames import frame_of, value_names
+from exp.predict.panel import Batch, PanelForecaster, Prepared, added, mean_cost
+from exp.predict.panel_parts import Parts, csv_text
+from exp.report.plots import prediction_figure
+from exp.settings import SERIES_DRAWN, Settings
+from utils.errors import UserError
+from utils.files import refuse_unwritable, write_json, write_text
+from utils.scores import QUANTILES
+
+SKIPPED, SHORT = "skipped.csv", "short.csv"
+log = logging.getLogger(__name__)
+
+
+def columns_of(settings: Settings, path: Path) -> PanelColumns | None:
+    """The columns of a file that is forecast as a panel; None for every other one.
+
+    Raises UserError for settings of a panel that would have no effect.
+    """
+    panel = settings.panel
+    if settings.data.univariate:
+        columns = panel_columns(names_of(path), panel.id_col, panel.time_col, panel.target_col, str(path))
+        if columns is not None:
+            return columns
+        why = f"{path} has no columns unique_id, ds and y (`id_col`, `time_col` and `target_col` name others)"
+    else:
+        why = "the target forecasts all series together (`kind` UnivariateDatasetBenchmark forecasts each by itself)"
+    if panel.given() or settings.run.resume:
+        raise UserError(f"`{(panel.given() or ['resume'])[0]}` is for long tables whose series are forecast each by "
+                        f"itself, but {why}: leave it out")
+    return None
+
+
+def predict_panel(forecaster: Forecaster, path: Path, columns: PanelColumns, folder: Path,
+                  used: Mapping[str, Any]) -> None:
+    """Forecasts the table `path`; writes forecast.csv or .parquet, or `out`, and the rest to `folder`.
+
+    used: what the results depend on. A run that is ended goes on with `resume`.
+    """
+    settings = forecaster.settings
+    kind = "parquet" if kind_of(path) == ".parquet" else "csv"
+    out = folder / f"forecast.{kind}" if settings.panel.out is None else Path(settings.panel.out)
+    kind = out.suffix.lower()[1:]
+    refuse_unwritable(out.absolute().parent, "--out")
+    parts = Parts(folder, kind, used, settings.run.resume)
+    if settings.run.resume:
+        log.info("resume: %d parts of this table are finished", len(parts.finished))
+    extra = [name for name in names_of(path) if name not in columns.names]
+    try:
+        try:
+            work, total = _forecast(forecaster, PanelTable(path, columns), parts, folder, gathered=parts.gathered)
+        except Scattered:
+            log.info("note: the rows of a series are not together in %s: the whole table is read first", path)
+            parts.clear()
+            work, total = _forecast(forecaster, PanelTable(path, columns), parts, folder, gathered=True)
+    except KeyboardInterrupt:
+        log.info("%d finished parts are kept: --resume goes on from them", len(parts.finished))
+        raise
+    except UserError:
+        parts.clear()
+        raise
+    _write(work, parts, total, out, folder, extra)
+
+
+def _forecast(forecaster: Forecaster, table: PanelTable, parts: Parts, folder: Path,
+              gathered: bool) -> tuple[PanelForecaster, dict[int, dict[str, Any]]]:
+    settings = forecaster.settings
+    work = PanelForecaster(forecaster, table, settings.panel, settings.data.horizon, QUANTILES)
+    records = parts.finished
+    plan = records[0]["plan"] if records else None
+    drawn = sum(record["drawn"] for record in records.values())
+    with tqdm(desc="forecast", unit="series", disable=settings.run.quiet) as bar:
+        for number, read, prepared, batch in work.walk(gathered, records, plan):
+            if prepared is not None and batch is not None:
+                frame = frame_of(work, prepared, batch)
+                if parts.kind == "csv":
+                    ticks = prepared.grids.times(batch.series, np.arange(1, work.horizon + 1)).ravel()
+                    frame[table.columns.time] = table.times.text(ticks)
+                now = draw(folder, prepared, batch, work, drawn)
+                records[number] = _record(prepared, batch, work, now) | {"gathered": gathered}
+                parts.write(number, frame, records[number])
+                drawn += now
+            bar.update(records[number]["counts"]["series"])
+            bar.total = round(bar.n / max(read, 1e-9))  # an estimate, from the share of the file that is read
+    return work, records
+
+
+def _record(prepared: Prepared, batch: Batch, work: PanelForecaster, drawn: int) -> dict[str, Any]:
+    """What is kept of a part, as JSON."""
+    short = batch.series[prepared.context[batch.series] < work.forecaster.settings.data.test_context]
+    return {"counts": batch.counts, "plan": work.chosen, "drawn": drawn, "frequencies": prepared.grids.frequencies(),
+            "skipped": [[str(prepared.ids[i]), prepared.bad[i]] for i in sorted(prepared.bad)],
+            "short": [[str(prepared.ids[i]), int(prepared.context[i])] for i in short]}
+
+
+def _write(work: PanelForecaster, parts: Parts, records: Mapping[int, dict[str, Any]], out: Path, folder: Path,
+           extra: list[str]) -> None:
+    settings, columns = work.forecaster.settings, work.table.columns
+    parts.join(out, len(records), [columns.id, columns.time, *value_names(work.levels)])
+    counts, frequencies = dict[str, int](), dict[str, int]()
+    for record in records.values():
+        counts, frequencies = added(counts, record["counts"]), added(frequencies, record["frequencies"])
+    notes = work.notes_of(counts)
+    if not work.levels:
+        notes.append(NO_LAW)
+    if extra:
+        notes.append(f"left out: {listed(extra)} (of a long table only {', '.join(columns.names)} are used)")
+    for name, what, second in ((SKIPPED, "skipped", "reason"), (SHORT, "short", "context")):
+        rows = [row for record in records.values() for row in record[what]]
+        (folder / name).unlink(missing_ok=True)
+        if rows:
+            write_text(folder / name, f"{columns.id},{second}\n" + csv_text(pd.DataFrame(rows).astype(str)))
+            notes.append(f"{len(rows)} series are left out, listed with the reasons in {folder / name}"
+                         if what == "skipped" else f"the series with a shorter context are listed in {folder / name}")
+    notes, cost = [in_flags(note) for note in notes], mean_cost(counts)
+    for note in notes:
+        log.info("note: %s", note)
+    flags = flat(settings)
+    write_json(folder / "forecast.json", {
+        "data_path": str(work.table.source), "out": str(out), "frequencies": frequencies, "counts": counts,
+        "horizon": work.horizon, "context": settings.data.test_context, "checkpoint": str(work.forecaster.checkpoint),
+        "draft": settings.run.draft_checkpoint, "cost": cost, "notes": notes, "seed": settings.run.seed,
+        "num_samples": settings.report.num_samples, "clip_min": settings.report.clip_min,
+        "settings": {name: flags[name] for name in flags if name in ("missing", "on_bad") or (
+            name.startswith("spec_") and (settings.run.use_speculative or work.levels))}})
+    parts.clear()
+    log.info("forecast: %s: %d of %d series, %d steps (%s)", out, counts["forecast"], counts["series"], work.horizon,
+             ", ".join(f"{count} in {name}" for name, count in frequencies.items()))
+    if cost:
+        log.info("target passes: %g, draft passes: %g", cost["target_passes"], cost["draft_passes"])
+
+
+def draw(folder: Path, prepared: Prepared, batch: Batch, work: PanelForecaster, drawn: int) -> int:
+    """Pictures of the first series, of which `drawn` are there; returns how many were added."""
+    settings, patch = work.forecaster.settings, work.forecaster.model.patch_len
+    wanted = SERIES_DRAWN if settings.report.pictures is None else settings.report.pictures
+    if not drawn:
+        for picture in folder.glob("forecast_*.png"):
+            picture.unlink()
+    count = min(max(wanted - drawn, 0), len(batch.series))
+    clock, horizon = work.table.times.clock, work.horizon
+    assert clock is not None
+    for place, number in enumerate(batch.series[:count]):
+        rows = min(max(horizon, 2 * patch), int(prepared.starts[number + 1] - prepared.starts[number]))
+        one = np.array([number])
+        history = clock.index(prepared.grids.times(one, np.arange(1 - rows, 1))[0])
+        future = clock.index(prepared.grids.times(one, np.arange(1, horizon + 1))[0])
+        if isinstance(history, pd.PeriodIndex):
+            history, future = history.to_timestamp(), future.to_timestamp()
+        name = str(prepared.ids[number])
+        prediction_figure(folder / picture_name(drawn + place, name), name, history,
+                          prepared.windows(one, rows)[0], future, batch.values[0, place],
+                          bands_of(work.levels, batch.values[1:, place]),
+                          None if batch.origin is None else batch.origin[place], patch,
+                          f"{horizon} steps after {history[-1]}")
+    return count
