@@ -18,6 +18,7 @@ from data_provider.data_factory import DATASETS, ordered_loader, spread_windows
 from data_provider.data_loader import SeriesWindows
 from data_provider.splits import Cut
 from exp.adapters import load_adapter, tested_stand_in, with_stand_ins
+from exp.own_heads import with_heads
 from exp.processes import started_by_torchrun
 from exp.settings import RunSettings, Settings
 from exp.stored import completed, setting_name, tested_checkpoint
@@ -183,6 +184,12 @@ class Exp_Basic:
     def load_tested(self, checkpoint: Path) -> Any:
         """The model under test; says what a reader should know of it."""
         return self._noted(load_model(self.settings, checkpoint, self.settings.model.name, self.device), checkpoint)
+
+    def with_draft(self, model: Any, checkpoint: Path) -> tuple[Any, Any]:
+        """The tested model and its draft; or, where its own heads propose, that model with them and None."""
+        if self.settings.run.draft == "head":
+            return with_heads(model, checkpoint, self.settings.run), None
+        return model, self.load_draft()
 
     def load_draft(self) -> Any:
         """The draft used with it."""

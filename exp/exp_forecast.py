@@ -26,10 +26,11 @@ from exp.evaluate.methods import (
 from exp.evaluate.paths import evaluate_paths, samples_shape, windows_at_once
 from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
 from exp.evaluate.promise import Kept, add_found, checked, keep_promise, refuse_without_windows
-from exp.exp_basic import Exp_Basic, autocast, load_model, seed_everything
+from exp.exp_basic import Exp_Basic, autocast, seed_everything
 from exp.flags import flat, in_flags
 from exp.laws import calibration_part, target_law
 from exp.memory import Shape, refuse_unfitting_test
+from exp.own_heads import heads_beside
 from exp.ownership import SOURCES, of_results, results_folder, sources, training_folder
 from exp.predict.files import predict
 from exp.predict.forecaster import Forecaster
@@ -53,7 +54,7 @@ from exp.report.results import (
 )
 from exp.train.training import train, validated
 from models.checkpoint import CHECKPOINT
-from models.registry import DRAFTS
+from models.registry import DRAFTS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside, refuse_unwritable
 from utils.speculative_decoder import patches_in
@@ -97,18 +98,29 @@ class Exp_Forecast(Exp_Basic):
             dist.destroy_process_group()
 
     def _train_and_test_once(self, setting: str) -> None:
-        folder, kept = self.checkpoint_folder(setting), self._kept()
-        used = self._used(folder / CHECKPOINT)
+        folder, kept = self._trained_folder(setting), self._kept()
+        tested = folder / CHECKPOINT if self.settings.train.self_draft is None else self._target_checkpoint()
+        used = self._used(tested)
         with ExitStack() as held:
             if self.is_main:  # both folders from the start: hours later they might be another's
-                held.enter_context(training_folder(folder, kept))
+                held.enter_context(training_folder(folder, kept, self.settings.train.self_draft is None))
                 results = held.enter_context(results_folder(self._results_base(setting), used))
             train(self, folder, kept)
             if self.world_size > 1:
                 dist.barrier()
             if self.is_main:
-                used |= self._used(folder / CHECKPOINT)  # the results are of the new weights
-                self._compare_or_test(setting, folder / CHECKPOINT, results)
+                used |= self._used(tested)  # the results are of the new weights
+                self._compare_or_test(setting, tested, results)
+
+    def _target_checkpoint(self) -> Path:
+        """The target that a draft, or its own heads, learn from."""
+        return checkpoint_in(str(self.settings.train.target_checkpoint))
+
+    def _trained_folder(self, setting: str) -> Path:
+        """Where a training keeps what it trains: heads beside their target, all else in the run's own folder."""
+        if self.settings.train.self_draft is None:
+            return self.checkpoint_folder(setting)
+        return heads_beside(self._target_checkpoint()).parent
 
     def _kept(self) -> dict[str, Any]:
         """The contents of args.json."""
@@ -122,15 +134,15 @@ class Exp_Forecast(Exp_Basic):
         run, settings = self.settings.run, self.settings
         for iteration in range(run.itr):
             self._refuse_unwritable(self.setting(iteration))
-            refuse_unwritable(self.checkpoint_folder(self.setting(iteration)), "--checkpoints/--model_id/--des")
+            refuse_unwritable(self._trained_folder(self.setting(iteration)), "--checkpoints/--model_id/--des")
         self._check_test_part(self.tested_split())
         validated(self)
         if "calibrated" in (settings.spec.sigma_mode, settings.train.teacher_noise):
             calibration_part(self)
         if settings.spec.growth is not None:
             rolled_part(self)
-        if run.use_speculative or run.compare:
-            load_model(settings, str(run.draft_checkpoint), run.draft_model, self.device)
+        if (run.use_speculative or run.compare) and run.draft == "model":
+            self.load_draft()
 
     def _refuse_unwritable(self, setting: str) -> None:
         refuse_unwritable(self._results_base(setting), "--model_id/--des/--test_dir")
@@ -164,8 +176,10 @@ class Exp_Forecast(Exp_Basic):
 
     def _used(self, checkpoint: Path) -> dict[str, Any]:
         """What the results of this run with `checkpoint` depend on."""
+        run, heads = self.settings.run, heads_beside(checkpoint)
+        beside = heads if heads.is_file() else None  # a model may have heads of its own
         files = sources(self.settings.data.files, checkpoint=checkpoint,
-                        spec_draft_ckpt=self.settings.run.draft_checkpoint)
+                        spec_draft_ckpt=beside if run.draft == "head" else run.draft_checkpoint)
         return of_results(flat(self.settings)) | {SOURCES: files}
 
     def _results_base(self, setting: str) -> Path:
@@ -178,8 +192,9 @@ class Exp_Forecast(Exp_Basic):
     def test(self, setting: str, checkpoint: Path, folder: Path) -> dict:
         """Rolling forecast of every test window; writes metrics.json and the requested reports."""
         settings, report = self.settings, self.settings.report
-        model = self.load_tested(checkpoint)
-        draft = self.load_draft() if settings.run.use_speculative else None
+        model, draft = self.load_tested(checkpoint), None
+        if settings.run.use_speculative:
+            model, draft = self.with_draft(model, checkpoint)
         dataset, loader = self.test_part()
         self._check_test_part(dataset)
         law = None
@@ -240,7 +255,7 @@ class Exp_Forecast(Exp_Basic):
     def _method(self, model, draft, law: TargetLaw | None) -> Method:
         """The method under test; beside sampled paths the point metrics are those of mean emission."""
         settings, emit = self.settings, None if self.settings.report.num_samples is None else "mean"
-        if draft is None:
+        if not settings.run.use_speculative:
             return AloneMethod(model, settings.data.horizon, is_draft=settings.model.name in DRAFTS)
         rule = make_rule(settings.spec, law, emit=emit)
         return make_speculative(model, draft, settings.spec, settings.data.horizon, settings.run.seed, rule)
@@ -332,11 +347,12 @@ class Exp_Forecast(Exp_Basic):
     def compare(self, checkpoint: Path, folder: Path) -> list[dict]:
         """The table of --compare, on the terminal, as csv and as a picture."""
         settings = self.settings
-        target, draft = self.load_tested(checkpoint), self.load_draft()
+        target = self.load_tested(checkpoint)
+        pair = self.with_draft(target, checkpoint)
         dataset, loader = self.test_part()
-        self._refuse_unfitting(dataset, target, draft)
+        self._refuse_unfitting(dataset, *pair)
         walk = Walk(dataset, spread_windows(dataset, settings.data.test_windows))
-        methods = compared_methods(target, draft, settings, walk)
+        methods = compared_methods(target, pair, settings, walk)
         planned = self._planned(methods, sorted({1, min(settings.data.batch_size, len(dataset))}))
         try:
             rows = compare(methods, dataset, loader, settings, self.device, folder, planned, walk)

@@ -22,6 +22,7 @@ from exp.section import fields_of
 from exp.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, Settings, TrainSettings
 from exp.speculation import LOSSLESS, SpecSettings
 from exp.stored import OF_DATA, completed, stored_settings, tested_checkpoint
+from models.checkpoint import refuse_missing
 from models.config import ModelConfig
 from models.foreign import is_foreign
 from models.registry import ADDED_LATER, ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe
@@ -46,6 +47,8 @@ def settled(given: Mapping[str, Any]) -> Settings:
     values = Values(given)
     if values["do_predict"]:
         _settle_prediction(values)
+    if values["self_draft"] and values["is_training"]:
+        _settle_heads(values)
     _refuse_contradictions(values)
     _refuse_idle(values)
     run = RunSettings(**values.section("run"))
@@ -89,7 +92,30 @@ def _settle_prediction(values: Values) -> None:
     if values["spec_emit"] == "sample":
         raise UserError("--spec_emit sample draws one path, but --do_predict writes a mean: leave it out")
     values["spec_emit"] = "mean"
-    values["use_speculative"] = values["use_speculative"] or has_draft(values)
+    values["use_speculative"] = values["use_speculative"] or has_draft(values) or values["spec_draft"] == "head"
+
+
+def _settle_heads(values: Values) -> None:
+    """Settles the values of --self_draft: the target is tested with its new heads, in --compare or by itself."""
+    if values["model"] != "timer_xl":
+        raise UserError(f"--self_draft trains heads of a timer_xl, but --model is {values['model']}: leave it out")
+    if not values["distill_target_ckpt"]:
+        raise UserError("--self_draft needs --distill_target_ckpt, the checkpoint of the target that gets the heads")
+    if values["spec_draft"] != "head" and "spec_draft" in values.given:
+        raise UserError("--self_draft is followed by a test with the heads that it trains, so that --spec_draft model "
+                        "has no effect: leave it out")
+    if "dropout" in values.given:
+        raise UserError("--dropout has no effect with --self_draft: the target stays as it is, and heads have none; "
+                        "leave it out")
+    if values["itr"] > 1:
+        raise UserError(f"--itr {values['itr']} with --self_draft: a target has one set of heads beside it; leave it "
+                        "out")
+    rollout, patches = values["draft_rollout"], values["self_draft"]
+    if "draft_rollout" in values.given and rollout < patches:
+        raise UserError(f"--draft_rollout {rollout} is too short for --self_draft {patches}, which learns forecasts of "
+                        f"as many patches: give {patches} or more, or leave it out")
+    values["draft_rollout"] = rollout or patches
+    values["spec_draft"], values["use_speculative"] = "head", not values["compare"]
 
 
 def _refuse_contradictions(values: Values) -> None:
@@ -107,8 +133,17 @@ def _refuse_contradictions(values: Values) -> None:
         raise UserError("--distill needs --distill_target_ckpt, the checkpoint of the target")
     if values["use_speculative"] and values["compare"]:
         raise UserError("--compare runs every rule itself: leave out --use_speculative")
-    if (values["use_speculative"] or values["compare"]) and not has_draft(values):
-        raise UserError(f"--{'compare' if values['compare'] else 'use_speculative'} needs --spec_draft_ckpt, the draft")
+    heads = values["spec_draft"] == "head"
+    if heads and values["is_training"] and not values["self_draft"]:
+        raise UserError("--spec_draft head needs longer heads of the target, which --self_draft trains for a target "
+                        "that is there: train it first, then its heads, or name a draft with --spec_draft_ckpt")
+    if (values["use_speculative"] or values["compare"]) and not has_draft(values) and not heads:
+        raise UserError(f"--{'compare' if values['compare'] else 'use_speculative'} needs --spec_draft_ckpt, the draft "
+                        "(or --spec_draft head)")
+    if heads and values["use_speculative"] and values["spec_accept_rule"] == Parareal.name:
+        raise UserError("--spec_draft head does not go with --spec_accept_rule parareal, which asks its draft again "
+                        "about corrected patches: heads speak in a pass of the target only; name another rule, or a "
+                        "draft with --spec_draft_ckpt")
     if values["compare"] and values["model"] in DRAFTS:
         raise UserError(f"--compare needs the target as --model, not {values['model']}: name the draft with "
                         "--spec_draft_ckpt")
@@ -171,10 +206,14 @@ def _stored(run: RunSettings, values: Values) -> dict[str, Any]:
         return stored
     if values["adaptation"]:
         return _of_pretrained(values)
-    if values["distill"] and not is_foreign(values["distill_target_model"]):
+    if values["self_draft"] or (values["distill"] and not is_foreign(values["distill_target_model"])):
         target = checkpoint_in(values["distill_target_ckpt"])
+        if values["self_draft"]:
+            refuse_missing(target)
         stored = stored_settings(target)
         if stored:
+            if values["self_draft"]:  # flags that contradict the target
+                describe(target, values["model"], {name: values[name] for name in values.given & set(stored)})
             _note_other_data(target, stored, values, "teaches its draft on")
         return stored
     return {}

@@ -42,7 +42,7 @@ NOT_IN_RESULTS = {"num_workers", "subset_rand_ratio", "balance", "val_windows", 
                   "out"}
 BEFORE = DEFAULTS | {"processes": 1}  # of settings that an older version did not store
 ALL_IN_RESULTS = ("config", "data", "spec", "report", "panel")  # sections
-IN_RESULTS = {"seed", "amp", "amp_dtype", "bf16", "compile", "rolling", "norm_roll"}
+IN_RESULTS = {"seed", "amp", "amp_dtype", "bf16", "compile", "rolling", "norm_roll", "spec_draft"}
 LONGEST = 80  # characters of a folder's name that tell a difference; longer ones become a digest
 OTHER_NAME = "--des or --model_id (with a script: give another CHECKPOINTS=FOLDER, or copy its settings file)"
 PATIENCE = 10.0  # seconds to wait for the workers of a process that was killed
@@ -121,17 +121,20 @@ def _plain(value: Any) -> str:
 
 
 @contextmanager
-def training_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Holds a folder of checkpoints for a training with `settings`. Raises UserError if it is another run's."""
-    with locked_folder(folder, f"wait for it, or name this run with {OTHER_NAME}"):
+def training_folder(folder: Path, settings: Mapping[str, Any], named: bool = True) -> Iterator[None]:
+    """Holds a folder of checkpoints for a training with `settings`. Raises UserError if it is another run's.
+
+    named: whether the run's name decides where the folder is.
+    """
+    name = f"name this one with {OTHER_NAME}, or " if named else ""
+    with locked_folder(folder, "wait for it" + (f", or name this run with {OTHER_NAME}" if named else "")):
         stored = read_settings(folder / CHECKPOINT)
         if stored is None and (folder / CHECKPOINT).exists():
             raise UserError(f"{folder} holds a checkpoint without settings, not of a run of this program: name this "
                             f"run with {OTHER_NAME}, or move the folder away")
         found = differing(stored, of_training(settings)) if stored is not None else {}
         if found:
-            raise UserError(f"{folder} holds another run, which had {told(found)}: name this one with {OTHER_NAME}, or "
-                            "move the folder away")
+            raise UserError(f"{folder} holds another run, which had {told(found)}: {name}move the folder away")
         yield
 
 

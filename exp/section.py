@@ -10,6 +10,7 @@ ONE_WAY = {"compare": "applies to a single method, --compare runs all of them"}
 TEST_WINDOWS = {"do_predict": "applies to test windows, --do_predict forecasts beyond the last row (and always plots "
                               "the forecast)"}
 SPECULATION = ("use_speculative", "compare")
+OWN_HEADS = {"spec_draft=head": "is about a draft, but --spec_draft head takes proposals from the target's own heads"}
 
 
 def fields_of(section: type) -> dict[str, Field[Any]]:

@@ -33,16 +33,20 @@ from exp.limits import (
 )
 from exp.panels import PanelSettings
 from exp.schedules import LRADJ
-from exp.section import ONE_WAY, SPECULATION, TEST_WINDOWS, Section, fields_of
+from exp.section import ONE_WAY, OWN_HEADS, SPECULATION, TEST_WINDOWS, Section, fields_of
 from exp.speculation import SpecSettings
-from models.config import LAYERS, STEPS, WIDTH, ModelConfig
+from models.config import LAYERS, MOST_LAYERS, STEPS, WIDTH, ModelConfig
 from models.registry import DRAFTS, MODELS
 from models.timer import NORM_ROLLS
 from models.timer_xl import ROLLING
 from utils.errors import UserError, shorten
 from utils.limits import Number, OneOf, OrNone, OrWord, Switch, Text, limited, whole
 
-ROLLOUT = {"draft_rollout": "has no effect with --draft_rollout, which learns the patches after the context"}
+ROLLOUT = {flag: f"has no effect with --{flag}, which learns the patches after the context"
+           for flag in ("self_draft", "draft_rollout")}
+DRAFT_KINDS = ("model", "head")
+HEADS_ALONE = {"self_draft": "and --self_draft are two trainings: heads are trained on a target that stays as it is"}
+IMITATION = ("distill", "self_draft")
 # names that scripts of OpenLTM, STRIDE and the Time-Series-Library give to what this program does
 TASKS = ("forecast", "long_term_forecast", "pretrain", "finetune")
 TEACHERS = sorted(set(MODELS) - set(DRAFTS))
@@ -75,11 +79,14 @@ class RunSettings(Section):
                                     free=True)
     compare: bool = limited(False, Switch(), "one table: target, draft, seasonal-naive and the speculative rules",
                             free=True, not_with=TEST_WINDOWS)
+    draft: str = limited("model", OneOf(DRAFT_KINDS), "what proposes: another model (--spec_draft_ckpt), or the "
+                         "target's own longer heads, which --self_draft trains", flag="spec_draft", needs=SPECULATION,
+                         free=True)
     draft_model: str = limited("timer_xl_draft", ModelName(MODELS), "model type of the draft: "
                                f"{CHOICE}; the latter may need no --spec_draft_ckpt", flag="spec_draft_model",
-                               needs=SPECULATION, free=True)
+                               needs=SPECULATION, free=True, not_with=OWN_HEADS)
     draft_checkpoint: str | None = limited(None, OrNone(Text()), "checkpoint of the draft, or its folder",
-                                           flag="spec_draft_ckpt", needs=SPECULATION, free=True)
+                                           flag="spec_draft_ckpt", needs=SPECULATION, free=True, not_with=OWN_HEADS)
     quiet: bool = limited(False, Switch(), "no progress bars", free=True)
     gpu: int | None = limited(None, OrNone(NATURAL), "GPU index (default: 0); the CPU is used if there is no GPU",
                               free=True, not_with={
@@ -199,14 +206,18 @@ class TrainSettings(Section):
     nonautoregressive: bool = limited(False, Switch(), "--last_token and --valid_last together", not_with=ROLLOUT)
     skip_patches: int = limited(0, NATURAL, "leave the first N predictions of a window out of the loss; with "
                                 "--norm_mode causal their trailing windows are incomplete", not_with=ROLLOUT)
-    adaptation: bool = limited(False, Switch(), "start from --pretrain_model_path", needs=TRAINING)
+    adaptation: bool = limited(False, Switch(), "start from --pretrain_model_path", needs=TRAINING,
+                               not_with=HEADS_ALONE)
     pretrain_model_path: str | None = limited(None, OrNone(Text()), "checkpoint to start from", needs=("adaptation",))
-    distill: bool = limited(False, Switch(), "train --model to imitate a target", needs=TRAINING)
+    distill: bool = limited(False, Switch(), "train --model to imitate a target", needs=TRAINING, not_with=HEADS_ALONE)
+    self_draft: int | None = limited(None, OrNone(whole(2, MOST_LAYERS)), "train longer heads on the target in "
+                                     "--distill_target_ckpt, which stays as it is, so that a pass speaks of this many "
+                                     "patches; they are kept beside it, for --spec_draft head", needs=TRAINING)
     target_model: str = limited("timer_xl", ModelName(TEACHERS), f"model type of the target to imitate: "
                                 f"{', '.join(TEACHERS)}, or module:function, as for --model; the latter may need no "
                                 "--distill_target_ckpt", flag="distill_target_model", needs=("distill",))
     target_checkpoint: str | None = limited(None, OrNone(Text()), "checkpoint of the target to imitate",
-                                            flag="distill_target_ckpt", needs=("distill",))
+                                            flag="distill_target_ckpt", needs=IMITATION)
     target_d_model: int | None = limited(None, OrNone(WIDTH), "for a target without args.json",
                                          flag="distill_target_d_model", needs=("distill",))
     target_n_heads: int | None = limited(None, OrNone(WIDTH), "for a target without args.json",
@@ -227,8 +238,8 @@ class TrainSettings(Section):
     teacher_dropout: float = limited(0.0, RATE, "dropout rate in the target", flag="draft_teacher_dropout",
                                      needs=("distill",))
     rollout: int = limited(0, NATURAL, "on-policy: learn the target's own forecasts of this many patches after each "
-                           "window (0: its predictions on real windows, as published)", flag="draft_rollout",
-                           needs=("distill",))
+                           "window (0: its predictions on real windows, as published; with --self_draft its value)",
+                           flag="draft_rollout", needs=IMITATION)
     rollout_context: float = limited(0.0, NON_NEGATIVE, "with --draft_rollout: weight of the target's predictions "
                                      "within the real windows, learned beside its forecasts after them",
                                      flag="draft_rollout_context", needs=("draft_rollout",))

@@ -5,7 +5,7 @@ import inspect
 from dataclasses import dataclass, fields, replace
 
 from exp.limits import COUNT, LARGEST, NON_NEGATIVE, POSITIVE, PerCent
-from exp.section import ONE_WAY, SPECULATION, TEST_WINDOWS, Section
+from exp.section import ONE_WAY, OWN_HEADS, SPECULATION, TEST_WINDOWS, Section
 from utils.acceptance import WAYS, Parareal
 from utils.calibration import GROWTHS, WIDTHS
 from utils.errors import UserError
@@ -50,7 +50,7 @@ class SpecSettings(Section):
     repropose: str | None = limited(None, OrNone(OneOf(REPROPOSALS)), "source of proposals after a rejection: the "
                                     "draft, the target's last pass (tolerance only), or the draft shifted by the gap "
                                     "found in that pass (default: corrected for exact and coupling, else draft)",
-                                    flag="spec_repropose", needs=SPECULATION, free=True)
+                                    flag="spec_repropose", needs=SPECULATION, free=True, not_with=OWN_HEADS)
     tol: float = limited(0.15, NON_NEGATIVE, "tolerance, parareal: maximum RMS gap, in window standard deviations",
                          flag="spec_tol", needs=SPECULATION, free=True)
     passes: int | None = limited(None, OrNone(COUNT), "parareal: at most so many target passes per window (default: "

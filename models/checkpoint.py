@@ -82,15 +82,20 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     """torch.load with weights_only: a file that holds anything but tensors and plain values is refused, and one that
     is not what was written."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path"
-                        f"{missing_weights(path) or nearest(path)}")
+    refuse_missing(path)
     with open(path, "rb") as file:
         content = _loaded(file, path)
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict: give the "
                         "checkpoint.pth of a trained model")
     return content
+
+
+def refuse_missing(path: Path) -> None:
+    """Raises UserError unless there is such a file."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: train it first, or correct the path"
+                        f"{missing_weights(path) or nearest(path)}")
 
 
 def _loaded(file: IO[bytes], path: Path) -> Any:

@@ -48,6 +48,7 @@ class ForeignModel:
     def __init__(self, model: Any, label: str):
         self.model, self.label = model, label
         self.patch_len, self.patches_ahead = model.patch_len, getattr(model, "patches_ahead", 1)
+        self.heads_ahead = getattr(model, "heads_ahead", 0)
 
     def start(self, context: torch.Tensor, room: int) -> State:
         return self._asked("start", context, room)

@@ -11,6 +11,7 @@ from layers.linear import pack_linears
 from models import timer, timer_xl, timer_xl_draft
 from models.checkpoint import ARGS, CHECKPOINT, load_into, read_settings, read_state
 from models.config import DRAFT_ONLY, SIZES, ModelConfig
+from models.longer_heads import LongerHeads
 from models.public import weights_in
 from models.timer_xl import ROLLING, TimerBackbone
 from utils.errors import UserError, shorten
@@ -65,6 +66,25 @@ def load(path: str | Path, device: torch.device | str = "cpu", name: str | None 
     if packed:
         pack_linears(model)
     return model.eval()
+
+
+def load_heads(path: str | Path, target: TimerBackbone, packed: bool = True) -> LongerHeads:
+    """Loads longer heads for `target` (`Model.with_heads`), on its device. packed: as for `load`.
+
+    Raises UserError for a missing or damaged file, and for heads of a target of another size or patch.
+    """
+    path = checkpoint_in(path)
+    state = read_state(path)
+    weight = state.get("heads.weight")
+    count, rest = divmod(len(weight) if weight is not None and weight.dim() == 2 else 0, target.patch_len)
+    if rest or not count:
+        raise UserError(f"{path} holds no heads for a target with a patch of {target.patch_len} steps: train them "
+                        "again")
+    longer = LongerHeads(target.config.d_model, target.patch_len, count).to(next(target.parameters()).device)
+    load_into(longer, state, path)
+    if packed:
+        pack_linears(longer)
+    return longer.eval()
 
 
 def describe(path: Path, name: str | None, asked: Mapping[str, Any],

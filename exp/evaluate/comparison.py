@@ -22,7 +22,17 @@ from exp.evaluate.methods import (
     make_speculative,
 )
 from exp.flags import NAMES
-from exp.report.decision import decide, faster_at, kept_pct, naive_warning, recommendation, speedups, was_tried
+from exp.report.decision import (
+    decide,
+    draft_of,
+    faster_at,
+    kept_pct,
+    naive_warning,
+    parts_of,
+    recommendation,
+    speedups,
+    was_tried,
+)
 from exp.report.plots import compare_figure
 from exp.report.results import DRAFT, TARGET, format_table, write_csv, write_series
 from exp.section import fields_of
@@ -47,9 +57,11 @@ CSV_COLUMNS = [*COLUMNS, "rms_from_target", "ms_batch_1_p10", "ms_batch_1_p90", 
                "batch_n", "windows", "horizon", "context", "device", "cores", "threads", "torch"]
 
 
-def compared_methods(target: Model, draft: Model, settings: Settings, walk: Walk) -> dict[str, Method]:
+def compared_methods(target: Model, pair: tuple[Model, Model | None], settings: Settings,
+                     walk: Walk) -> dict[str, Method]:
     """Rows of the table, in order; the others are compared with the first, and the tolerance is the last.
 
+    pair: target and draft; or the target with longer heads, and None: no row is then of a draft, nor of parareal.
     Every rule is there as it emits by default, `simplified` also by its means; parareal ends by the tolerance. The law
     of exact and coupling is fixed here, also where `sigma_mode` lets simplified take its sigma from the gap.
     """
@@ -58,15 +70,16 @@ def compared_methods(target: Model, draft: Model, settings: Settings, walk: Walk
     cached = " (cached)" if getattr(target, "rolling", None) == "cache" else ""
     rows: dict[str, Method] = {
         TARGET + cached: AloneMethod(target, horizon),
-        DRAFT: AloneMethod(draft, horizon, is_draft=True),
+        **({} if pair[1] is None else {DRAFT: AloneMethod(pair[1], horizon, is_draft=True)}),
         f"seasonal-naive ({', '.join(map(str, seasons.unique().tolist()))})": SeasonalNaiveMethod(seasons, horizon),
     }
     rules = {"simplified, sampled": ("simplified", "sample"), "simplified, mean": ("simplified", "mean")}
     rules |= {name: (name, SpecSettings(rule=name).emission) for name in LOSSLESS}
-    rules[f"parareal {spec.tol:g}"] = Parareal.name, "mean"
+    if pair[1] is not None:
+        rules[f"parareal {spec.tol:g}"] = Parareal.name, "mean"
     rules[f"tolerance {spec.tol:g}"] = Tolerance.name, "mean"
     for name, (rule, emit) in rules.items():
-        rows[f"speculative {name}"] = make_speculative(target, draft, spec, horizon, settings.run.seed,
+        rows[f"speculative {name}"] = make_speculative(*pair, spec, horizon, settings.run.seed,
                                                        make_rule(spec, rule=rule, emit=emit))
     return rows
 
@@ -95,7 +108,7 @@ def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, 
             "speedup_batch_n": target["ms_batch_n"] / own["ms_batch_n"]} | {
             f"plan_batch_{key}": plans[size].proposals for key, size in (("1", 1), ("n", batch)) if size in plans})
     for row in rows:
-        row["kept_pct"] = kept_pct(row, *rows[:2]) if rows[1:] else None
+        row["kept_pct"] = kept_pct(row, rows[0], draft_of(rows))
     write_csv(folder / "compare.csv", [{key: row.get(key) for key in CSV_COLUMNS} for row in rows], CSV_COLUMNS)
     write_series(folder, [{"method": name} | row for name, out in measured.items() if out.by_series is not None
                           for row in out.by_series.rows()])
@@ -165,12 +178,12 @@ def flags_of(method: SpeculativeMethod, settings: Settings) -> list[str]:
     k = method.plans[max(method.plans)].proposals or "auto" if method.plans else settings.spec.k
     spec = replace(settings.spec, rule=rule.name, emit=getattr(rule, "emit", None), k=k, repropose=None,
                    sigma_mode=None if rule.name in LOSSLESS else settings.spec.sigma_mode)
-    if method.repropose != spec.filled().repropose:
+    if run.draft == "model" and method.repropose != spec.filled().repropose:
         spec = replace(spec, repropose=method.repropose)
     known = fields_of(SpecSettings)
     apply = parameters_of(rule.name) - LAW_FIELDS if rule.name == Parareal.name else \
         parameters_of(rule.name) | {"k", "repropose", "adaptive"}
-    values = {"draft_checkpoint": draft_flag(run)}
+    values = {"draft": run.draft} if run.draft == "head" else {"draft_checkpoint": draft_flag(run)}
     if run.draft_model != fields_of(RunSettings)["draft_model"].default:
         values["draft_model"] = run.draft_model
     values |= {"rule": spec.rule} | {name: getattr(spec, name) for name in known if name in apply and (
@@ -189,7 +202,7 @@ def describe(rows: list[dict]) -> str:
                          "plan_batch_n": f"plan {batch}"}
     columns = {key: heading for key, heading in columns.items()
                if key not in SOMETIMES or any(row.get(key) is not None for row in rows)}
-    target, speculative = rows[0], rows[3:]
+    target, _, _, speculative = parts_of(rows)
     lines = [format_table(rows, columns), "", f"Times are medians per forecast of {target['horizon']} steps on "
              f"{target['device']}, {target['threads']} threads; speed-ups are over '{target['method']}' in this run."]
     lines += naive_warning(rows) + _notes(speculative, batch)
@@ -211,7 +224,8 @@ def _notes(rows: list[dict], batch: int) -> list[str]:
     for row in rows:
         if not was_tried(row):
             what = "these are samples around the target's means" if row.get("sampled") else "this is the target alone"
-            why = "--spec_k auto chose K = 0" if row["target_passes"] > 1 else "the horizon is a single patch"
+            why = "the horizon is a single patch" if row["target_passes"] <= 1 else \
+                "--spec_k auto chose K = 0" if row.get("plans") else "heads propose none of the first two patches"
             idle.setdefault(f"nothing was proposed, so {what} ({why}).", []).append(row["method"])
     lines += [f"{', '.join(names)}: {said}" for said, names in idle.items()]
     sampled = [row["method"] for row in rows if row.get("sampled") and was_tried(row)]
@@ -222,7 +236,7 @@ def _notes(rows: list[dict], batch: int) -> list[str]:
 
 def _advice(row: dict) -> str:
     """What to do about a row that is not faster than the target."""
-    accepted = row.get("acceptance_pct")
+    accepted, heads = row.get("acceptance_pct"), row.get("draft_passes") == 0
     slow = " and ".join(f"{speed:.2f}x at batch {size}" for size, speed in speedups(row).items())
     advice = f"{row['method']}: not faster than the target alone ({slow}). "
     if row.get("gap_by_patch"):
@@ -231,9 +245,9 @@ def _advice(row: dict) -> str:
                 "a smaller one makes its own cheaper.")
     if accepted is None or accepted >= OFTEN_ACCEPTED:
         return (f"{advice}Its proposals are accepted often enough; making and verifying them takes as long as the "
-                "passes that they save: a smaller draft may help.")
-    advice += (f"{accepted:.1f} % of the judged proposals were accepted: train the draft longer, so that it comes "
-               "nearer to the target.")
+                f"passes that they save: a smaller {'--spec_k' if heads else 'draft'} may help.")
+    advice += (f"{accepted:.1f} % of the judged proposals were accepted: train the "
+               f"{'heads' if heads else 'draft'} longer, to come nearer to the target.")
     if row.get("median_gap") is not None:
         advice += (f" Half of them are {row['median_gap']:.2g} or more from the target (RMS, in standard deviations of "
                    f"the window), and --spec_tol is {row['tol']:g}: a larger one accepts more, and takes the forecast "

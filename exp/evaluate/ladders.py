@@ -88,9 +88,12 @@ class Measured:
 
         The last pass is the target's own forecast, but for rounding: in a lower precision the target decodes alone too.
         """
+        method = self.method
+        assert isinstance(method, PararealMethod)
+
         def measure(start: int, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             made: list[tuple[torch.Tensor, torch.Tensor]] = []
-            decode_parareal(self.method.target, self.method.draft, context, self.method.horizon,
+            decode_parareal(method.target, method.draft, context, method.horizon,
                             observer=lambda forecast, gap: made.append((forecast, rms_of_gaps(gap))))
             own = decode_alone(self.method.target, context, self.method.horizon) if self.rounds else made[-1][0]
             unit = self.unit_of(context)

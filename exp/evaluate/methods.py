@@ -51,10 +51,11 @@ class Method(ABC):
     def traced(self, device: torch.device) -> tuple[Method, list[TracedModel]]:
         """The same with its models' passes timed, and the timed models."""
         method = copy.copy(self)
-        models = [TracedModel(getattr(self, part), device) for part in self.parts]
-        for part, model in zip(self.parts, models):
+        models = {part: TracedModel(getattr(self, part), device) for part in self.parts
+                  if getattr(self, part) is not None}
+        for part, model in models.items():
             setattr(method, part, model)
-        return method, models
+        return method, list(models.values())
 
     def at(self, window: int) -> None:  # noqa: B027 (most methods look at a context alone)
         """Tells that the next context is that of this window of a walk, counted from 0."""
@@ -117,7 +118,7 @@ class SeasonalNaiveMethod(Method):
 
 
 class SpeculativeMethod(Method):
-    """Draft and target together.
+    """Draft and target together; or, with draft None, a target with longer heads of its own.
 
     samples: forecasts per window, in adjacent rows. adaptive: K follows the acceptance of earlier batches, one step at
     a time, between 1 and max_proposals. plans: batch size -> Plan; a batch uses the K of the plan nearest to its size.
@@ -125,14 +126,14 @@ class SpeculativeMethod(Method):
 
     parts = ("target", "draft")
 
-    def __init__(self, target: Model, draft: Model, horizon: int, rule: Rule, max_proposals: int | None, seed: int,
-                 adaptive: bool = False, repropose: str | None = None, samples: int = 1):
+    def __init__(self, target: Model, draft: Model | None, horizon: int, rule: Rule, max_proposals: int | None,
+                 seed: int, adaptive: bool = False, repropose: str | None = None, samples: int = 1):
         self.target, self.draft, self.horizon, self.rule = target, draft, horizon, rule
         self.seed, self.adaptive, self.samples = seed, adaptive, samples
-        self.repropose = source_of(rule, repropose)
+        self.repropose = source_of(rule, repropose, of_heads=draft is None)
         self.generator = torch.Generator().manual_seed(seed)
         self.patches = patches_in(horizon, target.patch_len)
-        most = max(1, self.patches - 1)
+        most = max(1, self.patches - 1 if draft is not None else min(self.patches - 2, target.heads_ahead))
         self.most = most if max_proposals is None else min(max_proposals, most)
         self.plans: dict[int, Plan] = {}
         self.reset()
@@ -197,6 +198,7 @@ class SpeculativeMethod(Method):
 class PararealMethod(SpeculativeMethod):
     """Draft and target together, by parareal: there is no K, and nothing is judged."""
 
+    draft: Any  # never None
     rule: Any
 
     def __init__(self, target: Model, draft: Model, horizon: int, rule: Parareal, seed: int):
@@ -295,11 +297,12 @@ def make_rule(spec: SpecSettings, law: TargetLaw | None = None, rule: str | None
     return kind(**{name: known[name] for name in inspect.signature(kind).parameters})
 
 
-def make_speculative(target: Model, draft: Model, spec: SpecSettings, horizon: int, seed: int,
+def make_speculative(target: Model, draft: Model | None, spec: SpecSettings, horizon: int, seed: int,
                      rule: Rule | None = None) -> SpeculativeMethod:
-    """The speculative method of the settings; rule: another one than theirs."""
+    """The speculative method of the settings; rule: another one than theirs; draft None: the target's own heads."""
     rule = rule or make_rule(spec)
     if isinstance(rule, Parareal):
+        assert draft is not None, "refused with the settings"
         return PararealMethod(target, draft, horizon, rule, seed)
     own = DEFAULT_PROPOSALS if rule.name == Simplified.name else None
     most = own if spec.k is None else None if spec.k == "auto" else int(spec.k)

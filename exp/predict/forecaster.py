@@ -23,6 +23,7 @@ from exp.evaluate.methods import AloneMethod, Method, SampledMethod, make_rule, 
 from exp.exp_basic import autocast, caveats, choose_device, load_model
 from exp.laws import law_of_history, scale_length
 from exp.memory import Shape, decoding_bytes, output_bytes, refuse_unfitting
+from exp.own_heads import with_heads
 from exp.panels import PanelSettings
 from exp.predict.decoding import Sampler, cost_of, decode_windows, sampled_by
 from exp.predict.frames import long_frame, predict_frame
@@ -149,16 +150,19 @@ class Forecaster:
         run = settings.run
         self.model = load_model(settings, checkpoint, settings.model.name, device)
         self.draft = None
-        if run.draft_checkpoint is not None:
+        if run.draft == "head":
+            self.model = with_heads(self.model, checkpoint, run)
+        elif run.draft_checkpoint is not None:
             self.draft = load_model(settings, run.draft_checkpoint, run.draft_model, device)
 
     @classmethod
     def load(cls, folder: str | Path, draft: str | Path | None = None, *, context: int | None = None,
              spec: SpecSettings | None = None, num_samples: int | None = None, batch_size: int = 32, seed: int = 2021,
              model: ModelSettings | None = None, gpu: int | None = None, quiet: bool = False, kind: str | None = None,
-             clip_min: float | None = None) -> Forecaster:
+             clip_min: float | None = None, heads: bool = False) -> Forecaster:
         """Loads the target in `folder` (or a checkpoint file), and the draft in another one if it is given.
 
+        heads: in place of a draft, the longer heads beside the target, which a training with `self_draft` left there.
         context: steps of history that the model reads; default: as many as in training. spec: rule and tolerance, and
         the law of the `num_samples` paths from which quantiles are taken; unless it sets `sigma` (in standard
         deviations of the context) or `sigma_mode`, that law is calibrated on the newest windows of each series. model:
@@ -171,7 +175,10 @@ class Forecaster:
         spec = spec or SpecSettings()
         if num_samples is not None and not spec.set_fields() & {"sigma", "sigma_mode"}:
             spec = replace(spec, sigma_mode="calibrated")
-        _refuse_idle(spec, draft is not None, num_samples is not None)
+        if heads and (draft is not None or spec.repropose is not None or spec.rule == Parareal.name):
+            raise UserError("`heads` takes all proposals from the target's own heads, which does not go with a draft, "
+                            "`repropose` or the `rule` parareal: leave one of them out")
+        _refuse_idle(spec, draft is not None or heads, num_samples is not None)
         stored, model = stored_settings(checkpoint), model or ModelSettings()
         length = stored.get("seq_len", DataSettings.context) if context is None else context
         data = DataSettings(context=length, test_context=length, batch_size=batch_size,
@@ -186,7 +193,8 @@ class Forecaster:
                             f"{length // patch * patch or patch}")
         settings = Settings(
             RunSettings(is_training=0, do_predict=True, draft_checkpoint=None if draft is None else str(draft),
-                        use_speculative=draft is not None, seed=seed, gpu=gpu, quiet=quiet),
+                        draft="head" if heads else "model", use_speculative=draft is not None or heads, seed=seed,
+                        gpu=gpu, quiet=quiet),
             ModelSettings(stored.get("model", model.name), model.rolling, model.norm_roll, asked=model.asked,
                           config=config),
             data, spec=spec, report=ReportSettings(num_samples=num_samples, clip_min=clip_min))
@@ -320,7 +328,7 @@ class Forecaster:
                          "ahead,")
 
     def method(self, horizon: int, law: TargetLaw | None) -> Method:
-        if self.draft is None:
+        if not self.settings.run.use_speculative:
             return AloneMethod(self.model, horizon)
         rule = make_rule(self.settings.spec, law, emit="mean")
         return make_speculative(self.model, self.draft, self.settings.spec, horizon, self.settings.run.seed, rule)
@@ -334,7 +342,7 @@ class Forecaster:
         data = self.settings.data
         windows = context.T[..., None] if data.univariate else context[None]
         method = self.method(horizon, law)
-        cost = None if self.draft is None else cost_of(method)
+        cost = cost_of(method) if self.settings.run.use_speculative else None
         joined, origins = decode_windows(windows, horizon, data.batch_size, method, cost, sampler, levels,
                                          self.settings.run.quiet)
         by_variable = (joined[..., 0].mT if data.univariate else joined[:, 0]).double().cpu().numpy()

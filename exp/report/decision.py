@@ -1,6 +1,6 @@
 """The opinion at the end of a comparison: which way to forecast, decided by the figures of its rows.
 
-rows: those of the comparison in its order: the target, its draft, seasonal-naive, then speculation.
+rows: those of the comparison in its order: the target, its draft if it has one, seasonal-naive, then speculation.
 """
 from __future__ import annotations
 
@@ -13,12 +13,26 @@ NO_LOSS = 0.005  # relative; a way loses nothing if its MSE and its MAE are at m
 ERRORS = ("mse", "mae")
 
 
-def kept_pct(row: dict, target: dict, draft: dict) -> float | None:
-    """Per cent of the target's advantage over its draft that a row keeps; None where the target has none.
+def draft_of(rows: list[dict]) -> dict | None:
+    """The row of the draft; None where the target's own heads propose."""
+    return next((row for row in rows[1:2] if row["method"].startswith("draft")), None)
+
+
+def parts_of(rows: list[dict]) -> tuple[dict, dict | None, dict, list[dict]]:
+    """The target, its draft or None, seasonal-naive, and the speculative rows."""
+    draft = draft_of(rows)
+    naive, *speculative = rows[1:] if draft is None else rows[2:]
+    return rows[0], draft, naive, speculative
+
+
+def kept_pct(row: dict, target: dict, draft: dict | None) -> float | None:
+    """Per cent of the target's advantage over its draft that a row keeps; None where it has none, or no draft.
 
     In MAE: squares leave the answer to the few largest errors, and a mixture of two forecasts, as speculation is,
     gains more of MSE by being a mixture. A row without a model has no part in either forecast.
     """
+    if draft is None:
+        return None
     advantage = draft["mae"] - target["mae"]
     if draft["mae"] <= target["mae"] * (1 + NO_LOSS) or not (row.get("target_passes") or row.get("draft_passes")):
         return None
@@ -55,9 +69,9 @@ def decide(rows: list[dict]) -> dict[str, Any]:
 
     use: 'draft', 'speculation', 'target' or 'seasonal-naive'; method: its row; flags: those that reproduce it, of
     speculation only; batch_sizes: where it is faster than the target; ways: name -> the loss and the gain of each way,
-    None for speculation where no row of it makes a point forecast.
+    None for speculation where no row of it makes a point forecast, and for a draft where there is none.
     """
-    target, draft, naive, *others = rows
+    target, draft, naive, others = parts_of(rows)
     speculation = _best(others, target)
     found = {"draft": draft, "speculation": speculation, "target": target, "seasonal-naive": naive}
     ways = {name: None if row is None else _way(row, target) for name, row in found.items()}
@@ -68,12 +82,12 @@ def decide(rows: list[dict]) -> dict[str, Any]:
             "ways": ways}
 
 
-def _use(target: dict, draft: dict, naive: dict, speculation: dict | None) -> str:
+def _use(target: dict, draft: dict | None, naive: dict, speculation: dict | None) -> str:
     # a model that is beaten by repeating a season has nothing to offer, and speculation imitates the target
-    if _beats(naive, target) and not _beats(draft, naive):
+    if _beats(naive, target) and not (draft is not None and _beats(draft, naive)):
         return "seasonal-naive"
     # as a rule a draft is faster; one that is neither faster nor better has nothing to offer
-    if _lossless(draft, target) and (pays_at(draft) or _beats(draft, target)):
+    if draft is not None and _lossless(draft, target) and (pays_at(draft) or _beats(draft, target)):
         return "draft"
     if speculation is not None and _lossless(speculation, target) and pays_at(speculation):
         return "speculation"
@@ -115,7 +129,7 @@ def _way(row: dict, target: dict) -> dict[str, Any]:
 
 def naive_warning(rows: list[dict]) -> list[str]:
     """A sentence where repeating a season beats the target, if only in one of the two errors."""
-    target, _, naive, *_ = rows
+    target, _, naive, _ = parts_of(rows)
     better = [error for error in ERRORS if naive[error] < target[error]]
     if not better:
         return []

@@ -113,7 +113,8 @@ def rejection_note(metrics: dict, patches: int) -> str | None:
     if accepted is None or accepted >= HARDLY_ACCEPTED:
         return None
     return (f"only {accepted:.1f} % of the proposals were accepted, which leaves {passes:.2f} of {patches} target "
-            "passes: this is nearly plain decoding, plus the cost of the draft")
+            "passes: this is nearly plain decoding, plus the cost of the "
+            f"{'proposals' if metrics.get('draft_passes') == 0 else 'draft'}")
 
 
 def breakdown_line(breakdown: dict) -> str:

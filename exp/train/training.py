@@ -15,10 +15,12 @@ from exp.exp_basic import Exp_Basic, load_model
 from exp.laws import calibrated, forget
 from exp.memory import Shape, refuse_unfitting_training
 from exp.settings import TrainSettings
+from exp.train.head_loss import HeadLoss
 from exp.train.losses import DistillationLoss, RolloutLoss, SupervisedLoss, SupervisedNLL
 from exp.train.target_forecasts import TargetForecasts
 from exp.train.trainer import Trainer
 from models.checkpoint import CHECKPOINT, load_into, read_state
+from models.longer_heads import LongerHeads
 from models.registry import APART, DRAFTS, FRESH, MODELS, checkpoint_in
 from utils.errors import UserError
 from utils.target_law import TargetLaw
@@ -31,10 +33,11 @@ def train(experiment: Exp_Basic, folder: Path, kept: dict[str, Any]) -> None:
     """Trains one model; its best checkpoint is in `folder`. kept: contents of args.json."""
     settings, data, seed = experiment.settings, experiment.settings.data, experiment.settings.run.seed
     windows = experiment.dataset("train")
-    rows, variables = min(data.batch_size, len(windows)), windows.variables
-    if settings.model.name in APART:
-        rows, variables = rows * variables, 1
-    refuse_unfitting_training(Shape(rows, variables, data.context, 0), experiment.device, settings.model.config)
+    if settings.train.self_draft is None:  # heads keep nothing of the target's passes
+        rows, variables = min(data.batch_size, len(windows)), windows.variables
+        if settings.model.name in APART:
+            rows, variables = rows * variables, 1
+        refuse_unfitting_training(Shape(rows, variables, data.context, 0), experiment.device, settings.model.config)
     model = initial_model(experiment)
     loss = loss_of(experiment)
     if experiment.rank:  # equal initial weights, but separate dropout and noise in every process
@@ -42,7 +45,8 @@ def train(experiment: Exp_Basic, folder: Path, kept: dict[str, Any]) -> None:
     train = taught(experiment, windows, loss, settings.train.teacher_dropout, seed)
     val = taught(experiment, validated(experiment), loss, 0.0, seed + VALIDATION_SEED)
     parameters = sum(p.numel() for p in model.parameters())
-    log.info("training %s (%s parameters) on %s: %s", settings.model.name, f"{parameters:,}", experiment.device, folder)
+    log.info("training %s (%s parameters) on %s: %s", settings.model.name if settings.train.self_draft is None else
+             f"longer heads of {settings.train.target_checkpoint}", f"{parameters:,}", experiment.device, folder)
     batches = train_loader(train, data.batch_size, seed, experiment.rank, experiment.world_size, data.num_workers,
                            windows.counts if data.by_series else None)
     if experiment.world_size > 1 and isinstance(batches.batch_sampler, BatchSampler):
@@ -72,7 +76,9 @@ def validated(experiment: Exp_Basic) -> Dataset:
 
 
 def initial_model(experiment: Exp_Basic) -> torch.nn.Module:
-    settings = experiment.settings
+    settings, config = experiment.settings, experiment.settings.model.config
+    if settings.train.self_draft is not None:
+        return LongerHeads(config.d_model, config.input_token_len, settings.train.self_draft - 1).to(experiment.device)
     model = MODELS[settings.model.name](settings.model.config).to(experiment.device)
     if settings.train.adaptation:
         path = checkpoint_in(str(settings.train.pretrain_model_path))
@@ -104,6 +110,10 @@ def loss_of(experiment: Exp_Basic):
     selection: dict[str, Any] = dict(patch_len=experiment.patch_len, covariate=config.covariate,
                                      last_token=train.last_token, valid_last=train.valid_last,
                                      skip=train.skip_patches)
+    if train.self_draft is not None:
+        path = checkpoint_in(str(train.target_checkpoint))
+        target = load_model(experiment.settings, path, experiment.settings.model.name, experiment.device)
+        return HeadLoss(target, train.rollout, config.covariate)
     if not train.distill:
         if config.draft_stochastic and experiment.settings.model.name in DRAFTS:
             return SupervisedNLL(train.variance_reg, **selection)

@@ -279,7 +279,9 @@ def test_the_table_advises_where_speculation_does_not_pay():
     other = told(SLOW | {"acceptance_pct": 3.0})  # a rule that is no tolerance
     assert "3.0 % of the judged proposals" in other and "--spec_tol" not in other
     often = told(SLOW | {"acceptance_pct": 97.0})
-    assert "accepted often enough" in often and "train the draft" not in often
+    assert "accepted often enough" in often and "train the draft" not in often and "a smaller draft" in often
+    heads = told(rejected | {"draft_passes": 0.0}) + told(SLOW | {"acceptance_pct": 97.0, "draft_passes": 0.0})
+    assert "train the heads longer" in heads and "a smaller --spec_k" in heads and "train the draft" not in heads
     judged_nothing = told(SLOW | {"acceptance_pct": None, "gap_by_patch": [0.0, 0.2, 0.3], "target_passes": 3.5,
                                   "draft_passes": 6.0})  # parareal
     assert "took 3.50 of 4 target passes, and 6.0 draft passes" in judged_nothing
@@ -302,7 +304,8 @@ NOTHING = {"proposed": 0, "acceptance_pct": None}
     ({"target_passes": 1.0}, "this is the target alone (the horizon is a single patch)"),
     ({"target_passes": 1.0, "sampled": True}, "these are samples around the target's means (the horizon is a single"),
     ({"target_passes": 1.0, "plans": {1: 0, 4: 0}}, "this is the target alone (the horizon is a single patch)"),
-    ({"plans": {1: 0, 4: 0}}, "this is the target alone (--spec_k auto chose K = 0)")])
+    ({"plans": {1: 0, 4: 0}}, "this is the target alone (--spec_k auto chose K = 0)"),
+    ({"target_passes": 2.0}, "this is the target alone (heads propose none of the first two patches)")])
 def test_the_table_says_that_nothing_was_tried(row, said):
     text = told(NOTHING | row, NOTHING | row | {"method": "other"})
     assert f"fast, other: nothing was proposed, so {said}" in text

@@ -89,7 +89,7 @@ def test_k_follows_the_acceptance_one_step_at_a_time(monkeypatch, series):
         accepted, judged = (torch.tensor([count]) for count in next(scripted))
         return Decoded(torch.zeros(1, horizon, 3), accepted=accepted, judged=judged)
     monkeypatch.setattr("exp.evaluate.methods.decode_speculative", decode)
-    method = SpeculativeMethod(tiny_target(), None, HORIZON, Tolerance(1.0), None, 0, adaptive=True)
+    method = SpeculativeMethod(tiny_target(), tiny_target(), HORIZON, Tolerance(1.0), None, 0, adaptive=True)
     seen = []
     for _ in counts:
         method.decode(series(rows=1))
