@@ -45,6 +45,10 @@ def read_command_line(argv: Sequence[str] | None = None) -> Settings:
 def settled(given: Mapping[str, Any]) -> Settings:
     """The settings that follow from `given`, the flags that were passed explicitly, with their values."""
     values = Values(given)
+    if values["inspect"] is not None:
+        if others := sorted(values.given - {"inspect", "quiet"}):
+            raise UserError(f"--inspect looks at a path alone: leave out --{others[0]}")
+        return Settings(RunSettings(**values.section("run")))
     if values["do_predict"]:
         _settle_prediction(values)
     if values["self_draft"] and values["is_training"]:

@@ -75,6 +75,9 @@ class RunSettings(Section):
                            "the same settings", needs=(*TRAINING, "do_predict"), free=True)
     do_predict: bool = limited(False, Switch(), "forecast --test_pred_len steps beyond the last row of --data_path, in "
                                "its own units, with the checkpoint in --test_dir (and the draft in --spec_draft_ckpt)")
+    inspect: str | None = limited(None, OrNone(Text()), "say what a checkpoint is, how it rolls and which drafts fit "
+                                  "it, or why it cannot be used: the file, its folder, a public folder, or a folder "
+                                  "of them; alone, without data", free=True)
     use_speculative: bool = limited(False, Switch(), "speculative decoding: a draft proposes, the target verifies",
                                     free=True)
     compare: bool = limited(False, Switch(), "one table: target, draft, seasonal-naive and the speculative rules",

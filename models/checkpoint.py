@@ -155,7 +155,7 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
         return public
     settings = read_object(beside, "restore it, or delete it and give the settings")
     check(of_model, settings, beside)
-    trained = _settings_inside(Path(path))
+    trained = settings_inside(Path(path))
     for name in sorted(trained.keys() & settings.keys() & (of_model.keys() | OF_INPUT)):
         if trained[name] != settings[name]:
             raise UserError(f"{beside} says {name} is {shorten(settings[name])}, but {path} was trained with "
@@ -164,7 +164,7 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
     return {"use_norm": True} | settings
 
 
-def _settings_inside(path: Path) -> dict[str, Any]:
+def settings_inside(path: Path) -> dict[str, Any]:
     """The settings that a checkpoint carries; empty for one of another program."""
     try:
         with zipfile.ZipFile(path) as archive:
