@@ -7,7 +7,8 @@ from utils.window_state import WindowState
 
 
 class GrowingState(WindowState):
-    """As `WindowState`, but no patch leaves at the front. For models whose tokens do not depend on later ones.
+    """As `WindowState`, but no patch leaves at the front. For models whose tokens are patches, and do
+    not depend on later ones.
 
     The model's `predict_series(patches, counts, context_patches)` predicts after the first `counts` [b] of patches
     [b, T, P, C]; what comes after them is arbitrary, but finite.
@@ -18,7 +19,7 @@ class GrowingState(WindowState):
     def __init__(self, model, context: torch.Tensor, room: int):
         """context [B, N, P, C]"""
         super().__init__(model, context, room)
-        self.longest = self.context_patches  # upper bound on the patches of a row, known to the host
+        self.longest = self.context_tokens  # upper bound on the patches of a row, known to the host
 
     def append(self, patches: torch.Tensor) -> None:
         super().append(patches)
@@ -27,8 +28,8 @@ class GrowingState(WindowState):
     def rollback(self, lengths: torch.Tensor | int) -> None:
         super().rollback(lengths)
         if isinstance(lengths, int):
-            self.longest = self.context_patches + lengths
+            self.longest = self.context_tokens + lengths
 
     def predict_at(self, rows: torch.Tensor, starts: torch.Tensor):
-        return self.model.predict_series(self.series[rows, :self.longest], starts + self.context_patches,
-                                         self.context_patches)
+        return self.model.predict_series(self.series[rows, :self.longest], starts + self.context_tokens,
+                                         self.context_tokens)

@@ -11,6 +11,11 @@ def with_room(context: torch.Tensor, room: int) -> torch.Tensor:
     return buffer
 
 
+def cut(patches: torch.Tensor, token_len: int) -> torch.Tensor:
+    """Patches [B, k, P, C] as their tokens [B, k * P / T, T, C]."""
+    return patches.flatten(1, 2).unflatten(1, (-1, token_len))
+
+
 def write_after(buffer: torch.Tensor, times: torch.Tensor, values: torch.Tensor) -> None:
     """buffer[b, times[b] + j] = values[b, j] for values [B, k, ...]"""
     rows = torch.arange(len(times), device=times.device)[:, None]

@@ -16,6 +16,9 @@ done still gets as many proposals as the others: the surplus is past its horizon
 A model may have `graphs` (`replay.record`): then its decodes of fixed shape are recorded and replayed on a GPU.
 Your own model needs no class for this if one of `adapters` fits; see `docs/YOUR_MODEL.md`.
 
+A patch is what the model predicts, `patch_len` steps. What it reads at a time, a token, may be shorter: only its states
+know of that, and its context need not be a whole number of patches.
+
 Shapes: B windows, C variables, L steps of context, P steps per patch, k or K proposals. Means are in data units (those
 of the context); a `unit` or `scale` is the standard deviation that a window was normalised by.
 """
