@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.files import inside, write_json
 
 FOLDER = "adapters"  # in that of all checkpoints
-SHARED = {"input_token_len"}  # of the architecture: the patch, which all models of a run have in common
+SHARED = {"input_token_len", "output_token_len"}  # of the architecture: the patch, which all models of a run share
 # flags of a test, and why a foreign model cannot have them
 OF_OWN_MODELS = {"rolling": "it rolls in its own way", "bf16": "its weights are its own business",
                  "compile": "only decodes of this program's models are recorded",

@@ -24,12 +24,14 @@ from exp.settings import RunSettings, Settings
 from exp.stored import completed, setting_name, tested_checkpoint
 from models import registry
 from models.checkpoint import read_settings
+from models.config import ModelConfig
 from models.foreign import ForeignModel, is_foreign
 from models.timer_xl import TimerBackbone
 from utils.errors import UserError
 from utils.files import inside
 from utils.replay import record
 
+TOKENS = ("input_token_len", "output_token_len")
 log = logging.getLogger(__name__)
 
 
@@ -78,15 +80,19 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
         model: Any = load_adapter(path, name, device)
         return _of_the_same_patch(model, name, settings)
     run, asked = settings.run, dict(settings.model.asked if sizes is None else sizes)
-    asked.pop("input_token_len", None)  # shared by all models of a run: compared below
+    for name_of_length in TOKENS:  # shared by all models of a run: compared below
+        asked.pop(name_of_length, None)
     path = registry.checkpoint_in(path)
     stored = read_settings(path)
     for key, value in (sizes or {}).items():  # here, because their flags have other names
         if stored and stored.get(key, value) != value:
             raise UserError(f"`target_{key}` {value} contradicts the checkpoint {path}, which was trained with "
                             f"{stored[key]}: leave it out")
-    shared = {key: getattr(settings.model.config, key) for key in ("input_token_len", "covariate")}
-    bare = None if stored else completed(shared | dict(settings.model.asked) | dict(sizes or {}), name, settings.data)
+    config = settings.model.config
+    bare = None if stored else completed(
+        {"covariate": config.covariate} | {key: value for key, value in settings.model.asked.items()
+                                           if key not in TOKENS} | tokens_of(config, name) | dict(sizes or {}),
+        name, settings.data)
     norm_roll = settings.model.norm_roll if name == "timer" else None  # not the draft's
     model = registry.load(path, device, name, asked, bare, settings.model.rolling, packed=not run.amp and not run.bf16,
                           norm_roll=norm_roll)
@@ -103,11 +109,19 @@ def load_model(settings: Settings, path: str | Path, name: str, device: torch.de
 
 
 def _of_the_same_patch(model: Any, what: str, settings: Settings) -> Any:
-    patch_len = settings.model.config.input_token_len
-    if model.patch_len != patch_len:
-        raise UserError(f"{what} has a patch of {model.patch_len} steps, but this run has `input_token_len` "
-                        f"{patch_len}: they must be equal, for target and draft alike")
+    config = settings.model.config
+    if model.patch_len != config.patch_len:
+        length = "input_token_len" if config.patch_len == config.input_token_len else "output_token_len"
+        raise UserError(f"{what} has a patch of {model.patch_len} steps, but this run has `{length}` "
+                        f"{config.patch_len}: they must be equal, for target and draft alike")
     return model
+
+
+def tokens_of(config: ModelConfig, name: str) -> dict[str, Any]:
+    """The lengths of a model of a run whose own has `config`: the patch is the same; in most it is one token."""
+    if registry.predicts_longer(name):
+        return {key: getattr(config, key) for key in TOKENS}
+    return {"input_token_len": config.patch_len}
 
 
 def caveats(model: TimerBackbone | ForeignModel, path: str | Path, context: int) -> list[str]:
@@ -167,7 +181,7 @@ class Exp_Basic:
 
     @property
     def patch_len(self) -> int:
-        return self.settings.model.config.input_token_len
+        return self.settings.model.config.patch_len
 
     def setting(self, iteration: int = 0) -> str:
         return setting_name(self.settings.run, self.settings.model.name, iteration)

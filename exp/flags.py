@@ -147,7 +147,7 @@ def flat(settings: Settings) -> dict[str, Any]:
     settings = replace(settings, spec=settings.spec.filled())
     values = {name: getattr(settings.model.config if flag.section == "config" else getattr(settings, flag.section),
                             flag.field.name) for name, flag in FLAGS.items()}
-    values |= {"output_token_len": settings.model.config.input_token_len, "spec_emit": settings.spec.emission}
+    values |= {"output_token_len": settings.model.config.patch_len, "spec_emit": settings.spec.emission}
     return json.loads(json.dumps(values))
 
 

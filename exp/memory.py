@@ -101,12 +101,12 @@ def decoding_bytes(shape: Shape, target, draft=None) -> float:
 
 
 def _state_bytes(model, rows: int, shape: Shape, n: int) -> float:
-    patches = rows * (shape.context // model.patch_len + n) * shape.variables
     if isinstance(model, ForeignModel):  # what else it keeps is not known
-        return FLOAT * patches * model.patch_len
+        return FLOAT * rows * (shape.context + n * model.patch_len) * shape.variables
+    tokens = rows * (shape.context // model.token_len + n * model.patch_len // model.token_len) * shape.variables
     config = model.config
     kept = 2 * config.e_layers * config.d_model if model.rolling == "cache" else 0
-    return patches * (FLOAT * model.patch_len + model.dtype.itemsize * kept)
+    return tokens * (FLOAT * model.token_len + model.dtype.itemsize * kept)
 
 
 def _pass_bytes(model, shape: Shape, verified: int) -> float:
@@ -115,7 +115,8 @@ def _pass_bytes(model, shape: Shape, verified: int) -> float:
         return 0.0
     if model.apart:
         shape = replace(shape, windows=shape.windows * shape.variables, variables=1)
-    C, N = shape.variables, shape.context // model.patch_len
+    C, N = shape.variables, shape.context // model.token_len
+    verified *= model.patch_len // model.token_len
     if model.rolling == "cache":  # the context once per window, later a patch of every path
         new = min(N + verified, block_of(shape.windows, C))
         queries, keys = new * C, (N + verified) * C

@@ -25,7 +25,16 @@ from exp.stored import OF_DATA, completed, stored_settings, tested_checkpoint
 from models.checkpoint import refuse_missing
 from models.config import ModelConfig
 from models.foreign import is_foreign
-from models.registry import ADDED_LATER, ARCHITECTURE, ARCHITECTURE_OF, DRAFTS, checkpoint_in, describe
+from models.registry import (
+    ADDED_LATER,
+    ARCHITECTURE,
+    ARCHITECTURE_OF,
+    DRAFTS,
+    UNTRAINED,
+    checkpoint_in,
+    describe,
+    predicts_longer,
+)
 from utils.acceptance import Parareal
 from utils.errors import UserError
 
@@ -60,7 +69,7 @@ def settled(given: Mapping[str, Any]) -> Settings:
     asked = {name: given[name] for name in fields_of(ModelConfig) if name in given}
     data = _data(values, stored)
     config = _config(values, stored, asked, data)
-    _refuse_odd_lengths(values, data, config.input_token_len)
+    _refuse_odd_lengths(values, data, config)
     if values["do_predict"] and values["spec_k"] == "auto" and not data.univariate:
         raise UserError("--spec_k auto measures on many windows, but --do_predict has one where series are forecast "
                         "together: give a number, or add --data UnivariateDatasetBenchmark for a long table")
@@ -126,6 +135,9 @@ def _refuse_contradictions(values: Values) -> None:
     if values["ddp"] and not values["is_training"]:
         work = "--do_predict" if values["do_predict"] else "--is_training 0"
         raise UserError(f"--ddp is for training, but {work} runs in one process: leave out --ddp and torchrun")
+    if values["is_training"] and values["model"] in UNTRAINED:
+        raise UserError(f"--model {values['model']} is used as it is published, not trained here: add --is_training 0 "
+                        "and --test_dir, the folder of its weights (it can teach a draft: --distill_target_model)")
     if values["dp"]:
         raise UserError(in_place_of_dp(values))
     if values["seed"] + values["itr"] - 1 > MOST_SEED:
@@ -268,12 +280,12 @@ def _config(values: Values, stored: Mapping[str, Any], asked: Mapping[str, Any],
     return completed(known | dict(asked), values["model"], data)
 
 
-def _refuse_odd_lengths(values: Values, data: DataSettings, patch_len: int) -> None:
+def _refuse_odd_lengths(values: Values, data: DataSettings, config: ModelConfig) -> None:
     """Refuses lengths that are not multiples of the patch, or do not fit together."""
-    wanted = values["output_token_len"]
-    if wanted not in (None, patch_len):
-        raise UserError(f"--output_token_len {wanted} differs from --input_token_len {patch_len}: make them equal (a "
-                        "token predicts the next patch)")
+    patch_len = config.input_token_len
+    if config.patch_len != patch_len and not predicts_longer(values["model"]):
+        raise UserError(f"--output_token_len {config.patch_len} differs from --input_token_len {patch_len}: make them "
+                        "equal (a token predicts the next patch)")
     for flag, length in (("seq_len", data.context), ("test_seq_len", data.test_context)):
         if length % patch_len:
             raise UserError(f"--{flag} {length} is not a multiple of the patch (--input_token_len {patch_len}): use "

@@ -127,7 +127,6 @@ class ModelSettings(Section):
                                     "far, anew for every prediction; frozen, the context; patch, the context for its "
                                     "own patches and each later one by itself (default: patch, as the public model's "
                                     "own generate)", needs=("model=timer", "distill_target_model=timer"))
-    output_token_len: int | None = limited(None, OrNone(STEPS), "must equal --input_token_len")
     asked: Mapping[str, Any] = field(default_factory=dict)
     config: ModelConfig = field(default_factory=ModelConfig)
     trained_on: str | None = None

@@ -12,6 +12,7 @@ JUMP_LIMIT = 5.0
 # Least deviation of values that are divided by it as it is: what float32 resolves at their level, and at zero. Smaller
 # ones are rounding, and nothing at all for a constant window, whose forecast stays at its level then.
 RESOLUTION, LEAST = 2.0**-23, 1e-12
+SPREAD_FLOOR = 1e-6
 
 
 @dataclass
@@ -134,6 +135,46 @@ class SampleStats(PatchStats):
     def _of_moments(cls, mean: torch.Tensor, variance: torch.Tensor) -> "SampleStats":
         stdev = torch.maximum(variance.sqrt(), RESOLUTION * mean.abs()).clamp(min=LEAST)
         return cls(mean.detach(), stdev.detach())
+
+
+@dataclass
+class PastStats(PatchStats):
+    """Mean and biased standard deviation of everything from the beginning of a series to the end of each patch.
+
+    As TimesFM takes them: a deviation below SPREAD_FLOOR divides nothing, so that a constant series stays at its level.
+    missing [B, T, P, 1] bool: steps before the series begins, which are 0 when normalised; None where there are none.
+    """
+
+    missing: torch.Tensor | None = None
+
+    @property
+    def unit(self) -> torch.Tensor:
+        return self.stdev.clamp(min=VARIANCE_FLOOR ** 0.5)
+
+    def newest(self, count: int) -> "PastStats":
+        missing = None if self.missing is None else self.missing[:, -count:]
+        return PastStats(self.mean[:, -count:], self.stdev[:, -count:], None, missing)
+
+    def normalise(self, patches: torch.Tensor) -> torch.Tensor:
+        made = (patches - self.mean) / torch.where(self.stdev < SPREAD_FLOOR, 1.0, self.stdev)
+        return made if self.missing is None else made.masked_fill(self.missing, 0)
+
+
+def moments_of_past(moments: torch.Tensor, steps: int, missing: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation [B, T, C] of everything up to the end of each patch, from those of the patches.
+
+    moments [2, B, T, C]: mean and biased variance of all patches from the beginning, in double precision; steps: of a
+    patch; the first of them lacks `missing`.
+    Sums are relative to the first patch, and in double precision: far from zero and after a jump of the level, nothing
+    cancels that single precision would have held.
+    """
+    counts = torch.full((moments.shape[2], 1), steps, dtype=moments.dtype, device=moments.device)
+    counts[0] -= missing
+    total, origin = counts.cumsum(0), moments[0][:, :1]
+    shift = moments[0] - origin
+    level = (counts * shift).cumsum(1) / total
+    variance = (counts * (moments[1] + shift.square())).cumsum(1) / total - level.square()
+    return origin + level, variance.clamp(min=0).sqrt()
 
 
 def patch_moments(patches: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from layers.attention import MOST_PAIRS, TokenLayout
 from layers.cache import LayerCache
+from models.running_stats import KeptStats
 from utils.buffers import read_at, repeated, with_room, write_after
 from utils.interface import Prediction
 
@@ -39,8 +40,8 @@ class CacheState:
     with fewer of them encodes some a second time, to the same values.
     """
 
-    def __init__(self, model, context: torch.Tensor, room: int):
-        """context [B, N, P, C]"""
+    def __init__(self, model, context: torch.Tensor, room: int, stats: KeptStats | None = None):
+        """context [B, N, P, C]; stats: default, those of the model."""
         B, N, _, C = context.shape
         self.model, self.context_patches, self.pending = model, N, N
         self.stride = model.stride(N)
@@ -50,7 +51,7 @@ class CacheState:
         self.longest = 0  # upper bound on the lengths of rows
         self.unit = model.unit_of(context)
         self.caches = [LayerCache(B, N + room, C) for _ in model.blocks.attn_layers]
-        self.stats = model.running_stats(context, room)
+        self.stats = model.running_stats(context, room) if stats is None else stats
 
     def append(self, patches: torch.Tensor) -> None:
         """Stores patches [B, k, P, C]; the next `predict` encodes them."""
@@ -89,9 +90,13 @@ class CacheState:
         for cache in self.caches:
             cache.select(rows)
 
-    def fan_out(self, samples: int) -> None:
+    def settle(self) -> None:
+        """Encodes what is pending."""
         if self.pending:
             self.predict(1)
+
+    def fan_out(self, samples: int) -> None:
+        self.settle()
         self.select(repeated(len(self.series), samples, self.series.device))
 
     def predict(self, newest: int) -> Prediction:

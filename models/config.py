@@ -7,7 +7,7 @@ from typing import Any
 
 from layers.transformer import ACTIVATIONS
 from utils.errors import UserError
-from utils.limits import Number, OneOf, Switch, check, limited, whole
+from utils.limits import Number, OneOf, OrNone, Switch, check, limited, whole
 
 # anything above these limits is a typo and would exhaust memory
 MOST_WIDTH, MOST_LAYERS, MOST_STEPS = 2**14, 2**10, 2**31
@@ -27,7 +27,7 @@ class ModelConfig:
     `norm_window` patches, which is also the token's attention span and the stride of rotary positions.
     """
 
-    input_token_len: int = limited(96, STEPS, "patch length in steps")
+    input_token_len: int = limited(96, STEPS, "steps of a token")
     d_model: int = limited(512, WIDTH)
     n_heads: int = limited(8, WIDTH)
     d_ff: int = limited(2048, WIDTH)
@@ -47,9 +47,14 @@ class ModelConfig:
     draft_scale_n_heads: float = limited(1.0, SCALE)
     draft_scale_d_ff: float = limited(1.0, SCALE)
     draft_scale_e_layers: float = limited(1.0, SCALE)
+    output_token_len: int | None = limited(None, OrNone(STEPS), "steps that a token predicts, the patch (default: "
+                                           "as many as it has; only timesfm predicts more)")
 
     def __post_init__(self) -> None:
         check({field.name: field for field in fields(self)}, vars(self))
+        if self.patch_len % self.input_token_len:
+            raise UserError(f"`output_token_len` {self.patch_len} is not a multiple of `input_token_len` "
+                            f"{self.input_token_len}: a prediction has to be a whole number of tokens")
         if self.norm_mode == "causal" and not self.use_norm:
             raise UserError("`norm_mode` causal has no effect without `use_norm`: add it, or leave this one out")
         if self.norm_mode != "causal" and self.norm_window:
@@ -66,6 +71,11 @@ class ModelConfig:
         """Picks the architecture out of any mapping of settings, such as args.json."""
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in settings.items() if key in known})
+
+    @property
+    def patch_len(self) -> int:
+        """Steps of a patch: what a prediction covers."""
+        return self.output_token_len or self.input_token_len
 
     @property
     def causal(self) -> bool:

@@ -7,7 +7,7 @@ that such a folder stands wherever one of this program's own checkpoints does.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,15 @@ class Family:
     settings: (config.json, its path) -> the settings of `ModelConfig` that follow; raises UserError for a model of this
     family that this program does not compute.
     renamed: the name of a tensor in the file -> its name in the module.
+    sizes: (shapes of the tensors by name, path of their file) -> the settings that follow, or None for other tensors;
+    for a family whose config.json does not tell, which is not read then. Raises UserError as `settings`.
     """
 
     model: str
     recognises: Callable[[Mapping[str, Any]], bool]
     settings: Callable[[Mapping[str, Any], Path], dict[str, Any]]
     renamed: Callable[[str], str] = str
+    sizes: Callable[[Mapping[str, Sequence[int]], Path], dict[str, Any] | None] = lambda shapes, path: None
 
 
 # --- Timer, from the hub
@@ -61,7 +64,40 @@ def _timer_settings(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "use_norm": True, "norm_mode": "window", "norm_window": 0, "covariate": False}
 
 
-FAMILIES: tuple[Family, ...] = (Family("timer", _is_timer, _timer_settings),)
+# --- TimesFM 2.5, in the layout of its package for torch
+
+TIMESFM_NAMES = {"tokenizer": "embedding", "stacked_xf": "blocks.attn_layers", "output_projection_point": "head",
+                 "output_projection_quantiles": "long_head"}
+TIMESFM_CHANNELS = 10
+
+
+def timesfm_name(name: str) -> str:
+    part, _, rest = name.partition(".")
+    return f"{TIMESFM_NAMES.get(part, part)}.{rest}"
+
+
+def _timesfm_sizes(shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Any] | None:
+    if "stacked_xf.0.attn.qkv_proj.weight" not in shapes:
+        return None
+    try:
+        width, inputs = shapes["tokenizer.hidden_layer.weight"]
+        head_dim = shapes["stacked_xf.0.attn.query_ln.scale"][0]
+        d_ff, outputs = shapes["stacked_xf.0.ff0.weight"][0], shapes["output_projection_point.output_layer.weight"][0]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"checkpoint {path} lacks tensors of a TimesFM ({error}): download it again") from error
+    return {"input_token_len": inputs // 2, "output_token_len": outputs // TIMESFM_CHANNELS, "d_model": width,
+            "n_heads": width // head_dim, "d_ff": d_ff, "activation": "silu", "use_norm": True, "norm_mode": "window",
+            "covariate": False,
+            "e_layers": len({name.split(".")[1] for name in shapes if name.startswith("stacked_xf.")})}
+
+
+def _nothing(config: Mapping[str, Any], path: Path | None = None) -> Any:
+    """For a family that is known by its tensors."""
+    return False if path is None else {}
+
+
+FAMILIES: tuple[Family, ...] = (Family("timer", _is_timer, _timer_settings),
+                                Family("timesfm", _nothing, _nothing, timesfm_name, _timesfm_sizes))
 
 
 def weights_in(folder: Path) -> Path | None:
@@ -76,15 +112,19 @@ def missing_weights(path: Path) -> str:
 
 
 def settings_beside(weights: Path) -> dict[str, Any] | None:
-    """The settings that the config.json beside a file of weights tells, `model` included; None where there is none.
+    """The settings that a file of weights tells, or the config.json beside it, `model` included; None for neither.
 
     Beside other files than safetensors a config.json of no family means nothing. Raises UserError for one that is no
     JSON object, and for a model that is not here.
     """
-    path = weights.with_name(CONFIG)
+    path, public = weights.with_name(CONFIG), weights.suffix == SUFFIX
+    shapes = shapes_in(weights) if public and weights.is_file() else {}
+    for each in FAMILIES:
+        found = each.sizes(shapes, weights)
+        if found is not None:
+            return {"model": each.model} | found
     if not path.is_file():
         return None
-    public = weights.suffix == SUFFIX
     try:
         config = read_object(path, "restore it")
     except UserError:
@@ -104,14 +144,24 @@ def settings_beside(weights: Path) -> dict[str, Any] | None:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file in the format of safetensors, which holds no code, by the names in the file."""
+    return _read(path, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def shapes_in(path: Path) -> dict[str, list[int]]:
+    """The shapes of the tensors of such a file, by name: its header alone is read."""
+    return _read(path, lambda file: {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+
+
+def _read(path: Path, what: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     try:
-        from safetensors.torch import load_file
+        from safetensors import safe_open
     except ImportError as error:
         raise UserError(f"{path} needs the package safetensors: pip install -r {REQUIRED}") from error
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist: correct the path")
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return what(file)
     except OSError:
         raise
     except Exception as error:  # a damaged header can fail in many ways

@@ -8,20 +8,23 @@ from typing import Any
 import torch
 
 from layers.linear import pack_linears
-from models import timer, timer_xl, timer_xl_draft
+from models import timer, timer_xl, timer_xl_draft, timesfm
 from models.checkpoint import ARGS, CHECKPOINT, load_into, read_settings, read_state
 from models.config import DRAFT_ONLY, SIZES, ModelConfig
+from models.foreign import is_foreign
 from models.longer_heads import LongerHeads
 from models.public import weights_in
 from models.timer_xl import ROLLING, TimerBackbone
 from utils.errors import UserError, shorten
 
 MODELS: dict[str, type[TimerBackbone]] = {"timer_xl": timer_xl.Model, "timer_xl_draft": timer_xl_draft.Model,
-                                          "timer": timer.Model}
+                                          "timer": timer.Model, "timesfm": timesfm.Model}
+UNTRAINED = ("timesfm",)  # used as they are published
 DRAFTS = ("timer_xl_draft",)
 # settings that the weights depend on; for a draft also its scales, patches and heads
 ARCHITECTURE = (*SIZES, "activation", "covariate", "use_norm", "norm_mode", "norm_window", "input_token_len")
-ARCHITECTURE_OF = {name: ARCHITECTURE + (DRAFT_ONLY if name in DRAFTS else ()) for name in MODELS}
+ARCHITECTURE_OF = {name: ARCHITECTURE + (DRAFT_ONLY if name in DRAFTS else ())
+                   + (("output_token_len",) if kind.longer_output else ()) for name, kind in MODELS.items()}
 DEFAULTS_OF = {name: kind.defaults for name, kind in MODELS.items()}
 APART = tuple(name for name, kind in MODELS.items() if kind.apart)  # every variable is a sequence by itself
 # switches that may be turned on for weights that were trained without them, because no tensor changes its shape; and
@@ -31,6 +34,11 @@ ADDED_LATER = {"use_norm": "they see normalised windows from now on",
 FRESH = ("head_logvar.",)
 # settings that are required to load a state dict
 NEEDED = (*SIZES, "input_token_len")
+
+
+def predicts_longer(name: str) -> bool:
+    """Whether a token of this model may predict more steps than it has; of a foreign one it is not known."""
+    return is_foreign(name) or MODELS[name].longer_output
 
 
 def checkpoint_in(path: str | Path) -> Path:
@@ -56,8 +64,9 @@ def load(path: str | Path, device: torch.device | str = "cpu", name: str | None 
     """
     path = checkpoint_in(path)
     found, config = describe(path, name, asked or {}, bare)
-    model = MODELS[found](config).to(device)
-    load_into(model, read_state(path), path)
+    state = read_state(path)
+    model = MODELS[found].for_weights(config, state).to(device)
+    load_into(model, state, path)
     model.label = f"checkpoint {path}"
     if norm_roll is not None:
         _choose_norm_roll(model, norm_roll, path)
@@ -129,6 +138,9 @@ def checked_rolling(model: TimerBackbone, rolling: str, path: Path) -> str:
     """Returns `rolling`. Raises UserError if it would be wrong for this model."""
     if rolling not in ROLLING:
         raise UserError(f"`rolling` is {rolling!r}, but must be one of {', '.join(ROLLING)}")
+    if rolling == "window" and isinstance(model, timesfm.Model):
+        raise UserError("`rolling` window is not known to the model timesfm, whose own forecast is by cache: leave it "
+                        "out")
     if rolling == "cache" and isinstance(model, timer.Model) and model.own_rolling == "window":
         raise UserError("`rolling` cache contradicts `norm_roll` window, by which every new patch changes how all of "
                         "them are normalised, so that nothing can be kept: leave one of them out")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from layers.normalisation import PatchStats, SampleStats, patch_moments
+from layers.normalisation import PastStats, PatchStats, SampleStats, moments_of_past, patch_moments
 from utils.buffers import read_at, write_after
 
 
@@ -39,8 +39,9 @@ class KeptStats:
 
     def __init__(self, context: torch.Tensor, room: int):
         B, N, _, C = context.shape
-        self.kept = context.new_zeros(2, B, N + room, C)
-        self.kept[:, :, :N] = self.of_context(context)
+        of_context = self.of_context(context)
+        self.kept = of_context.new_zeros(2, B, N + room, C)
+        self.kept[:, :, :N] = of_context
 
     def of_context(self, context: torch.Tensor) -> torch.Tensor:
         """Context [B, N, P, C] -> [2, B, N or 1, C]"""
@@ -87,6 +88,36 @@ class TrailingStats(KeptStats):
         before = times[:, :1] - torch.arange(window, 0, -1, device=times.device)
         needed = torch.cat([before, times], dim=1)  # [R, window + m]
         return PatchStats.causal(self.read(needed), needed >= 0, window)
+
+
+class AllPastStats(KeptStats):
+    """Of everything from the beginning to the end of every patch, from the moments of single patches.
+
+    missing: steps at the beginning of the context that are not there.
+    """
+
+    def __init__(self, context: torch.Tensor, room: int, missing: int):
+        self.steps, self.missing, self.dtype = context.shape[2], missing, context.dtype
+        super().__init__(context, room)
+        if missing:
+            self.kept[:, :, :1] = self.of_later(context[:, :1, missing:])
+
+    def of_later(self, patches: torch.Tensor) -> torch.Tensor:
+        return patch_moments(patches.double())
+
+    def at(self, times: torch.Tensor | range) -> PastStats:
+        if isinstance(times, range):
+            mean, stdev = (part[:, times.start:] for part in
+                           moments_of_past(self.kept[:, :, :times.stop], self.steps, self.missing))
+            times = torch.arange(times.start, times.stop, device=self.kept.device)[None]
+        else:
+            times = times.clamp(min=0)
+            mean, stdev = (read_at(part, times) for part in moments_of_past(self.kept, self.steps, self.missing))
+        missing = None
+        if self.missing:
+            absent = torch.arange(self.steps, device=times.device) < self.missing
+            missing = ((times == 0)[..., None] & absent)[..., None]  # [R, m, steps, 1]
+        return PastStats(mean[:, :, None].to(self.dtype), stdev[:, :, None].to(self.dtype), None, missing)
 
 
 class OwnStats(KeptStats):

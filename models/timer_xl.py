@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from models.cache_state import CacheState
 from models.config import ModelConfig
 from models.longer_heads import LongerHeads
 from models.running_stats import FrozenStats, KeptStats, TrailingStats
+from utils.errors import UserError
 from utils.interface import Decodable, State
 from utils.window_state import WindowState
 
@@ -34,16 +36,28 @@ class TimerBackbone(Decodable, nn.Module):
     defaults: dict[str, Any] = {}  # settings that differ from those of ModelConfig where they are not given
     whole_head = False  # rotary positions turn all of a head, see `layers.rotary`
     apart = False  # every variable is a sequence by itself
+    longer_output = False  # a token may predict more steps than it has
+    embedding: nn.Module
+    blocks: Any  # called like a `TimerBlock`
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        if config.patch_len != config.input_token_len and not self.longer_output:
+            raise UserError(f"`output_token_len` {config.patch_len} differs from `input_token_len` "
+                            f"{config.input_token_len}: make them equal (a token predicts the next patch)")
         self.config = config
-        self.patch_len, self.patches_ahead = config.input_token_len, config.draft_patches
+        self.token_len, self.patch_len = config.input_token_len, config.patch_len
+        self.patches_ahead = config.draft_patches
         self.rolling = self.own_rolling
         self.dtype = torch.float32  # of the weights
         self.rotated: tuple[tuple, torch.Tensor] | None = None  # see `rotary`
         self.layout: TokenLayout | None = None  # of the last pass over a window, for who replays it
         self.build()
+
+    @classmethod
+    def for_weights(cls, config: ModelConfig, state: Mapping[str, torch.Tensor]) -> TimerBackbone:
+        """A model for these weights, by their names in the file."""
+        return cls(config)
 
     def build(self) -> None:
         """Makes the embedding and the layers."""

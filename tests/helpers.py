@@ -101,6 +101,47 @@ def with_heads(target, count: int = 3):
     return target.with_heads(longer.eval())
 
 
+def any_order_of_calls(model, context, patches, seed, check, calls=16, room=12):
+    """Rolls a state back, selects, fans out and extends it at random; returns how often it was extended.
+
+    patches: (rows, steps, variables, seed) -> [rows, steps, variables]. check: (row, its predictions [k + 1, P, C],
+    those of its longer heads or None, the series [T, C] behind each of the k + 1).
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(low, high):
+        return int(torch.randint(low, high + 1, (), generator=generator))
+    P, (_, length, C), extended = model.patch_len, context.shape, 0
+    state, histories = model.start(context, room), list(context)
+    for _ in range(calls):
+        lengths, action = [(len(history) - length) // P for history in histories], pick(0, 5)
+        if action == 0:
+            kept = [pick(0, each) for each in lengths]
+            state.rollback(torch.tensor(kept))
+            histories = [history[:length + k * P] for history, k in zip(histories, kept)]
+        elif action == 1:
+            kept = pick(0, min(lengths))
+            state.rollback(kept)
+            histories = [history[:length + kept * P] for history in histories]
+        elif action == 2 and len(histories) > 1:
+            rows = torch.randperm(len(histories), generator=generator)[:-1]
+            state.select(rows)
+            histories = [histories[row] for row in rows]
+        elif action == 3 and len(histories) < 4:
+            model.fan_out(state, 2)
+            histories = [history for history in histories for _ in range(2)]
+        elif max(lengths) <= room - 3:
+            k = pick(0, 3)
+            new = patches(len(histories), max(1, k) * P, C, seed=pick(0, 99))
+            made = model.extend(state, new.unflatten(1, (-1, P)) if k else None)
+            for row, history in enumerate(histories):
+                grown = [torch.cat([history, new[row, :j * P]]) for j in range(k + 1)]
+                check(row, made.mean[row], None if made.ahead is None else made.ahead[row], grown)
+                histories[row] = grown[-1]
+            extended += 1
+    return extended
+
+
 def tiny_series(rows: int = 600):
     """Three seasonal variables [rows, 3]; the first rows do not depend on how many there are."""
     t = np.arange(rows)[:, None]

@@ -61,7 +61,7 @@ def evaluate_paths(method: Method, dataset, loader: Batches, settings: Settings,
                    folder: Path) -> dict[str, Any]:
     """Scores of `num_samples` paths per test window; writes pit.png, and samples.npz if asked for."""
     data, samples, covariate = settings.data, settings.report.num_samples or 0, settings.model.config.covariate
-    patch_len, span = settings.model.config.input_token_len, settings.data.test_context
+    patch_len, span = settings.model.config.patch_len, settings.data.test_context
     rows = spread_windows(dataset, data.test_windows)
     prior = PRIOR * span * len(rows) / len(dataset)
     rolling = RollingScale(patch_len, span, dataset.first_items, prior)

@@ -61,7 +61,7 @@ def _draw_forecast(folder: Path, method: Method, alone: Method, dataset, window:
         extra = {"target_alone": panel(alone.forecast(x)), "draft_mean": panel(decoded.draft_mean),
                  "draft_sigma": panel(decoded.draft_sigma), "origin": decoded.origin[0].cpu().numpy()}
     forecast_figure(folder / f"forecast_{window:05d}.png", panel(x), panel(y), panel(decoded.forecast),
-                    [name for _, name in labels], settings.model.config.input_token_len, label,
+                    [name for _, name in labels], settings.model.config.patch_len, label,
                     title=f"{SPLIT_WORDS[dataset.cut.split]} window {window - int(dataset.first_items[series])}{of}, "
                           f"horizon {settings.data.horizon}", **extra)
 

@@ -57,7 +57,7 @@ def refuse_without_windows(settings: Settings, dataset) -> None:
     spec, data = settings.spec, settings.data
     if not spec.promises or not settings.run.use_speculative:
         return
-    if patches_in(data.horizon, settings.model.config.input_token_len) == 1:
+    if patches_in(data.horizon, settings.model.config.patch_len) == 1:
         raise UserError(f"`{'rms' if spec.rms is not None else 'budget'}`: a horizon of {data.horizon} is a single "
                         "patch, which the target alone forecasts in one pass: leave it out")
     if spec.promise == "audit":

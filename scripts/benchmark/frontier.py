@@ -133,7 +133,7 @@ def rows_of(experiment: "Exp_Basic", methods: "Mapping[Key, Method]") -> list[di
             result = out.result(settings.data.batch_size)
             passes = {column: result.get(column) for column in ("target_passes", "draft_passes")}
             if kind == "path" and key == next(iter(of_kind)):
-                passes["target_passes"] = float(-(-settings.data.horizon // settings.model.config.input_token_len))
+                passes["target_passes"] = float(-(-settings.data.horizon // settings.model.config.patch_len))
             exact = key[1].startswith("coupling")  # another path, of the same law: its distance says nothing
             rows.append({"kind": kind, "rule": key[1], "setting": key[2], "mse": result["mse"], "mae": result["mae"],
                          "rms_from_target": None if exact else out.rms_from_reference(),

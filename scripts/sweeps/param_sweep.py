@@ -194,7 +194,7 @@ def patches_of(own, settings: "Settings") -> int:
     """Patches of a forecast. Raises UserError if there is only one."""
     from utils.errors import UserError
     from utils.speculative_decoder import patches_in
-    patch = settings.model.config.input_token_len
+    patch = settings.model.config.patch_len
     if own.horizon <= patch:
         raise UserError(f"--horizon {own.horizon}: a forecast of one patch ({patch} steps) is the target's own, and "
                         f"nothing is proposed: give a horizon above {patch}")

@@ -122,7 +122,7 @@ def test_a_folder_that_was_downloaded_by_half_is_refused(folder):
 
 def test_the_missing_package_is_named(folder, monkeypatch):
     import sys
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     assert "needs the package safetensors: pip install -r requirements-public.txt" in refused(folder)
 
 

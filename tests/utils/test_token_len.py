@@ -2,6 +2,7 @@
 import pytest
 import torch
 from foreign_models import Attention, KeysAndValues, weights
+from helpers import any_order_of_calls
 
 from utils.acceptance import Tolerance
 from utils.adapters import FromCache, FromForward
@@ -44,9 +45,9 @@ def cached(toy, select=True, **more):
                      heads_ahead=toy.ahead, **more)
 
 
-def contexts(rows, steps, seed=0):
+def contexts(rows, steps, variables=C, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, steps, C, generator=generator, dtype=torch.float64) \
+    return torch.randn(rows, steps, variables, generator=generator, dtype=torch.float64) \
         * torch.linspace(0.3, 2, rows, dtype=torch.float64)[:, None, None]
 
 
@@ -104,43 +105,13 @@ def test_longer_heads_of_such_a_model_are_its_draft():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_calls_gives_what_whole_calls_give(seed):
-    generator = torch.Generator().manual_seed(seed)
+    toy = Tokens()
 
-    def pick(low, high):
-        return int(torch.randint(low, high + 1, (), generator=generator))
-    toy, length, room, seen = Tokens(), P + T, 12, 0
-    model = cached(toy, select=seed % 2 == 0)
-    context = contexts(3, length, seed)
-    state, histories = model.start(context, room), list(context)
-    for _ in range(16):
-        lengths = [(len(history) - length) // P for history in histories]
-        action = pick(0, 5)
-        if action == 0:
-            kept = [pick(0, each) for each in lengths]
-            state.rollback(torch.tensor(kept))
-            histories = [history[:length + k * P] for history, k in zip(histories, kept)]
-        elif action == 1:
-            kept = pick(0, min(lengths))
-            state.rollback(kept)
-            histories = [history[:length + kept * P] for history in histories]
-        elif action == 2 and len(histories) > 1:
-            rows = torch.randperm(len(histories), generator=generator)[:-1]
-            state.select(rows)
-            histories = [histories[row] for row in rows]
-        elif action == 3 and len(histories) < 4:
-            model.fan_out(state, 2)
-            histories = [history for history in histories for _ in range(2)]
-        elif max(lengths) <= room - 3:
-            k = pick(0, 3)
-            new = contexts(len(histories), max(1, k) * P, seed=pick(0, 99)).unflatten(1, (-1, P))
-            made = model.extend(state, new if k else None)
-            for row, (history, patches) in enumerate(zip(histories, new)):
-                for j in range(k + 1):
-                    series = torch.cat([history, patches[:j].flatten(0, 1)])
-                    torch.testing.assert_close(made.mean[row, j], toy.next_patch(series[None])[0])
-                histories[row] = series
-            seen += 1
-    assert seen > 1
+    def check(row, mean, ahead, histories):
+        expected = [toy.next_patch(history[None])[0] for history in histories]
+        torch.testing.assert_close(mean, torch.stack(expected))
+    assert any_order_of_calls(cached(toy, select=seed % 2 == 0), contexts(3, P + T, seed=seed), contexts, seed,
+                              check) > 1
 
 
 # --- what is refused
