@@ -11,6 +11,14 @@ timer, 8 x d1024, 84 M parameters, each patch normalised by itself (`norm_roll` 
   own roll, packed    the same, with the weights laid out for the CPU's kernels, as in all ways below
   speculative, forced a draft of a quarter of its size proposes all patches, one pass of the target verifies them
   limit               one bare pass of the target over context and proposals
+
+timesfm, 20 x d1280, 231 M parameters with both heads, reads 32 steps, predicts 128, and 1024 ahead:
+  package's decode    that of the package timesfm, where it is installed; not compiled
+  own decode          the same forecast by this program, in torch's own layout of the weights
+  own decode, packed  the same, with the weights laid out for the CPU's kernels, as in all ways below
+  head-drafted, forced   the longer head proposes, in the pass over the context; one more pass verifies
+  head-drafted, bf16  the same with weights in bfloat16
+  limit               one bare pass of the target over context and proposals
 """
 from __future__ import annotations
 
@@ -19,6 +27,7 @@ import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +38,7 @@ from exp.flags import Parser, reader
 from exp.program import exit_code
 from exp.report.results import format_table, write_csv
 from layers.linear import pack_linears
-from models import timer, timer_xl_draft
+from models import timer, timer_xl_draft, timesfm
 from models.config import ModelConfig
 from scripts.benchmark.decode_speed import Forced, bare_pass, timed
 from utils.errors import UserError
@@ -42,6 +51,7 @@ COLUMNS = ["model", "horizon", "batch", "way", "ms", "passes", "context", "gain"
            "device", "threads", "torch"]
 TIMER = ModelConfig(input_token_len=96, d_model=1024, n_heads=8, d_ff=2048, e_layers=8, activation="silu",
                     use_norm=True)
+TIMESFM = ModelConfig(**timesfm.PUBLIC)
 QUARTER = {f"draft_scale_{part}": 0.25 for part in ("d_model", "n_heads", "d_ff", "e_layers")}
 
 
@@ -101,7 +111,48 @@ def timer_ways(cell: Cell) -> dict[str, Way]:
     }
 
 
-MODELS = {"timer": PublicModel(timer_ways, contexts=(672, 2880), horizons=(720, 1440))}
+def timesfm_ways(cell: Cell) -> dict[str, Way]:
+    patch, n = TIMESFM.patch_len, patches_in(cell.horizon, TIMESFM.patch_len)
+    torch.manual_seed(0)
+    plain = ready(timesfm.Model(TIMESFM), cell.device, packed=False)
+    target, half = ready(copy.deepcopy(plain), cell.device), ready(copy.deepcopy(plain), cell.device, packed=False)
+    half.halve()
+    noise = Noise.draw(cell.noise(), n, patch, torch.Generator().manual_seed(0))
+    proposals = torch.randn(cell.batch, n - 1, patch, 1, device=cell.device)
+
+    def drafted(model):
+        forced = Forced(1.0)
+        return Way(lambda x: decode_speculative(model, None, x, cell.horizon, forced, None, noise), head_passes(n))
+    return package_way(cell, n) | {
+        "own decode": Way(lambda x: decode_alone(plain, x, cell.horizon), n),
+        "own decode, packed": Way(lambda x: decode_alone(target, x, cell.horizon), n),
+        "head-drafted, forced": drafted(target),
+        "head-drafted, bf16": drafted(half),
+        "limit": Way(lambda x: bare_pass(target, x, proposals), 1),
+    }
+
+
+def head_passes(n: int) -> int:
+    """Passes for n patches where all is accepted: each verifies what the one before proposed, and adds one patch."""
+    passes, done, stock = 0, 0, 0
+    while done < n:
+        passes, done = passes + 1, done + stock + 1
+        stock = min(timesfm.LONG_PATCHES - 1, n - done - 1)
+    return passes
+
+
+def package_way(cell: Cell, n: int) -> dict[str, Way]:
+    """The decode of the package timesfm, of the public size; none where it is not installed, or for other sizes."""
+    if find_spec("timesfm") is None or TIMESFM.d_model != timesfm.PUBLIC["d_model"]:
+        return {}
+    from timesfm.timesfm_2p5.timesfm_2p5_torch import TimesFM_2p5_200M_torch_module
+    package = ready(TimesFM_2p5_200M_torch_module(), cell.device, packed=False)
+    masks = torch.zeros(cell.batch, cell.context, dtype=torch.bool, device=cell.device)
+    return {"package's decode": Way(lambda x: package.decode(cell.horizon, x[..., 0], masks), n)}
+
+
+MODELS = {"timer": PublicModel(timer_ways, contexts=(672, 2880), horizons=(720, 1440)),
+          "timesfm": PublicModel(timesfm_ways, contexts=(512, 2048), horizons=(1024,))}
 
 
 def measure(name: str, cell: Cell, budget_s: float) -> list[dict[str, Any]]:
