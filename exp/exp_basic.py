@@ -114,14 +114,19 @@ def _of_the_same_patch(model: Any, what: str, settings: Settings) -> Any:
         length = "input_token_len" if config.patch_len == config.input_token_len else "output_token_len"
         raise UserError(f"{what} has a patch of {model.patch_len} steps, but this run has `{length}` "
                         f"{config.patch_len}: they must be equal, for target and draft alike")
+    token_len, context = getattr(model, "token_len", 1), settings.data.test_context
+    if context % token_len:  # of a draft, whose tokens may be longer than the target's
+        raise UserError(f"{what} reads {token_len} steps at a time, but `test_context` {context} is not a multiple of "
+                        f"that: use {context // token_len * token_len or token_len}")
     return model
 
 
 def tokens_of(config: ModelConfig, name: str) -> dict[str, Any]:
     """The lengths of a model of a run whose own has `config`: the patch is the same; in most it is one token."""
-    if registry.predicts_longer(name):
-        return {key: getattr(config, key) for key in TOKENS}
-    return {"input_token_len": config.patch_len}
+    if not registry.predicts_longer(name):
+        return {"input_token_len": config.patch_len}
+    longer = config.patch_len != config.input_token_len
+    return {key: getattr(config, key) for key in TOKENS} if longer else {}
 
 
 def caveats(model: TimerBackbone | ForeignModel, path: str | Path, context: int) -> list[str]:

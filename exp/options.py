@@ -277,6 +277,8 @@ def _config(values: Values, stored: Mapping[str, Any], asked: Mapping[str, Any],
     if values["is_training"] and values["adaptation"]:
         names |= set(ARCHITECTURE_OF[values["model"]]) - {"draft_patches"}
     known = {name: value for name, value in stored.items() if name in names}
+    if values["is_training"] and stored.get("output_token_len"):  # of a teacher whose tokens may be shorter
+        known["input_token_len"] = stored["output_token_len"]
     return completed(known | dict(asked), values["model"], data)
 
 

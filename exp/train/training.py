@@ -134,7 +134,7 @@ def loss_of(experiment: Exp_Basic):
 
 def _refuse_without_insight(train: TrainSettings, teacher: Any) -> None:
     """A teacher that is known by its forecasts alone teaches what comes after a window, nothing within it."""
-    if hasattr(teacher, "stats_of"):
+    if hasattr(teacher, "stats_of") and teacher.token_len == teacher.patch_len:
         return
     who = f"`target_model` {train.target_model} is known by its forecasts, which come after a window"
     if not train.rollout:

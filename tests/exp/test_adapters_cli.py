@@ -199,7 +199,7 @@ def test_a_file_beside_a_checkpoint_runs_no_code(own_lab, mine, capsys):
 
 @pytest.mark.parametrize("extra", ["", "--draft_rollout 2 --draft_rollout_context 1 --draft_answer 0.1",
                                    "--draft_rollout 2 --draft_teacher_noise calibrated"])
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", sorted(set(TEACHERS) - {"timesfm"}))  # that one: tests/exp/test_timesfm_cli.py
 def test_every_model_of_the_registry_teaches(lab, place, name, extra):
     model = {"timer_xl": tiny_target, "timer": tiny_timer}[name](**TRAIN_SIZES, input_token_len=PATCH)
     save("teacher", model)
