@@ -159,8 +159,9 @@ def _sizes(found: Found) -> str:
 
 
 def _patch(found: Found) -> str:
-    patch, context = found.model.patch_len, found.stored.get("seq_len")
+    patch, tokens, context = found.model.patch_len, found.model.token_len, found.stored.get("seq_len")
     ahead = f", {found.model.patches_ahead} of them a pass" if found.model.patches_ahead > 1 else ""
+    ahead += f", read {tokens} steps at a time" if tokens != patch else ""
     return f"patch {patch}{ahead}" + (f", context {context} ({context // patch} patches)" if context else "")
 
 
@@ -168,6 +169,8 @@ def _normalised(found: Found) -> str:
     config = found.model.config
     if not config.use_norm:
         return "not normalised"
+    if found.model.token_len != found.model.patch_len:
+        return "each token by all before its end"
     if config.causal:
         known = found.guess is None or "norm_window" not in found.guess.open
         window = f"its own trailing {config.norm_window} patches" if known else "its own trailing window"
@@ -205,9 +208,10 @@ def _apart(found: Found) -> bool:
 
 def _fitting(found: Found) -> list[str]:
     """The drafts, or for a draft the targets, in folders beside it that have its patch and its variables."""
+    words = ["its own longer head (--spec_draft head)"] if found.model.heads_ahead else []
     if found.guess is not None or found.path.name != CHECKPOINT:
-        return []
-    words, own = [], digest(found.path)
+        return words
+    own = digest(found.path)
     for folder in sorted(found.path.parent.parent.iterdir()):
         path = folder / CHECKPOINT
         if not path.is_file() or path == found.path:
@@ -225,9 +229,13 @@ def _fitting(found: Found) -> list[str]:
 
 
 def _agree(found: Found, stored: Mapping[str, Any]) -> bool:
-    same = all(found.stored.get(name) == stored.get(name) for name in ("input_token_len", "covariate"))
+    same = _patch_of(found.stored) == _patch_of(stored) and found.stored.get("covariate") == stored.get("covariate")
     apart = stored.get("data", "MultivariateDatasetBenchmark") != "MultivariateDatasetBenchmark"
     return same and (found.model.apart or apart == _apart(found))
+
+
+def _patch_of(stored: Mapping[str, Any]) -> Any:
+    return stored.get("output_token_len") or stored.get("input_token_len")
 
 
 def _teacher(draft: Mapping[str, Any]) -> str | None:
@@ -256,7 +264,7 @@ def _command(found: Found) -> str:
         flags += ["--seq_len", str(theirs.sizes["seq_len"] if theirs else 7 * found.model.patch_len)]
         flags += _of_guess(found.guess)
     elif "seq_len" not in found.stored:  # a public model
-        flags += ["--seq_len", str(7 * found.model.patch_len), "--input_token_len", str(found.model.patch_len)]
+        flags += ["--seq_len", str(7 * found.model.patch_len), "--input_token_len", str(found.model.token_len)]
     return " ".join(map(shlex.quote, flags)) + " --root_path FOLDER --data_path FILE"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from models.public import timesfm_sizes
 from models.timer_xl import MOVE_FEATURES
 from utils.errors import UserError
 
@@ -28,6 +29,9 @@ class Deduced:
 
 def deduced(state: Mapping[str, torch.Tensor], path: Path) -> Deduced:
     """From a state dict under the names of this program, of OpenLTM or of the hub. Raises UserError for another's."""
+    found = timesfm_sizes({name: value.shape for name, value in state.items()}, path)
+    if found is not None:
+        return Deduced("timesfm", found, {})
     layers = len({match[1] for match in map(LAYER.match, state) if match})
     try:
         if "model.embed_layer.emb.weight" in state:

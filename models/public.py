@@ -76,7 +76,8 @@ def timesfm_name(name: str) -> str:
     return f"{TIMESFM_NAMES.get(part, part)}.{rest}"
 
 
-def _timesfm_sizes(shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Any] | None:
+def timesfm_sizes(shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Any] | None:
+    """Settings of `ModelConfig` by the shapes of its tensors; None for those of another model."""
     if "stacked_xf.0.attn.qkv_proj.weight" not in shapes:
         return None
     try:
@@ -97,7 +98,7 @@ def _nothing(config: Mapping[str, Any], path: Path | None = None) -> Any:
 
 
 FAMILIES: tuple[Family, ...] = (Family("timer", _is_timer, _timer_settings),
-                                Family("timesfm", _nothing, _nothing, timesfm_name, _timesfm_sizes))
+                                Family("timesfm", _nothing, _nothing, timesfm_name, timesfm_sizes))
 
 
 def weights_in(folder: Path) -> Path | None:

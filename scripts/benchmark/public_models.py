@@ -51,7 +51,7 @@ COLUMNS = ["model", "horizon", "batch", "way", "ms", "passes", "context", "gain"
            "device", "threads", "torch"]
 TIMER = ModelConfig(input_token_len=96, d_model=1024, n_heads=8, d_ff=2048, e_layers=8, activation="silu",
                     use_norm=True)
-TIMESFM = ModelConfig(**timesfm.PUBLIC)
+TIMESFM = ModelConfig.from_mapping(timesfm.PUBLIC)
 QUARTER = {f"draft_scale_{part}": 0.25 for part in ("d_model", "n_heads", "d_ff", "e_layers")}
 
 

@@ -1,4 +1,4 @@
-"""A public TimesFM from its folder: tested, with its longer head as the draft, compared, and beyond the end of a file."""
+"""A public TimesFM from its folder: tested, with its longer head as the draft, compared, and used for predictions."""
 import shutil
 from pathlib import Path
 
@@ -114,6 +114,21 @@ def test_it_teaches_a_draft_by_its_forecasts(lab, capsys):
     assert run.main(f"{DISTIL} --draft_rollout 2 --draft_answer 0.1 --draft_teacher_noise 0.1".split()) == 0
     draft = registry.load("checkpoints/forecast_test_timer_xl_draft_test_0")
     assert draft.patch_len == PATCH and draft.config.d_model == SIZES["d_model"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "bare.pth"])
+def test_what_it_is_can_be_asked(lab, capsys, name):
+    folder = Path("checkpoints/timesfm")
+    torch.save(safetensors.load_file(folder / "model.safetensors"), folder / "bare.pth")
+    assert run.main(["--inspect", str(folder / name)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("timesfm, a target", "patch 16, read 4 steps at a time", "each token by all before its end",
+                  "by cache, which is exact", "its own longer head (--spec_draft head)"):
+        assert words in said
+    command = said.partition("to test it python run.py ")[2].replace("FOLDER", ".").replace("FILE", "tiny.csv")
+    # the series is too short for seven patches; a bare file has no seq_len of its own either
+    flags = command.split() + ["--seq_len", "36", "--test_pred_len", "20", "--test_windows", "2", "--quiet"]
+    assert run.main(flags) == 0
 
 
 def test_a_folder_is_loaded_by_its_tensors(lab):
