@@ -6,7 +6,8 @@ default_settings=${default_settings:-etth1}
 arguments=${arguments:-[SETTINGS] [FLAGS for every run.py call]}
 about="SETTINGS: the name of a file in scripts/settings, without .sh (default: $default_settings).
 Environment: DATASET_ROOT, folder of the data (./dataset); CHECKPOINTS, folder of the models (./checkpoints); PYTHON, an
-interpreter that has the packages, or VENV and BASE_PYTHON, the environment to install them in and the Python for it."
+interpreter that has the packages, or VENV and BASE_PYTHON, the environment to install them in and the Python for it;
+PROCESSES, how many train together (1), each with a batch of the settings' size."
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 settings=$default_settings
@@ -56,6 +57,11 @@ case " $horizons " in
   *" 336 "*) published_horizon=336 ;;
   *) published_horizon=${horizons##* } ;;
 esac
+# of a file that the settings do not train on: UTSD's split is that of its own files
+case $dataset_class in
+  Utsd*) file_class=UnivariateDatasetBenchmark ;;
+  *) file_class=${dataset_class:-MultivariateDatasetBenchmark} ;;
+esac
 data=(--root_path "$data_root" --data_path "${files[@]}" --data "${dataset_class:-MultivariateDatasetBenchmark}"
       --seq_len "$context" --input_token_len "$patch" --checkpoints "$checkpoints" --model_id "$model_id")
 
@@ -63,10 +69,18 @@ target_name=forecast_${model_id}_timer_xl_target_0
 target_checkpoint=$checkpoints/$target_name/checkpoint.pth
 draft_checkpoint() { echo "$checkpoints/forecast_${model_id}_timer_xl_draft_$1_0/checkpoint.pth"; }
 
-run() { "$python" run.py "${data[@]}" "$@" ${extra[@]+"${extra[@]}"}; }
+program=("$python" run.py)
+run() { "${program[@]}" "${data[@]}" "$@" ${extra[@]+"${extra[@]}"}; }
 run_test() { run --is_training 0 "${testing[@]}" "$@"; }
 # a test at the first horizon follows each training
-run_training() { run --is_training 1 --test_pred_len "${horizons%% *}" ${resume[@]+"${resume[@]}"} "$@"; }
+run_training() {
+  local program=("${program[@]}") together=()
+  if [ "${PROCESSES:-1}" != 1 ]; then
+    program=("$python" -m torch.distributed.run --standalone --nproc_per_node "$PROCESSES" run.py)
+    together=(--ddp)
+  fi
+  run --is_training 1 --test_pred_len "${horizons%% *}" ${together[@]+"${together[@]}"} ${resume[@]+"${resume[@]}"} "$@"
+}
 
 # each FILES -- COMMAND [FLAGS]: the command for each file below the data's root, at every horizon
 each() {
@@ -74,7 +88,7 @@ each() {
   while [ "$1" != -- ]; do chosen+=("$1"); shift; done
   for file in "${chosen[@]}"; do
     for horizon in $horizons; do
-      "${@:2}" --root_path "$dataset_root" --data_path "$file" --test_pred_len "$horizon"
+      "${@:2}" --root_path "$dataset_root" --data_path "$file" --data "$file_class" --test_pred_len "$horizon"
     done
   done
 }
@@ -102,11 +116,12 @@ test_draft() {
   run_test --model timer_xl_draft --test_dir "forecast_${model_id}_timer_xl_draft_$1_0" "${@:2}"
 }
 
-# adapt DES FILE [FLAGS]: fine-tunes the target on a file
+# adapt DES FILE [FLAGS]: fine-tunes the target, or the weights in $PRETRAINED, on a file or a folder of them
 adapt() {
-  need "$target_checkpoint" scripts/pretrain/timer_xl_pool.sh
-  run_training --des "$1" --root_path "$dataset_root" --data_path "$2" --use_norm "${target[@]}" "${adapting[@]}" \
-    --adaptation --pretrain_model_path "$target_checkpoint" "${@:3}"
+  local weights=${PRETRAINED:-$target_checkpoint}
+  need "$weights" "a script in scripts/pretrain"
+  run_training --des "$1" --root_path "$dataset_root" --data_path "$2" --data "$file_class" --use_norm "${target[@]}" \
+    "${adapting[@]}" --adaptation --pretrain_model_path "$weights" "${@:3}"
 }
 
 # with_draft DES FLAGS: target and draft together; FLAGS start with --use_speculative or --compare

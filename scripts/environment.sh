@@ -1,7 +1,7 @@
 # Sourced: changes to the project's root and sets up its virtual environment if needed.
 # PYTHON=/path/to/python uses an interpreter that already has the packages. Without it, VENV=FOLDER is the environment
 # (.venv by default) and BASE_PYTHON=COMMAND the Python that creates it (python3 by default). Relative paths in these, in
-# DATASET_ROOT and in CHECKPOINTS are meant from the folder in which the script is started.
+# DATASET_ROOT, CHECKPOINTS and PRETRAINED are meant from the folder in which the script is started.
 # --help among the arguments of the script prints its usage, before anything is installed: $arguments as they are to be
 # shown, the comment at the top of the script, and $about.
 set -euo pipefail
@@ -25,7 +25,7 @@ from_here() {
     esac
   done
 }
-from_here DATASET_ROOT CHECKPOINTS VENV
+from_here DATASET_ROOT CHECKPOINTS VENV PRETRAINED
 for name in PYTHON BASE_PYTHON; do
   case ${!name:-} in */*) from_here "$name" ;; esac
 done

@@ -1,9 +1,11 @@
 """The bash scripts: their usage, the folders they are started from, and their horizons, those of the settings."""
+import json
 import os
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers import ROOT, tiny_series, write_series
 
@@ -96,6 +98,58 @@ def test_every_experiment_runs_on_a_short_series(checkout):
     results = {path.name for path in (checkout / "project" / "test_results").iterdir()}
     assert {f"forecast_short_timer_xl_target_0_pl{horizon}" for horizon in (24, 36)} <= results
     assert not [name for name in results if "_pl96" in name or "_pl336" in name]
+
+
+@pytest.fixture
+def utsd(checkout):
+    """Settings for a folder of npy files in UTSD's layout, in the folder of the caller's data."""
+    for number, name in enumerate(("Energy/a.npy", "Health/deep/b.npy")):
+        path = checkout / "here" / "data" / "UTSD" / name
+        path.parent.mkdir(parents=True)
+        np.save(path, tiny_series(900 + 100 * number))
+    settings = checkout / "project" / "scripts" / "settings"
+    few = "--subset_rand_ratio 0.05 --val_windows 5 --test_windows 5"
+    made = f"""horizons=24
+target_training+=({few})
+draft_training+=(--draft_rollout 2 {few})
+adapting=(--train_epochs 1 --learning_rate 1e-4 --val_windows 5 --test_windows 5)
+testing+=(--test_windows 5)
+"""
+    (settings / "made.sh").write_text(SHORT + made + "data_files=UTSD\ndataset_class=Utsd_Npy\n")
+    (settings / "single.sh").write_text(SHORT + made + "data_file=short.csv\n")
+    return checkout
+
+
+@pytest.mark.slow
+def test_pretraining_and_adaptation_run_on_folders_of_npy_files(utsd):
+    done = start(utsd, "scripts/pretrain/timer_xl_utsd.sh", "made", "--quiet")
+    assert done.returncode == 0, done.stderr
+    few = "models/forecast_made_timer_xl_few_shot_0/checkpoint.pth"
+    for shot, variables in (("few", {"adapted_file": "short.csv"}),
+                            ("full", {"adapted_file": "UTSD", "CHECKPOINTS": "elsewhere", "PRETRAINED": few})):
+        done = start(utsd, f"scripts/adaptation/{shot}_shot/timer_xl_etth1.sh", "made", "--quiet", **variables)
+        assert done.returncode == 0, done.stderr
+    args = json.loads((utsd / "here" / "elsewhere" / "forecast_made_timer_xl_full_shot_0" / "args.json").read_text())
+    assert args["data"] == "UnivariateDatasetBenchmark"  # not split as UTSD is
+    assert args["pretrain_model_path"] == str(utsd / "here" / few)
+    done = start(utsd, "scripts/pretrain/timer_xl_multivariate.sh", "single", "--quiet")
+    assert done.returncode == 0, done.stderr
+
+
+def test_processes_train_together_and_test_alone(checkout):
+    """The commands that a script runs, seen by a stand-in for python."""
+    stub = checkout / "python"
+    stub.write_text(f'#!/bin/bash\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@" >> {checkout}/said\n')
+    stub.chmod(0o755)
+    trained = checkout / "here" / "models" / "forecast_short_timer_xl_target_0"
+    trained.mkdir(parents=True)
+    (trained / "checkpoint.pth").touch()
+    variables = {"PYTHON": str(stub), "PROCESSES": "2"}
+    assert start(checkout, f"{ROLLING}/timer_xl_etth1.sh", "short", **variables).returncode == 0
+    first, *tests = (checkout / "said").read_text().splitlines()
+    assert first.startswith("-m torch.distributed.run --standalone --nproc_per_node 2 run.py --root_path")
+    assert " --ddp " in first and tests
+    assert all(line.startswith("run.py ") and "--ddp" not in line for line in tests)
 
 
 @pytest.mark.parametrize("horizons, published", [("96 192 336 720", 336), ("336", 336), ("24 36", 36), ("1336", 1336)])
