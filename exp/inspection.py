@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exp.foreign_names import run_of
+from exp.own_heads import heads_beside, refuse_others
 from exp.ownership import SOURCES
 from exp.section import fields_of
 from exp.stored import stored_settings
@@ -23,8 +24,7 @@ from utils.files import digest
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 NO_CHECKPOINT = "resume.pth"
-FITTED = {"calibration": "calibrated laws and bands", "certificate": "certificates of parareal",
-          "heads": "longer heads"}
+FITTED = {"calibration": "calibrated laws and bands", "certificate": "certificates of parareal"}
 WIDTH = 14  # of the first column
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,9 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def read(path: Path) -> Found:
     """Loads a checkpoint as a test would. Raises UserError with the reason if that would refuse it."""
+    folder = path.parent
+    if any(heads_beside(target) == path for target in folder.parent.glob(f"{folder.name.removesuffix('_heads')}.*")):
+        raise UserError(f"{path} holds longer heads of a target, and no model: inspect {folder.parent}")
     stored = stored_settings(path)
     if stored:
         model = registry.load(path, packed=False)
@@ -248,7 +251,18 @@ def _kept_beside(path: Path) -> list[str]:
     """What was fitted to it and is kept beside it, by kind."""
     found = {words: sorted(other.name for other in path.parent.glob(f"{path.stem}_{kind}*"))
              for kind, words in FITTED.items()}
-    return [f"{words}: {', '.join(names)}" for words, names in found.items() if names]
+    return [f"{words}: {', '.join(names)}" for words, names in found.items() if names] + _heads_of(path)
+
+
+def _heads_of(path: Path) -> list[str]:
+    heads = heads_beside(path)
+    if not heads.is_file():
+        return []
+    try:
+        refuse_others(heads, path)
+    except UserError:
+        return [f"longer heads of other weights, which cannot be used: {heads.parent.name}"]
+    return [f"longer heads, for --use_speculative --spec_draft head: {heads.parent.name}"]
 
 
 def _command(found: Found) -> str:

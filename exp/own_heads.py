@@ -39,14 +39,14 @@ def with_heads(model: Any, checkpoint: Path, run: RunSettings) -> Any:
     if not path.is_file():
         raise UserError(f"`draft` head: there are no longer heads beside {checkpoint}: train them with --is_training 1 "
                         f"--self_draft 8 --distill_target_ckpt {checkpoint}, or name a draft with `draft_checkpoint`")
-    _refuse_others(path, checkpoint)
+    refuse_others(path, checkpoint)
     drafting = model.with_heads(load_heads(path, model, packed=not run.amp and not run.bf16))
     if run.bf16:
         drafting.halve()
     return drafting
 
 
-def _refuse_others(path: Path, checkpoint: Path) -> None:
+def refuse_others(path: Path, checkpoint: Path) -> None:
     """Raises UserError for heads that were trained on other weights than those of the checkpoint."""
     files = (read_settings(path) or {}).get(SOURCES)
     known = files.get(OF_TARGET) if isinstance(files, dict) else None

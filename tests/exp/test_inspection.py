@@ -16,6 +16,8 @@ from exp.inspection import inspected
 from models.checkpoint import read_settings, read_state
 from models.config import ModelConfig
 from models.deduce import deduced
+from utils.errors import UserError
+from utils.files import digest
 
 
 def lines_of(path):
@@ -70,6 +72,19 @@ def test_what_was_fitted_to_it_is_listed(place):
     kept = lines_of("one")["kept with it"]
     assert "checkpoint_calibration_ETTh1_48_diag.pth" in kept and "checkpoint_certificate_x.pth" in kept
     assert "other" not in kept
+
+
+@pytest.mark.parametrize("of", ["this", "another"])
+def test_longer_heads_are_said_to_be_of_this_target_or_not(place, of):
+    save("one", tiny_target())
+    target = Path("one/checkpoint.pth")
+    known = {"distill_target_ckpt": {"path": "x", "sha256": digest(target) if of == "this" else "0"}}
+    save("one/checkpoint_heads", tiny_target(), sources=known)
+    kept = lines_of("one")["kept with it"]
+    assert kept == {"this": "longer heads, for --use_speculative --spec_draft head: checkpoint_heads",
+                    "another": "longer heads of other weights, which cannot be used: checkpoint_heads"}[of]
+    with pytest.raises(UserError, match="holds longer heads of a target, and no model: inspect one"):
+        inspected(Path("one/checkpoint_heads"))
 
 
 MODELS = {"window": tiny_target, "causal": lambda: tiny_target(norm_mode="causal", norm_window=5),
