@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   test     run.py --is_training 0 --test_dir TARGET --test_pred_len 336
   compare  run.py --is_training 0 --compare --test_dir TARGET --spec_draft_ckpt checkpoints/DRAFT --test_pred_len 336
   predict  run.py --do_predict --test_dir TARGET --root_path ./data --data_path mine.csv --test_pred_len 336
+  inspect  run.py --inspect checkpoints/TARGET
 TARGET and DRAFT are folders under --checkpoints. README.md and docs/ explain the rest."""
 NOT_FLAGS = ("asked", "config", "trained_on")  # fields of ModelSettings that follow from the flags of ModelConfig
 

@@ -144,10 +144,9 @@ def file_name(name: str) -> str:
 def _module(name: str) -> ModuleType:
     """The module, from the current folder too: `python -m` and a notebook look there, `python path/run.py` does not."""
     module = name.partition(":")[0]
-    here, added = os.getcwd(), False
-    if here not in sys.path:
+    here = os.getcwd()
+    if here not in sys.path:  # last, and for good: the function may import more when it is called
         sys.path.append(here)
-        added = True
     try:
         importlib.invalidate_caches()
         return importlib.import_module(module)
@@ -158,9 +157,6 @@ def _module(name: str) -> ModuleType:
                         "name, start in its folder, or set PYTHONPATH") from error
     except Exception as error:
         raise UserError(f"{name}: importing {module} failed: {_in_words(error)}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
 
 
 def _checked(model: object, name: str) -> object:

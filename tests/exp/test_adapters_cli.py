@@ -39,6 +39,10 @@ def headed():
 def shifted():
     return FromForward(lambda x: x[:, -{PATCH}:] + 1, {PATCH})
 
+def late():
+    from beside import SHIFT
+    return FromForward(lambda x: x[:, -{PATCH}:] + SHIFT, {PATCH})
+
 def short():
     return FromForward(lambda x: x[:, -3:], {PATCH})
 
@@ -58,10 +62,11 @@ COUNTER = itertools.count()
 
 
 @pytest.fixture
-def mine(place):
+def mine(place, monkeypatch):
     """Name of a module in the current folder; a fresh one each time, as Python imports a module once."""
     name = f"mine_{next(COUNTER)}"
     Path(f"{name}.py").write_text(SOURCE)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part != str(place)])
     return name
 
 
@@ -118,6 +123,13 @@ def test_a_comparison_needs_no_checkpoint_at_all(lab, mine):
     flags = rows[-1]["flags"]  # those that repeat the row
     assert flags[:3] == ["--use_speculative", "--spec_draft_model", f"{mine}:naive"]
     assert "--spec_draft_ckpt" not in flags
+
+
+def test_a_function_may_import_what_lies_beside_it(lab, mine):
+    Path(f"{mine}_beside.py").write_text("SHIFT = 2.0")
+    Path(f"{mine}.py").write_text(SOURCE.replace("from beside", f"from {mine}_beside"))
+    flags = f"{BASE} --root_path {lab} --is_training 0 --model {mine}:late --test_pred_len 12"
+    assert run.main(flags.split()) == 0
 
 
 def test_longer_heads_of_a_wrapped_target_propose(lab, mine):
