@@ -19,7 +19,7 @@ from utils.target_law import TargetLaw
 
 LOGVAR_FLOOR = -5.0
 MOST_ASKED = 128  # windows of a step whose answers are learned: the target reads along
-HINGE = 20.0  # weight of what is further from the target than a tolerance
+HINGE = 100.0  # weight of what is further from the target than a tolerance
 APART_FLOOR = 1e-4  # squares of a window's unit: contexts that differ by less than 1 % of it count as equal
 HINGE_FLOOR = 1e-12  # the root of nothing has no gradient
 
