@@ -29,6 +29,8 @@ for flag in "$@"; do
 done
 model_id= data_file= data_files= unseen_files= draft_name= dataset_class= context= patch= horizons= sampled_windows=  # not those of the shell
 [ -f "scripts/settings/$settings.sh" ] || fail "no settings '$settings': there are $(cd scripts/settings && echo *.sh)"
+# of --self_draft, unless the settings say otherwise
+heads_training=(--train_epochs 12 --batch_size 64 --learning_rate 2e-3 --cosine --tmax 12 --patience 12)
 . "scripts/settings/$settings.sh"
 for name in context patch horizons; do
   [ -n "${!name}" ] || fail "scripts/settings/$settings.sh sets no $name=: add it (scripts/settings/tiny.sh shows how)"
@@ -103,6 +105,12 @@ distil() {
   need "$target_checkpoint" scripts/supervised/rolling_forecast/timer_xl_etth1.sh
   run_training --model timer_xl_draft --des "$1" --use_norm "${target[@]}" "${draft[@]}" "${draft_training[@]}" \
     --distill --distill_target_ckpt "$target_checkpoint" "${@:2}"
+}
+
+# train_heads [FLAGS]: longer heads of the target, kept beside it
+train_heads() {
+  need "$target_checkpoint" scripts/supervised/rolling_forecast/timer_xl_etth1.sh
+  run_training --des heads --self_draft 8 "${heads_training[@]}" --distill_target_ckpt "$target_checkpoint" "$@"
 }
 
 test_target() {

@@ -50,6 +50,7 @@ EVERY_DATA_SET = Marks("every data set", "bash scripts/results.sh --table", "doc
 POOL_DRAFTS = Marks("pool drafts", "bash scripts/distillation/pool_drafts.sh --table", "docs/results/pool_drafts.csv")
 PARAREAL_DRAFTS = Marks("parareal drafts", "bash scripts/distillation/parareal_drafts.sh",
                         "docs/results/parareal_drafts.csv")
+SELF_DRAFT = Marks("heads as a draft", "bash scripts/distillation/self_draft.sh", "docs/results/self_draft.csv")
 FRONTIER, LOSSLESS = (Marks(what, "bash scripts/benchmark/frontier.sh", "docs/results/frontier.csv")
                       for what in ("parareal's passes", "coupling's passes"))
 PROMISE = Marks("promises", "bash scripts/benchmark/promise.sh", "docs/results/promise.csv")

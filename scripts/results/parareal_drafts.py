@@ -94,7 +94,7 @@ def measured(data: str, settings_file: str, variant: Variant) -> list[dict[str, 
         flags = ["--use_speculative" if flag == "--compare" else flag for flag in plan.compare]
         settings = settings_of([*flags, "--test_pred_len", str(horizon), "--test_flag", "V"])
         print(f"== {data}, {variant.name}, horizon {horizon}", flush=True)
-        experiment = _with_windows(settings)
+        experiment = with_windows(settings, WINDOWS)
         target, draft = (load_model(settings, path, model, experiment.device) for path, model in (
             (plan.target_file, settings.model.name), (checkpoint, settings.run.draft_model)))
         rows.append({"data": data, "draft": variant.name, "flags": variant.flags, "horizon": horizon,
@@ -103,10 +103,11 @@ def measured(data: str, settings_file: str, variant: Variant) -> list[dict[str, 
     return rows
 
 
-def _with_windows(settings: Settings):
+def with_windows(settings: Settings, windows: int):
+    """An experiment on about so many windows, as many of every series."""
     from exp.exp_basic import Exp_Basic
     dataset = Exp_Basic(settings).tested_split()
-    count = max(1, min(WINDOWS // dataset.n_series, int(dataset.counts.min())))
+    count = max(1, min(windows // dataset.n_series, int(dataset.counts.min())))
     return Exp_Basic(settings.with_("data", test_windows=count))
 
 

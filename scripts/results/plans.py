@@ -10,11 +10,13 @@ from pathlib import Path
 
 from exp.flags import flat, given_flags
 from exp.options import settled
+from exp.own_heads import heads_beside
 from exp.ownership import SOURCES, differing, of_training, sources
 from exp.settings import Settings, TrainSettings
 from exp.stored import setting_name
 from exp.train.trainer import RESUME, ended
 from models.checkpoint import CHECKPOINT, read_settings, read_tensors
+from models.registry import checkpoint_in
 from scripts.results.entries import BATCH, EACH, TOGETHER, Entry, windows_of
 from utils.errors import UserError
 from utils.files import digest
@@ -28,6 +30,7 @@ run() { tell "$what" "${data[@]}" "$@" "${extra[@]}"; }
 need() { :; }
 what=target; train_target --seed "$2"
 what=draft; distil "$draft_name" --seed "$2"
+what=heads; train_heads --seed "$2"
 what=compare; with_draft "$draft_name" --compare --seed "$2"
 tell horizons $horizons
 tell files "${files[@]}"
@@ -39,11 +42,12 @@ tell checkpoints "$target_checkpoint" "$(draft_checkpoint "$draft_name")"
 
 @dataclass(frozen=True)
 class Plan:
-    """target, draft, compare: flags of run.py; files: names below the data's folder; target_file, draft_file: the
-    checkpoints that the trainings leave."""
+    """target, draft, heads, compare: flags of run.py; files: names below the data's folder; target_file, draft_file:
+    the checkpoints that the trainings of the pair leave."""
 
     target: list[str]
     draft: list[str]
+    heads: list[str]
     compare: list[str]
     horizons: list[int]
     files: list[str]
@@ -79,8 +83,9 @@ def plan_of(settings: str, seed: int, checkpoints: Path) -> Plan:
         raise UserError(last.removeprefix("error: "))
     told = _read(done.stdout)
     target, draft = map(Path, told["checkpoints"])
-    return Plan(told["target"], told["draft"], told["compare"], [int(horizon) for horizon in told["horizons"]],
-                told["files"], told["unseen"], told["dataset_root"][0], target, draft)
+    return Plan(told["target"], told["draft"], told["heads"], told["compare"],
+                [int(horizon) for horizon in told["horizons"]], told["files"], told["unseen"], told["dataset_root"][0],
+                target, draft)
 
 
 def plan_of_seed(settings: str, seed: int) -> Plan:
@@ -115,6 +120,8 @@ def missing(flags: list[str]) -> list[str] | None:
     """
     settings = settings_of(flags)
     folder = Path(settings.run.checkpoints) / setting_name(settings.run, settings.model.name)
+    if settings.train.self_draft is not None:
+        folder = heads_beside(checkpoint_in(str(settings.train.target_checkpoint))).parent
     stored = read_settings(folder / CHECKPOINT) if (folder / CHECKPOINT).is_file() else None
     if stored is None:
         return [*flags, "--resume"]
