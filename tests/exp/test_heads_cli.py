@@ -137,6 +137,34 @@ def test_in_python_heads_take_the_place_of_a_draft(checkpoint, more):
         Forecaster.load(checkpoint, heads=True, **more)
 
 
+# --- a model of one's own
+
+OWN = """
+import torch
+from utils import FromForward
+
+def headed():
+    def next_patch(x):
+        return x[:, -12:], None, torch.stack([x[:, -12:], 0.9 * x[:, -12:]], dim=1)
+    return FromForward(next_patch, 12, heads_ahead=2)
+
+def plain():
+    return FromForward(lambda x: x[:, -12:], 12)
+"""
+
+
+def test_a_model_of_ones_own_brings_its_heads(headed, place, capsys):
+    (place / "with_heads.py").write_text(OWN)
+    flags = f"{BASE} --is_training 0 --root_path {headed} --test_pred_len 60 --batch_size 8 {HEAD} --spec_tol 0"
+    assert run.main(f"{flags} --model with_heads:headed".split()) == 0
+    found = metrics()
+    # it repeats the last patch for ever, as the first head says; the second one is never right
+    assert found["target_passes"] == 3 and found["draft_passes"] == 0
+    assert found["acceptance_pct"] == pytest.approx(100 * 2 / 3)
+    assert run.main(f"{flags} --model with_heads:plain".split()) == 2
+    assert "is no timer_xl, the target that heads can be trained for, and has none" in capsys.readouterr().err
+
+
 # --- what is refused
 
 @pytest.mark.parametrize("flags, wanted", [
