@@ -1,5 +1,6 @@
 """TimesFM 2.5 against its formulas, against the public package, and its cache against a pass over everything."""
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from layers.linear import can_pack, pack_linears
 from layers.normalisation import moments_of_past, patch_moments
 from models import timer_xl_draft, timesfm
 from models.config import ModelConfig
-from models.public import timesfm_name
+from models.public import timesfm_name, timesfm_sizes
 from utils.acceptance import Tolerance
 from utils.speculative_decoder import decode_alone, decode_parareal, decode_speculative, sample_alone
 from utils.target_law import TargetLaw
@@ -129,6 +130,17 @@ def test_it_is_what_the_packages_naive_forecast_gives(model, length):
     naive = np.stack(of_package().forecast_naive(HORIZON, list(context[..., 0].numpy())))
     made = decode_alone(model, context, HORIZON)[..., 0]
     torch.testing.assert_close(made, torch.tensor(naive[..., 5]), atol=1e-5, rtol=0)
+
+
+def test_the_public_model_is_recognised_by_its_tensors():
+    package = pytest.importorskip("timesfm.timesfm_2p5.timesfm_2p5_torch")
+    with torch.device("meta"):
+        public = package.TimesFM_2p5_200M_torch_module().state_dict()
+        sizes = timesfm_sizes({name: value.shape for name, value in public.items()}, Path("model.safetensors"))
+        own = timesfm.Model.for_weights(ModelConfig.from_mapping(sizes), public)
+    assert sizes.items() >= timesfm.PUBLIC.items() and own.heads_ahead == 7
+    assert {timesfm_name(name): value.shape for name, value in public.items()} == {
+        name: value.shape for name, value in own.state_dict().items()}
 
 
 # --- its cache
