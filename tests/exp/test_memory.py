@@ -15,6 +15,8 @@ from exp import memory
 from exp.memory import Shape, available, decoding_bytes, refuse_unfitting, training_bytes
 from exp.predict import Forecaster
 from exp.speculation import SpecSettings
+from models import timesfm
+from models.config import ModelConfig
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -127,3 +129,13 @@ def test_a_training_that_cannot_fit_is_refused(place, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "training on a batch of" in error and "lower --batch_size" in error and error.count("\n") == 1
     assert not Path("checkpoints").exists()
+
+
+def test_a_model_of_short_tokens_keeps_and_reads_more_of_them():
+    """Of a patch of 16 steps 4 tokens each: they are what its cache holds and a pass encodes."""
+    config = timesfm.PUBLIC | {"d_model": 16, "n_heads": 2, "d_ff": 24, "e_layers": 2}
+    model = timesfm.Model(ModelConfig.from_mapping(config | {"input_token_len": 4, "output_token_len": 16}), 4)
+    shape = Shape(windows=2, variables=3, context=36, horizon=64)
+    numbers = 4 + 2 * 2 * 16  # of a token: its steps, and a key and a value in both layers
+    assert memory._state_bytes(model, 2, shape, 4) == 4 * 2 * 3 * (9 + 4 * 4) * numbers
+    assert memory._pass_bytes(model, shape, 3) == memory._pass_bytes(model, replace(shape, context=36 + 3 * 16), 0)

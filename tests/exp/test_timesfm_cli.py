@@ -96,9 +96,11 @@ def test_a_forecast_beyond_the_end_is_that_of_the_slow_model(lab):
             assert np.sqrt(np.mean((table["mean"] - expected) ** 2)) < 2 * stdev[0]  # at the default tolerance
 
 
-def test_paths_are_sampled_with_a_law_of_its_own(lab):
-    write_series(tiny_series(900), "long.csv")  # with enough windows to calibrate on
+def test_paths_are_sampled_with_a_law_of_its_own(lab, capsys):
     flags = f"{TESTED} --num_samples 4 --spec_sigma_mode calibrated --spec_growth none --test_windows 4"
+    assert run.main(flags.split()) == 2
+    assert f"{3 * PATCH} are needed" in capsys.readouterr().err  # it is a law of whole patches, not of tokens
+    write_series(tiny_series(900), "long.csv")
     assert run.main(flags.replace("tiny.csv", "long.csv").split()) == 0
     assert metrics()["samples"]["crps"] > 0
 
