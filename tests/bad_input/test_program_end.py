@@ -64,7 +64,7 @@ def test_exhausted_memory_is_one_line(workplace, capsys, monkeypatch, error):
     def fail(*_, **__):
         raise error
     just_target()
-    monkeypatch.setitem(MODELS, "timer_xl", fail)
+    monkeypatch.setattr(MODELS["timer_xl"], "for_weights", fail)
     assert run.main(f"{SMALL} {TEST}".split()) == 2
     assert_one_error_line(capsys.readouterr().err, ["out of memory", "--batch_size"])
 
@@ -73,7 +73,7 @@ def test_an_error_of_the_program_itself_is_not_hidden(workplace, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a bug")
     just_target()
-    monkeypatch.setitem(MODELS, "timer_xl", fail)
+    monkeypatch.setattr(MODELS["timer_xl"], "for_weights", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         run.main(f"{SMALL} {TEST}".split())
 
