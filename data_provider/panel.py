@@ -144,7 +144,7 @@ class PanelTable:
             if not len(frame):
                 continue
             codes, ids = pd.factorize(frame.iloc[:, 0])
-            empty = codes < 0 if not self.is_text else (codes < 0) | np.asarray(ids == "")[codes]
+            empty = (codes < 0) | np.asarray(ids == "")[codes] if self.is_text else codes < 0
             if empty.any():
                 raise UserError(f"{self.place.row(first + int(empty.argmax()))}: {self.columns.id} is missing: fill it "
                                 "or drop the row")
@@ -152,7 +152,7 @@ class PanelTable:
             values = numeric_column(self.columns.target, frame.iloc[:, 2],
                                     Place(self.place.name, first)).astype(np.float64, copy=False)
             runs = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
-            names = frame.iloc[runs, 0]
+            names = frame.iloc[runs, 0].astype(str) if self.is_text else frame.iloc[runs, 0]
             yield Rows(pd.Index(names, dtype=names.dtype), values, ticks, np.append(runs, len(frame)), read)
             first += len(frame)
 
@@ -208,7 +208,7 @@ class PanelTable:
         with _opened(path) as (text, raw):
             # all columns: with a choice of them pandas would not see surplus cells, such as those of decimal commas
             blocks = pd.read_csv(text, chunksize=self.block, encoding_errors="replace", skipinitialspace=True,
-                                 dtype=dict.fromkeys(names[:2], str), keep_default_na=False,
+                                 dtype=dict.fromkeys(names[:2], object), keep_default_na=False,
                                  na_values={names[2]: MISSING}, low_memory=False, index_col=False)
             while (frame := _next(blocks, path)) is not None:
                 yield frame[names].reset_index(drop=True), min(raw.tell() / size, 1.0)

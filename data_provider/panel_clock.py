@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Any
@@ -20,10 +21,11 @@ PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 WHOLE = re.compile(r"-?\d{1,18}")
 ISO = re.compile(r"\d{4}(?P<mark>[-/.])\d\d(?P=mark)\d\d"
                  r"(?:(?P<between>[T ])\d\d:\d\d(?P<seconds>:\d\d(?P<part>\.\d+)?)?)?(?P<zone>Z|[+-]\d\d:?\d\d)?")
+Number = Callable[[int], int]  # place of a cell among those that are read -> number of its row, from 0
 FULL = "%Y-%m-%d %H:%M:%S"
 OF_NUMBERS = {8: "%Y%m%d", 6: "%Y%m"}  # digits of whole numbers that may be dates -> how they are written
 YEARS = (1700, 2200)
-ENOUGH_MONTHS = 12  # rows: so many or fewer may count from 200001 to 200012
+ENOUGH_MONTHS = 12  # distinct ones: so many or fewer may count from 200001 to 200012
 
 
 @dataclass(frozen=True)
@@ -78,22 +80,32 @@ class TimeColumn:
 
     def read(self, cells: pd.Series, first: int = 0) -> np.ndarray:
         """Ticks [T]; first: number of the first row, from 0. Raises UserError that names a cell that is no time."""
+        if isinstance(cells.dtype, pd.CategoricalDtype | pd.StringDtype) or cells.dtype == object:
+            places, found = pd.factorize(cells)  # each distinct text is read once
+            if len(places) and places.min() < 0:
+                raise self._unreadable(cells, places < 0, lambda row: first + row)
+            kinds = found.categories.take(found.codes) if isinstance(found, pd.CategoricalIndex) else found
+            distinct = pd.Series(kinds)
+            return self._read(distinct, lambda row: first + int((places == row).argmax()))[places]
+        return self._read(cells, lambda row: first + row)
+
+    def _read(self, cells: pd.Series, number: Number) -> np.ndarray:
         if not is_integer_dtype(cells.dtype) and not isinstance(cells.dtype, pd.StringDtype):
             cells = dates_of(cells)
         absent = cells.isna().to_numpy()
         if absent.any():
-            raise self._unreadable(cells, absent, first)
+            raise self._unreadable(cells, absent, number)
         if isinstance(cells.dtype, pd.PeriodDtype):
-            return self._settled(Clock(period=cells.dtype.freq), cells, first, pd.PeriodIndex(cells).asi8)
+            return self._settled(Clock(period=cells.dtype.freq), cells, number, pd.PeriodIndex(cells).asi8)
         if isinstance(cells.dtype, pd.DatetimeTZDtype) or cells.dtype.kind == "M":
             stamps = pd.DatetimeIndex(cells)
             stamps = stamps.as_unit(self.clock.unit) if self.clock and self.clock.unit else stamps
-            return self._settled(Clock(stamps.unit, stamps.tz), cells, first, stamps.asi8)
+            return self._settled(Clock(stamps.unit, stamps.tz), cells, number, stamps.asi8)
         if is_integer_dtype(cells.dtype):
-            return self._of_numbers(cells, first, as_text=False)
+            return self._of_numbers(cells, number, as_text=False)
         if WHOLE.fullmatch(str(cells.iloc[0])):
-            return self._of_numbers(cells, first, as_text=True)
-        return self._of_text(cells, first)
+            return self._of_numbers(cells, number, as_text=True)
+        return self._of_text(cells, number)
 
     def index(self, ticks: np.ndarray) -> pd.Index:
         """As the table has its times; text becomes time stamps."""
@@ -119,45 +131,45 @@ class TimeColumn:
         found = list(times.strftime(pattern.replace("%:z", "%z")))
         return [f"{text[:-2]}:{text[-2:]}" for text in found] if pattern.endswith("%:z") else found
 
-    def _settled(self, clock: Clock, cells: pd.Series, first: int, ticks: np.ndarray) -> np.ndarray:
+    def _settled(self, clock: Clock, cells: pd.Series, number: Number, ticks: np.ndarray) -> np.ndarray:
         if self.clock is None:
             self.clock = clock
         elif self.clock != clock:
-            raise UserError(f"{self.place.row(first)}, column {shorten(self.name)}: {shorten(str(cells.iloc[0]))} is "
-                            "another kind of time than the first rows have: write all of them alike")
+            raise UserError(f"{self.place.row(number(0))}, column {shorten(self.name)}: {shorten(str(cells.iloc[0]))} "
+                            "is another kind of time than the first rows have: write all of them alike")
         return ticks
 
-    def _of_numbers(self, cells: pd.Series, first: int, as_text: bool) -> np.ndarray:
+    def _of_numbers(self, cells: pd.Series, number: Number, as_text: bool) -> np.ndarray:
         """Whole numbers: 20200131 and 202001 are dates where all of them are, others count."""
         try:
             numbers = cells.to_numpy().astype(np.int64) if not as_text else cells.astype("int64").to_numpy()
         except (ValueError, TypeError, OverflowError):
-            raise self._unreadable(cells, ~cells.astype(str).str.fullmatch(WHOLE.pattern).to_numpy(bool), first) \
+            raise self._unreadable(cells, ~cells.astype(str).str.fullmatch(WHOLE.pattern).to_numpy(bool), number) \
                 from None
         if self.clock is None:
             self.pattern = _pattern_of(numbers)
             self.as_numbers = not as_text
         if self.pattern is None:
-            return self._settled(Clock(), cells, first, numbers)
+            return self._settled(Clock(), cells, number, numbers)
         stamps = pd.to_datetime(pd.Series(numbers).astype(str), format=self.pattern, errors="coerce")
         if stamps.isna().any():
-            raise self._unreadable(cells, stamps.isna().to_numpy(), first)
-        return self._settled(Clock(TEXT_UNIT), cells, first, pd.DatetimeIndex(stamps).as_unit(TEXT_UNIT).asi8)
+            raise self._unreadable(cells, stamps.isna().to_numpy(), number)
+        return self._settled(Clock(TEXT_UNIT), cells, number, pd.DatetimeIndex(stamps).as_unit(TEXT_UNIT).asi8)
 
-    def _of_text(self, cells: pd.Series, first: int) -> np.ndarray:
+    def _of_text(self, cells: pd.Series, number: Number) -> np.ndarray:
         if self.clock is None:
-            self.options = self._options(cells, first)
+            self.options = self._options(cells, number)
             self.pattern = _pattern(str(cells.iloc[0]))
         stamps = _stamps(cells, self.options)
         wrong = stamps.isna()
         if wrong.any():
-            raise self._unreadable(cells, wrong, first)
+            raise self._unreadable(cells, wrong, number)
         zone = stamps.tz if self.clock is None else self.clock.zone
         if (stamps.tz is None) != (zone is None):
-            raise self._unreadable(cells, np.ones(len(cells), dtype=bool), first)
-        return self._settled(Clock(TEXT_UNIT, zone), cells, first, stamps.as_unit(TEXT_UNIT).asi8)
+            raise self._unreadable(cells, np.ones(len(cells), dtype=bool), number)
+        return self._settled(Clock(TEXT_UNIT, zone), cells, number, stamps.as_unit(TEXT_UNIT).asi8)
 
-    def _options(self, cells: pd.Series, first: int) -> dict[str, Any]:
+    def _options(self, cells: pd.Series, number: Number) -> dict[str, Any]:
         """How to read this text; refused where days and months may be told apart in two ways."""
         iso: dict[str, Any] = {"format": "ISO8601"}
         if re.match(r"\d{4}", str(cells.iloc[0])) or not _stamps(cells, iso).isna().any():
@@ -165,15 +177,15 @@ class TimeColumn:
         ways = [(how, _stamps(cells, how)) for how in ({}, {"dayfirst": True})]
         whole = [(how, stamps) for how, stamps in ways if not stamps.isna().any()]
         if len(whole) == 2 and (whole[0][1] != whole[1][1]).any():
-            raise UserError(f"{self.place.row(first)}: {shorten(str(cells.iloc[0]))} may be day first or month first: "
-                            "write dates like 2020-12-31")
+            raise UserError(f"{self.place.row(number(0))}: {shorten(str(cells.iloc[0]))} may be day first or month "
+                            "first: write dates like 2020-12-31")
         return whole[0][0] if whole else iso
 
-    def _unreadable(self, cells: pd.Series, wrong: np.ndarray, first: int) -> UserError:
+    def _unreadable(self, cells: pd.Series, wrong: np.ndarray, number: Number) -> UserError:
         row = int(np.argmax(wrong))
         cell = cells.iloc[row]
         said = "missing" if pd.isna(cell) or cell == "" else f"{shorten(str(cell))}, not a time like the others"
-        return UserError(f"{self.place.row(first + row)}, column {shorten(self.name)}: {said} ({int(wrong.sum())} such "
+        return UserError(f"{self.place.row(number(row))}, column {shorten(self.name)}: {said} ({int(wrong.sum())} such "
                          "cells nearby): write all of them like 2020-12-31 23:00:00")
 
 

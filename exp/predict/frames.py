@@ -83,12 +83,15 @@ def _predicted(work: PanelForecaster, gathered: bool) -> pd.DataFrame:
     return whole
 
 
-def frame_of(work: PanelForecaster, prepared: Prepared, batch: Batch) -> pd.DataFrame:
-    """Long format, series by series: id and time as the table has and calls them, mean, and a column per level."""
-    columns, horizon = work.table.columns, work.horizon
+def frame_of(work: PanelForecaster, prepared: Prepared, batch: Batch, as_text: bool = False) -> pd.DataFrame:
+    """Long format, series by series: id and time as the table has and calls them, mean, and a column per level.
+
+    as_text: times as the table would write them.
+    """
+    columns, times, horizon = work.table.columns, work.table.times, work.horizon
     future = prepared.grids.times(batch.series, np.arange(1, horizon + 1)).ravel()
     found: dict[str, Any] = {columns.id: prepared.ids[batch.series].repeat(horizon),
-                             columns.time: work.table.times.index(future)}
+                             columns.time: times.text(future) if as_text else times.index(future)}
     for name, values in zip(value_names(work.levels), batch.values):
         found[name] = values.ravel()
     return pd.DataFrame(found)

@@ -20,6 +20,7 @@ from exp.evaluate.methods import Method, SampledMethod, SpeculativeMethod
 from exp.exp_basic import autocast
 from exp.laws import law_of_windows, scale_length
 from exp.panels import PanelSettings
+from exp.predict.ahead import ahead
 from exp.predict.decoding import Cost, Sampler, cost_of, decode_windows, sampled_by
 from utils.errors import NotFinite, UserError, shorten
 from utils.planner import Plan
@@ -48,7 +49,9 @@ class Prepared:
     gaps: np.ndarray
     bad: dict[int, str]
     context: np.ndarray
+    read: float
     unsorted: int = 0
+    contexts: list[Contexts] = field(default_factory=list)
 
     @property
     def usable(self) -> np.ndarray:
@@ -60,6 +63,15 @@ class Prepared:
         """The newest `length` values of some series [S', length], `before` steps from their ends."""
         ends = self.starts[series + 1] - before
         return self.values[(ends - length)[:, None] + np.arange(length)]
+
+
+@dataclass
+class Contexts:
+    """The contexts of the series numbered `series` [S'], all of one length: values [S', L, 1] on their own scale."""
+
+    series: np.ndarray
+    values: torch.Tensor
+    scale: OwnScale
 
 
 @dataclass
@@ -122,26 +134,32 @@ class PanelForecaster:
         plan: what `chosen` was in the run that finished them. Raises Scattered, see `PanelTable.series`, and at the end
         UserError for series that cannot be forecast; after the first of them the others are only counted.
         """
-        for number, rows in enumerate(self.table.series(gathered)):
-            if number and number in finished:
-                self.done += len(rows.ids)
-                yield number, rows.read, None, None
-                continue
-            prepared = self.prepare(rows)
-            self.examine(prepared)
-            if number == 0 and not self._refuses(prepared):
+        for number, part in enumerate(ahead(self._prepared(gathered, finished))):
+            prepared = part if isinstance(part, Prepared) else None
+            if prepared is not None and number == 0 and not self._refuses(prepared):
                 self.chosen = self.begin(prepared, plan)
-            if number in finished:
-                self.done += len(rows.ids)
-                yield number, rows.read, None, None
+            if prepared is None or number in finished:
+                self.done += len(part.ids)
+                yield number, part.read, None, None
                 continue
             self.bad += [(prepared.ids[i], prepared.bad[i]) for i in sorted(prepared.bad)]
             self.gaps += [(prepared.ids[i], int(prepared.missing[i])) for i in np.flatnonzero(prepared.gaps)]
             if not (self.gaps or (self.bad and self.panel.on_bad == "error")):
-                yield number, rows.read, prepared, self.forecast(prepared, number)
+                yield number, prepared.read, prepared, self.forecast(prepared, number)
         self._refuse()
 
+    def _prepared(self, gathered: bool, finished: Collection[int]) -> Iterator[Prepared | Rows]:
+        """The parts of the table; of finished ones, but for the first, the rows as they are."""
+        for number, rows in enumerate(self.table.series(gathered)):
+            if number and number in finished:
+                yield rows
+                continue
+            prepared = self.prepare(rows)
+            self.examine(prepared)
+            yield prepared
+
     def _refuses(self, prepared: Prepared) -> bool:
+        """Whether the run ends with an error because of some of these series."""
         return bool(prepared.gaps.any() or (prepared.bad and self.panel.on_bad == "error"))
 
     def prepare(self, rows: Rows) -> Prepared:
@@ -160,7 +178,7 @@ class PanelForecaster:
             bad.setdefault(int(number), f"is too short: {told[number]} rows, a patch takes {patch}")
         missing[list(bad)] = 0
         gaps = missing > 0 if self.panel.missing == "error" else np.zeros(len(missing), dtype=bool)
-        return Prepared(rows.ids, values, starts, grids, missing, gaps, bad, context, rows.unsorted)
+        return Prepared(rows.ids, values, starts, grids, missing, gaps, bad, context, rows.read, rows.unsorted)
 
     def begin(self, prepared: Prepared, plan: Mapping[str, int] | None = None) -> dict[str, int] | None:
         """Fits the law and chooses K on these series; returns what was chosen. plan: to be chosen again."""
@@ -182,19 +200,16 @@ class PanelForecaster:
 
     def _plan(self, prepared: Prepared) -> dict[str, int]:
         """K for batches of this panel, by measurement on one of them."""
-        usable = prepared.usable
-        if not len(usable):
+        if not prepared.contexts:
             raise UserError(f"{self.where}: `k` auto measures on the first series, of which none can be forecast: give "
                             "a number")
-        common = np.bincount(prepared.context[usable]).argmax()
-        some = usable[prepared.context[usable] == common][:self.forecaster.settings.data.batch_size]
-        windows = prepared.windows(some, int(common))[..., None]
-        scaled = OwnScale.of(windows[:, -scale_length(self.forecaster.model, int(common)):]).apply(windows)
+        common = max(prepared.contexts, key=lambda contexts: len(contexts.series))
+        some = common.values[:self.forecaster.settings.data.batch_size]
         assert self._method is not None
         with autocast(self.forecaster.settings.run, self.forecaster.device):
-            plan = self._method.plan(scaled.to(self.forecaster.device))
+            plan = self._method.plan(some.to(self.forecaster.device))
         assert plan is not None
-        self.notes.append(f"`k` auto measured on {len(some)} series with a context of {common} steps: "
+        self.notes.append(f"`k` auto measured on {len(some)} series with a context of {some.shape[1]} steps: "
                           f"{plan.describe()}")
         return {"batch": len(some), "proposals": plan.proposals}
 
@@ -213,43 +228,53 @@ class PanelForecaster:
         back = (np.minimum(spare, patch)[:, None] * np.arange(LAW_WINDOWS)[::-1] // LAW_WINDOWS)
         return prepared.windows(np.repeat(some, LAW_WINDOWS), common + patch, back.ravel())
 
-    def _unscalable(self, prepared: Prepared, usable: np.ndarray) -> dict[int, str]:
-        """Numbers of series that cannot be put on the scale of their context -> why."""
-        bad: dict[int, str] = {}
-        for length in np.unique(prepared.context[usable]):
+    def examine(self, prepared: Prepared) -> None:
+        """Puts the contexts of all usable series on their scales, and adds to `bad` those for which that is no use."""
+        usable = prepared.usable
+        for length in np.unique(prepared.context[usable])[::-1]:
             some = usable[prepared.context[usable] == length]
             windows = prepared.windows(some, int(length))[..., None]
-            rows = scale_length(self.forecaster.model, int(length))
-            scale = OwnScale.of(windows[:, -rows:])
-            for number in some[scale.constant[:, 0]]:
-                bad[int(number)] = f"is constant in all of its newest {rows} rows"
-            far = too_far(scale.apply(windows))[:, 0].numpy() & ~scale.constant[:, 0]
-            for number in some[far]:
-                bad[int(number)] = "has values in the context that are too far from its newest ones"
-            lowest = self.forecaster.settings.report.clip_min
-            if lowest is not None:
-                for number in some[windows.max(axis=(1, 2)) < lowest]:
-                    bad.setdefault(int(number), f"is below `clip_min` {lowest:g} in all of its context")
-        return bad
+            found = self.scaled(windows)
+            bad = self._unscalable(windows[..., 0], found)
+            if bad:
+                prepared.bad |= {int(some[place]): reason for place, reason in bad.items()}
+                good = np.delete(np.arange(len(some)), list(bad))
+                some, found = some[good], self.scaled(windows[good]) if len(good) else found
+            if len(some):
+                prepared.contexts.append(Contexts(some, *found))
 
-    def examine(self, prepared: Prepared) -> None:
-        """Adds to `bad` what only the contexts show."""
-        prepared.bad |= self._unscalable(prepared, prepared.usable)
+    def scaled(self, windows: np.ndarray) -> tuple[torch.Tensor, OwnScale]:
+        """windows [B, L, 1] on the scale of their newest values, and that scale."""
+        scale = OwnScale.of(windows[:, -scale_length(self.forecaster.model, windows.shape[1]):])
+        return scale.apply(windows), scale
+
+    def _unscalable(self, windows: np.ndarray, found: tuple[torch.Tensor, OwnScale]) -> dict[int, str]:
+        """Places of windows [B, L] that cannot be put on the scale of their newest values -> why."""
+        values, scale = found
+        constant, far = scale.constant[:, 0], too_far(values)[:, 0].numpy()
+        rows = scale_length(self.forecaster.model, windows.shape[1])
+        bad = dict.fromkeys(np.flatnonzero(constant).tolist(), f"is constant in all of its newest {rows} rows")
+        for place in np.flatnonzero(far & ~constant).tolist():
+            bad[place] = "has values in the context that are too far from its newest ones"
+        lowest = self.forecaster.settings.report.clip_min
+        if lowest is not None:
+            for place in np.flatnonzero(windows.max(axis=1) < lowest).tolist():
+                bad.setdefault(place, f"is below `clip_min` {lowest:g} in all of its context")
+        return bad
 
     def forecast(self, prepared: Prepared, number: int) -> Batch:
         """Forecasts of all usable series of an examined part, the `number`-th of the table."""
         usable = prepared.usable
-        values = np.empty((1 + len(self.levels), len(usable), self.horizon))
-        origins: dict[int, np.ndarray] = {}
-        cost = self.cost()
-        method = self.fresh_method(number)
-        for length in np.unique(prepared.context[usable])[::-1]:
-            places = np.flatnonzero(prepared.context[usable] == length)
-            windows = prepared.windows(usable[places], int(length))
-            values[:, places], origin = self.decode(windows, usable[places], prepared.ids, method, cost)
-            if origin is not None:
-                origins |= {int(place): own for place, own in zip(places, origin)}
-        origin = np.stack([origins[i] for i in range(len(usable))]) if origins else None
+        place = np.zeros(len(prepared.ids), dtype=np.int64)
+        place[usable] = np.arange(len(usable))
+        values, origin = np.empty((1 + len(self.levels), len(usable), self.horizon)), None
+        method, cost = self.fresh_method(number), self.cost()
+        for contexts in prepared.contexts:
+            own, found = self.decode(contexts, prepared.ids, method, cost)
+            values[:, place[contexts.series]] = own
+            if found is not None:
+                origin = np.zeros((len(usable), found.shape[1]), dtype=found.dtype) if origin is None else origin
+                origin[place[contexts.series]] = found
         counts = self._counts(prepared, usable, values) | costs_of(cost)
         self.done += len(prepared.ids)
         return Batch(usable, values, origin, counts)
@@ -266,24 +291,22 @@ class PanelForecaster:
             method.generator.manual_seed(self.forecaster.settings.run.seed + number)
         return method
 
-    def decode(self, windows: np.ndarray, series: np.ndarray, ids: pd.Index, method: Method,
+    def decode(self, contexts: Contexts, ids: pd.Index, method: Method,
                cost: Cost | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """windows [B, L] of series [B] (their numbers in this part) -> values [1 + Q, B, H] in their units, origin."""
-        forecaster, settings = self.forecaster, self.forecaster.settings
-        windows = windows[..., None]
-        scale = OwnScale.of(windows[:, -scale_length(forecaster.model, windows.shape[1]):])
+        """Values [1 + Q, S', H] in the units of the series, and origin [S', n]; ids: of all series of this part."""
+        forecaster, settings, series = self.forecaster, self.forecaster.settings, contexts.series
         sampler = self.given_sampler
         if self.paths is not None and sampler is None:
             self.paths.queue = self.done + series
             sampler = sampled_by(self.paths)
         with autocast(settings.run, forecaster.device):
             try:
-                found, origin = decode_windows(scale.apply(windows).to(forecaster.device), self.horizon,
+                found, origin = decode_windows(contexts.values.to(forecaster.device), self.horizon,
                                                settings.data.batch_size, method, cost, sampler, self.levels, quiet=True)
             except NotFinite as error:
                 error.place = f"{self.where}, {shorten(ids[series[error.window]])}"
                 raise
-        values = scale.back(found.double().cpu().numpy())[..., 0]
+        values = contexts.scale.back(found.double().cpu().numpy())[..., 0]
         if not np.isfinite(values).all():
             worst = int(np.isfinite(values).all(axis=(0, 2)).argmin())
             raise UserError(f"{self.where}, {shorten(ids[series[worst]])}: the forecast does not fit into float64 "

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from data_provider.panel import PanelColumns, PanelTable, Scattered, kind_of, names_of, panel_columns
 from data_provider.series import listed
 from exp.flags import flat, in_flags
+from exp.predict.ahead import Behind
 from exp.predict.files import NO_LAW, bands_of, picture_name
 from exp.predict.forecaster import Forecaster
 from exp.predict.frames import frame_of, value_names
@@ -85,20 +86,21 @@ def _forecast(forecaster: Forecaster, table: PanelTable, parts: Parts, folder: P
     records = parts.finished
     plan = records[0]["plan"] if records else None
     drawn = sum(record["drawn"] for record in records.values())
-    with tqdm(desc="forecast", unit="series", disable=settings.run.quiet) as bar:
+    with tqdm(desc="forecast", unit="series", disable=settings.run.quiet) as bar, Behind() as behind:
         for number, read, prepared, batch in work.walk(gathered, records, plan):
             if prepared is not None and batch is not None:
-                frame = frame_of(work, prepared, batch)
-                if parts.kind == "csv":
-                    ticks = prepared.grids.times(batch.series, np.arange(1, work.horizon + 1)).ravel()
-                    frame[table.columns.time] = table.times.text(ticks)
                 now = draw(folder, prepared, batch, work, drawn)
                 records[number] = _record(prepared, batch, work, now) | {"gathered": gathered}
-                parts.write(number, frame, records[number])
+                behind.do(_keep, parts, number, work, prepared, batch, records[number])
                 drawn += now
             bar.update(records[number]["counts"]["series"])
             bar.total = round(bar.n / max(read, 1e-9))  # an estimate, from the share of the file that is read
     return work, records
+
+
+def _keep(parts: Parts, number: int, work: PanelForecaster, prepared: Prepared, batch: Batch,
+          record: dict[str, Any]) -> None:
+    parts.write(number, frame_of(work, prepared, batch, as_text=parts.kind == "csv"), record)
 
 
 def _record(prepared: Prepared, batch: Batch, work: PanelForecaster, drawn: int) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Forecasts of a panel on disk: finished parts that a later run goes on from, and the one table that they become."""
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from utils.files import replace_when_done, write_json
 
 PARTS, IDENTITY = "parts", "identity.json"
 FORM = 1  # version of the files in there
-DIGITS = "%.10g"
+DIGITS, QUOTE, SPECIAL = "%.10g", '"', re.compile(r'[",\r\n]|^\s|\s$')
 
 
 class Parts:
@@ -92,15 +91,13 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def _cells(column: pd.Series) -> list[str]:
-    """Each distinct cell is quoted once."""
+    """Each distinct cell is looked at once."""
     places, distinct = pd.factorize(column)
-    return np.array([_cell(cell) for cell in distinct], dtype=object)[places].tolist()
+    return np.array([_cell(str(cell)) for cell in distinct], dtype=object)[places].tolist()
 
 
-def _cell(cell: object) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([cell])
-    return text.getvalue()
+def _cell(text: str) -> str:
+    return f'"{text.replace(QUOTE, QUOTE + QUOTE)}"' if SPECIAL.search(text) else text
 
 
 def _join_parquet(paths: Sequence[Path], out: Path) -> None:
