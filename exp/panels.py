@@ -32,7 +32,10 @@ class PanelSettings(Section):
                               "ending (default: in the results folder, of the kind of the input)", needs=PREDICTING,
                               free=True)
     backtest: int | None = limited(None, OrNone(COUNT), "score this many forecasts of every series of a long table, "
-                                   "made from before its end, beside seasonal-naive", needs=PREDICTING, free=True)
+                                   "made from before its end, beside seasonal-naive", needs=PREDICTING, free=True,
+                                   not_with={
+        "out": "writes scores to the results folder, not forecasts", "pictures": "draws no pictures",
+        "resume": "is made in one go"})
     step: int | None = limited(None, OrNone(COUNT), "steps between the origins of a backtest (default: the horizon)",
                                needs=("backtest",), free=True)
 

@@ -37,12 +37,15 @@ COSTS = ("windows", *SpeculationMetrics.COUNTS)
 
 @dataclass
 class Prepared:
-    """Series on their grids: ids [S], values [R] and starts [S + 1], holes filled in; missing [S]: cells that were not
-    there; gaps [S]: they are still missing. bad: number of a series -> why it cannot be forecast. context [S]: steps.
+    """Series on their grids: ids [S], values [R] and starts [S + 1], holes filled in; known [R]: NaN where they are.
+
+    missing [S]: cells that were not there; gaps [S]: they are still missing. bad: number of a series -> why it cannot
+    be forecast. context [S]: steps. read: share of the table that is read so far.
     """
 
     ids: pd.Index
     values: np.ndarray
+    known: np.ndarray
     starts: np.ndarray
     grids: Grids
     missing: np.ndarray
@@ -85,25 +88,26 @@ class Batch:
 
 
 class SeriesPaths(SampledMethod):
-    """Paths of the target alone whose noise depends on the seed and the number of the series, not on its batch."""
+    """Paths of the target alone whose noise depends on the seed, the number of the series and `turn`, not on the batch.
 
-    queue: np.ndarray  # numbers of the series whose windows come next
+    queue: numbers of the series whose windows come next. turn: which forecast of a series it is.
+    """
+
+    def __init__(self, model, horizon: int, law: TargetLaw, seed: int, samples: int):
+        super().__init__(model, horizon, law, seed, samples)
+        self.seed, self.queue, self.turn = seed, np.zeros(0, dtype=np.int64), 0
 
     def noise_for(self, context: torch.Tensor) -> torch.Tensor:
         shape = (self.samples, -(-self.horizon // self.model.patch_len), self.model.patch_len, 1)
-        drawn = [np.random.default_rng((self.seed, int(number))).standard_normal(shape, dtype=np.float32)
+        drawn = [np.random.default_rng((self.seed, int(number), self.turn)).standard_normal(shape, dtype=np.float32)
                  for number in self.queue[:len(context)]]
         return torch.from_numpy(np.stack(drawn)).to(context.device)
 
     def width_for(self, context: torch.Tensor) -> torch.Tensor | None:
         own, self.queue = self.queue[:len(context)], self.queue[len(context):]
-        u = [np.random.default_rng((self.seed, int(number), 1)).random(self.samples, dtype=np.float32)
+        u = [np.random.default_rng((self.seed, int(number), self.turn, 1)).random(self.samples, dtype=np.float32)
              for number in own]
         return self.law.widths_of(torch.from_numpy(np.stack(u)).to(context.device))
-
-    def __init__(self, model, horizon: int, law: TargetLaw, seed: int, samples: int):
-        super().__init__(model, horizon, law, seed, samples)
-        self.seed, self.queue = seed, np.zeros(0, dtype=np.int64)
 
 
 class PanelForecaster:
@@ -146,6 +150,7 @@ class PanelForecaster:
             self.gaps += [(prepared.ids[i], int(prepared.missing[i])) for i in np.flatnonzero(prepared.gaps)]
             if not (self.gaps or (self.bad and self.panel.on_bad == "error")):
                 yield number, prepared.read, prepared, self.forecast(prepared, number)
+                self.done += len(prepared.ids)
         self._refuse()
 
     def _prepared(self, gathered: bool, finished: Collection[int]) -> Iterator[Prepared | Rows]:
@@ -168,9 +173,8 @@ class PanelForecaster:
         assert clock is not None
         grids = grids_of(rows.ticks, rows.starts, clock)
         bad = dict(grids.problems)
-        values, starts, missing = on_grid(rows.values, grids.position, rows.starts)
-        if self.panel.missing != "error":
-            values = fill(values, starts, self.panel.missing, grids.seasons())
+        known, starts, missing = on_grid(rows.values, grids.position, rows.starts)
+        values = self.filled(known, starts, grids)
         lengths = lengths_of(starts)
         context = np.minimum(lengths // patch * patch, self.forecaster.settings.data.test_context)
         told = np.where(grids.kind == NONE, lengths_of(rows.starts), lengths)
@@ -178,7 +182,11 @@ class PanelForecaster:
             bad.setdefault(int(number), f"is too short: {told[number]} rows, a patch takes {patch}")
         missing[list(bad)] = 0
         gaps = missing > 0 if self.panel.missing == "error" else np.zeros(len(missing), dtype=bool)
-        return Prepared(rows.ids, values, starts, grids, missing, gaps, bad, context, rows.read, rows.unsorted)
+        return Prepared(rows.ids, values, known, starts, grids, missing, gaps, bad, context, rows.read, rows.unsorted)
+
+    def filled(self, known: np.ndarray, starts: np.ndarray, grids: Grids) -> np.ndarray:
+        """Values [R] on their grids without NaN, if the settings say so."""
+        return known if self.panel.missing == "error" else fill(known, starts, self.panel.missing, grids.seasons())
 
     def begin(self, prepared: Prepared, plan: Mapping[str, int] | None = None) -> dict[str, int] | None:
         """Fits the law and chooses K on these series; returns what was chosen. plan: to be chosen again."""
@@ -276,7 +284,6 @@ class PanelForecaster:
                 origin = np.zeros((len(usable), found.shape[1]), dtype=found.dtype) if origin is None else origin
                 origin[place[contexts.series]] = found
         counts = self._counts(prepared, usable, values) | costs_of(cost)
-        self.done += len(prepared.ids)
         return Batch(usable, values, origin, counts)
 
     def cost(self) -> Cost | None:

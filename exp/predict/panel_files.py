@@ -14,6 +14,7 @@ from data_provider.panel import PanelColumns, PanelTable, Scattered, kind_of, na
 from data_provider.series import listed
 from exp.flags import flat, in_flags
 from exp.predict.ahead import Behind
+from exp.predict.backtest import backtest
 from exp.predict.files import NO_LAW, bands_of, picture_name
 from exp.predict.forecaster import Forecaster
 from exp.predict.frames import frame_of, value_names
@@ -52,9 +53,13 @@ def predict_panel(forecaster: Forecaster, path: Path, columns: PanelColumns, fol
                   used: Mapping[str, Any]) -> None:
     """Forecasts the table `path`; writes forecast.csv or .parquet, or `out`, and the rest to `folder`.
 
-    used: what the results depend on. A run that is ended goes on with `resume`.
+    used: what the results depend on. A run that is ended goes on with `resume`. With `backtest` it scores forecasts
+    instead.
     """
     settings = forecaster.settings
+    if settings.panel.backtest is not None:
+        backtest(forecaster, path, columns, folder)
+        return
     kind = "parquet" if kind_of(path) == ".parquet" else "csv"
     out = folder / f"forecast.{kind}" if settings.panel.out is None else Path(settings.panel.out)
     kind = out.suffix.lower()[1:]
