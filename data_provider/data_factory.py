@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_provider.data_loader import UTSD, MultivariateDatasetBenchmark, SeriesWindows, UnivariateDatasetBenchmark
-from data_provider.samplers import EpochSampler, SeriesSampler
+from data_provider.samplers import EpochSampler, OrderedBatches, SeriesSampler
 from utils.errors import UserError
 
 DATASETS = {
@@ -89,6 +89,12 @@ def train_loader(dataset, batch_size: int, seed: int, rank: int = 0, world_size:
 def ordered_loader(dataset, batch_size: int, items: Sequence[int] | None = None, num_workers: int = 0) -> DataLoader:
     """Batches in order, of all items or of those given."""
     return Loader(dataset, batch_size=batch_size, sampler=items, **_common(num_workers))
+
+
+def shared_loader(dataset, items: Sequence[int], sizes: Sequence[int], rank: int = 0, world_size: int = 1,
+                  num_workers: int = 0) -> DataLoader:
+    """The windows in order, in batches of these sizes; of several processes, the batches of one."""
+    return Loader(dataset, batch_sampler=OrderedBatches(items, sizes, rank, world_size), **_common(num_workers))
 
 
 def _common(num_workers: int) -> dict[str, Any]:

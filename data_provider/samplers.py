@@ -6,7 +6,8 @@ batches that an uninterrupted one would have seen.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -92,6 +93,31 @@ class EpochSampler(BatchSampler):
     def _drawn(self) -> Iterator[list[int]]:
         for batch in range(self.first_batch, self.batches_per_epoch):
             yield self.share(torch.randint(self.size, (self.joint_size,), generator=self.generator(batch)).tolist())
+
+
+class OrderedBatches(Sampler):
+    """Windows in order, in batches of given sizes; of several processes, every world_size-th batch for each.
+
+    items: the windows; they have sum(sizes) of them.
+    """
+
+    def __init__(self, items: Sequence[int], sizes: Sequence[int], rank: int = 0, world_size: int = 1):
+        self.items, self.sizes, self.rank, self.world_size = items, sizes, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        ends = list(accumulate(self.sizes))
+        for number in range(self.rank, len(ends), self.world_size):
+            yield list(self.items[ends[number] - self.sizes[number]:ends[number]])
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.sizes), self.world_size))
+
+
+def batch_sizes(windows: int, batch_size: int, most: int | None = None) -> list[int]:
+    """Sizes of the batches of so many windows, each in parts of at most `most`."""
+    most = batch_size if most is None else most
+    return [min(most, end - part) for first in range(0, windows, batch_size)
+            for end in (min(first + batch_size, windows),) for part in range(first, end, most)]
 
 
 class SeriesSampler(BatchSampler):

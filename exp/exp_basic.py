@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from data_provider.data_factory import DATASETS, ordered_loader, spread_windows
+from data_provider.data_factory import DATASETS, ordered_loader, shared_loader, spread_windows
 from data_provider.data_loader import SeriesWindows
+from data_provider.samplers import batch_sizes
 from data_provider.splits import Cut
 from exp.adapters import load_adapter, tested_stand_in, with_stand_ins
 from exp.own_heads import with_heads
 from exp.processes import started_by_torchrun
 from exp.settings import RunSettings, Settings
 from exp.stored import completed, setting_name, tested_checkpoint
+from exp.team import ALONE, Team
 from models import registry
 from models.checkpoint import read_settings
 from models.config import ModelConfig
@@ -32,6 +35,8 @@ from utils.files import inside
 from utils.replay import record
 
 TOKENS = ("input_token_len", "output_token_len")
+# for each other: one may calibrate, or audit, for hours; of one that has ended they learn at once
+PATIENCE = timedelta(days=7)
 log = logging.getLogger(__name__)
 
 
@@ -154,10 +159,10 @@ class Exp_Basic:
         self._said: set[str] = set()
         if not settings.run.ddp and started_by_torchrun() > 1:
             raise UserError("torchrun has started several processes, each of which would do all of the work: start "
-                            "run.py without torchrun" + (", or add --ddp" if settings.run.is_training else ""))
-        self.rank, self.world_size = 0, 1
+                            "run.py without torchrun" + ("" if settings.run.do_predict else ", or add --ddp"))
+        self.team = ALONE
         self.device = self._set_up_distributed() if settings.run.ddp else choose_device(settings.run)
-        self.is_main = self.rank == 0
+        self.rank, self.world_size, self.is_main = self.team.rank, self.team.size, self.team.is_main
         if not self.is_main:  # only the main process logs
             logging.getLogger("exp").setLevel(logging.ERROR)
 
@@ -165,8 +170,9 @@ class Exp_Basic:
         if "RANK" not in os.environ:
             raise UserError("--ddp must be started with torchrun: torchrun --nproc_per_node N run.py --ddp ...")
         device = usable(self.settings.run, self._device_of_process(int(os.environ.get("LOCAL_RANK", 0))))
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)  # objects lie on the CPU, whatever the device
+        self.team = Team(dist.get_rank(), dist.get_world_size(), group)
         return device
 
     def _device_of_process(self, local: int) -> torch.device:
@@ -246,9 +252,15 @@ class Exp_Basic:
 
     def test_part(self) -> tuple[SeriesWindows, DataLoader]:
         """The tested split and a loader of its windows, or of `test_windows` of them."""
-        data, dataset = self.settings.data, self.tested_split()
-        items = None if data.test_windows is None else spread_windows(dataset, data.test_windows)
-        return dataset, ordered_loader(dataset, data.batch_size, items, data.num_workers)
+        dataset = self.tested_split()
+        return dataset, self.tested_batches(dataset)
+
+    def tested_batches(self, dataset: SeriesWindows, most: int | None = None) -> DataLoader:
+        """The windows to forecast, in order and in batches, each in parts of at most `most`; this process's share."""
+        data = self.settings.data
+        items = spread_windows(dataset, data.test_windows)
+        sizes = batch_sizes(len(items), data.batch_size, most)
+        return shared_loader(dataset, items, sizes, self.team.rank, self.team.size, data.num_workers)
 
     def validation_part(self) -> tuple[SeriesWindows, DataLoader]:
         """The validation split with the context of the test, in order."""

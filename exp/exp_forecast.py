@@ -2,15 +2,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
-from data_provider.data_factory import evenly_spaced, spread_windows
+from data_provider.data_factory import spread_windows
 from exp.evaluate.bands import Bands, bands_of, rolled_part
 from exp.evaluate.by_series import Walk
 from exp.evaluate.comparison import compare, compared_methods, describe
@@ -25,6 +24,7 @@ from exp.evaluate.methods import (
 )
 from exp.evaluate.paths import evaluate_paths, samples_shape, windows_at_once
 from exp.evaluate.pictures import breakdown, draw_attention, draw_forecasts
+from exp.evaluate.planning import plan_once
 from exp.evaluate.promise import Kept, add_found, checked, keep_promise, refuse_without_windows
 from exp.exp_basic import Exp_Basic, autocast, seed_everything
 from exp.flags import flat, in_flags
@@ -57,6 +57,7 @@ from models.checkpoint import CHECKPOINT
 from models.registry import DRAFTS, checkpoint_in
 from utils.errors import UserError
 from utils.files import inside, refuse_unwritable
+from utils.interface import Model
 from utils.speculative_decoder import patches_in
 from utils.target_law import TargetLaw
 from utils.timing import hardware
@@ -76,16 +77,16 @@ class Exp_Forecast(Exp_Basic):
         seed_everything(run.seed)
         setting, checkpoint = run.test_dir or self.setting(), self.tested_checkpoint()
         self._refuse_unwritable(setting)
-        path = self.settings.data.files[0].path
+        path, base, used = self.settings.data.files[0].path, self._results_base(setting), self._used(checkpoint)
         columns = columns_of(self.settings, path) if run.do_predict else None
-        used = self._used(checkpoint)
-        with results_folder(self._results_base(setting), used) as folder:
+        with results_folder(base, used) if self.is_main else nullcontext(base) as folder:
             if columns is not None:
                 predict_panel(Forecaster(self.settings, checkpoint, self.device), path, columns, folder, used)
             elif run.do_predict:
                 predict(Forecaster(self.settings, checkpoint, self.device), path, folder)
             else:
                 self._compare_or_test(setting, checkpoint, folder)
+        self.team.close()
 
     def _train_and_test(self) -> None:
         first = self.settings
@@ -94,23 +95,21 @@ class Exp_Forecast(Exp_Basic):
             self.settings = first.with_("run", seed=first.run.seed + iteration)
             seed_everything(self.settings.run.seed)
             self._train_and_test_once(self.setting(iteration))
-        if self.world_size > 1:
-            dist.destroy_process_group()
+        self.team.close()
 
     def _train_and_test_once(self, setting: str) -> None:
-        folder, kept = self._trained_folder(setting), self._kept()
+        folder, kept, results = self._trained_folder(setting), self._kept(), self._results_base(setting)
         tested = folder / CHECKPOINT if self.settings.train.self_draft is None else self._target_checkpoint()
         used = self._used(tested)
         with ExitStack() as held:
             if self.is_main:  # both folders from the start: hours later they might be another's
                 held.enter_context(training_folder(folder, kept, self.settings.train.self_draft is None))
-                results = held.enter_context(results_folder(self._results_base(setting), used))
+                results = held.enter_context(results_folder(results, used))
             train(self, folder, kept)
-            if self.world_size > 1:
-                dist.barrier()
+            self.team.once(lambda: None)  # the checkpoint is whole
             if self.is_main:
                 used |= self._used(tested)  # the results are of the new weights
-                self._compare_or_test(setting, tested, results)
+            self._compare_or_test(setting, tested, results)
 
     def _target_checkpoint(self) -> Path:
         """The target that a draft, or its own heads, learn from."""
@@ -190,7 +189,10 @@ class Exp_Forecast(Exp_Basic):
         return folder
 
     def test(self, setting: str, checkpoint: Path, folder: Path) -> dict:
-        """Rolling forecast of every test window; writes metrics.json and the requested reports."""
+        """Rolling forecast of every test window; writes metrics.json and the requested reports.
+
+        Of several processes, the main one chooses what is chosen or fitted once, and reports; the others return {}.
+        """
         settings, report = self.settings, self.settings.report
         model, draft = self.load_tested(checkpoint), None
         if settings.run.use_speculative:
@@ -199,38 +201,37 @@ class Exp_Forecast(Exp_Basic):
         self._check_test_part(dataset)
         law = None
         if report.num_samples is not None or settings.spec.sigma_mode == "calibrated":
-            law = target_law(self, model, checkpoint)
+            law = self.team.once(lambda: target_law(self, model, checkpoint))
         method = self._method(model, draft, law)
         self._refuse_unfitting(dataset, model, draft)
         bands = None
         if report.num_samples is not None and law is not None and settings.spec.sigma_mode == "calibrated":
-            bands = bands_of(self, model, checkpoint, law)
+            found_law = law
+            bands = self.team.once(lambda: bands_of(self, model, checkpoint, found_law))
         if settings.spec.k == "auto":
-            self._plan({settings.spec.rule: method}, [min(settings.data.batch_size, len(dataset))])
+            plan_once(self, {settings.spec.rule: method}, [min(settings.data.batch_size, len(dataset))])
         promise = None
         if settings.run.use_speculative and settings.spec.promises:
             assert isinstance(method, SpeculativeMethod)
-            promise = keep_promise(self, method, checkpoint, dataset)
-            method = promise.method
+            free = method
+            promise = self.team.once(lambda: keep_promise(self, free, checkpoint, dataset))
+            method = promise.method(free)
         # after planning: the trace is of forecasting
         tested, traced = method.traced(self.device) if report.trace_inference_breakdown else (method, [])
         observer = AcceptanceLog(report.judgements_windows) if report.log_judgements else None
-        out = self._evaluate(tested, loader, folder, dataset, observer, promise)
-        metrics = self._metrics(out, setting, checkpoint)
-        log.info("%s%s, horizon %d: %s", setting, self._suffix(), settings.data.horizon, errors_line(metrics))
-        if len(metrics["files"]) > 1:
-            log.info(files_table(metrics["files"]))
-        log.info(inference_line(metrics))
-        if promise is not None:
-            metrics["promise"] = promise.record
-        note = rejection_note(metrics, patches_in(settings.data.horizon, model.patch_len))
-        if note is not None:
-            log.info("note: %s", note)
-        if traced:
+        began = time.monotonic()
+        out = self._evaluate(tested, model, loader, folder, dataset, observer, promise)
+        for part in traced:
+            part.seconds, part.passes = map(sum, zip(*self.team.everyone((part.seconds, part.passes))))
+        metrics = self._reported(out, time.monotonic() - began, setting, checkpoint, promise) if self.is_main else {}
+        if traced and self.is_main:
             metrics["breakdown"] = breakdown(out.seconds, *traced)
         if report.num_samples is not None and law is not None:
-            write_metrics(folder, metrics)  # sampling takes long: an interruption must not lose these
-            metrics["samples"] = self._test_paths(method, law, bands, dataset, loader, folder)
+            if self.is_main:
+                write_metrics(folder, metrics)  # sampling takes long: an interruption must not lose these
+            metrics["samples"] = self._test_paths(method, law, bands, dataset, folder)
+        if not self.is_main:
+            return {}
         if traced:
             log.info(breakdown_line(metrics["breakdown"]))
             log_breakdown(folder.name, metrics["breakdown"])
@@ -241,6 +242,22 @@ class Exp_Forecast(Exp_Basic):
         log_inference(folder.name, metrics)
         self._write_extras(folder, method, model, law, dataset, observer)
         log.info("results: %s", folder)
+        return metrics
+
+    def _reported(self, out: Evaluation, seconds: float, setting: str, checkpoint: Path,
+                  promise: Kept | None) -> dict[str, Any]:
+        """Says what the walk, which took so many seconds, has found; the contents of metrics.json."""
+        data, metrics = self.settings.data, self._metrics(out, setting, checkpoint)
+        metrics |= {"processes": self.team.size, "windows_per_second": out.windows / seconds}
+        log.info("%s%s, horizon %d: %s", setting, self._suffix(), data.horizon, errors_line(metrics))
+        if len(metrics["files"]) > 1:
+            log.info(files_table(metrics["files"]))
+        log.info(inference_line(metrics))
+        if promise is not None:
+            metrics["promise"] = promise.record
+        note = rejection_note(metrics, patches_in(data.horizon, self.patch_len))
+        if note is not None:
+            log.info("note: %s", note)
         return metrics
 
     def _refuse_unfitting(self, dataset, model, draft) -> None:
@@ -260,28 +277,34 @@ class Exp_Forecast(Exp_Basic):
         rule = make_rule(settings.spec, law, emit=emit)
         return make_speculative(model, draft, settings.spec, settings.data.horizon, settings.run.seed, rule)
 
-    def _evaluate(self, method: Method, loader, folder: Path, dataset, observer, promise: Kept | None) -> Evaluation:
+    def _evaluate(self, method: Method, target: Model, loader, folder: Path, dataset, observer,
+                  promise: Kept | None) -> Evaluation:
         settings = self.settings
         walk = Walk(dataset, spread_windows(dataset, settings.data.test_windows))
-        methods, records = ({"tested": method}, None) if promise is None else checked(promise, method, settings, walk)
+        methods, records = ({"tested": method}, None) if promise is None else \
+            checked(promise, method, target, settings, walk)
         try:
             found = evaluate(methods, loader, self.device, settings.model.config.covariate, settings.run.quiet,
-                             observer, None if promise is None else next(iter(methods)), records, walk=walk)
-            if promise is not None:
+                             observer, None if promise is None else next(iter(methods)), records, walk=walk,
+                             team=self.team)
+            if promise is not None and self.is_main:
                 add_found(promise.record, found["tested"], found["target alone"])
             return found["tested"]
         except Interrupted as stop:
             self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise
 
-    def _test_paths(self, method: Method, law: TargetLaw, bands: Bands | None, dataset, loader, folder: Path) -> dict:
+    def _test_paths(self, method: Method, law: TargetLaw, bands: Bands | None, dataset, folder: Path) -> dict:
         """Scores of sampled paths, by the rule under test or from the target alone."""
         settings, spec = self.settings, self.settings.spec.filled()
         sampled = method.sampled(spec, law, settings.run.seed, int(settings.report.num_samples or 0))
         growth = None if bands is None else bands.chosen(spec.growth)
         if bands is not None and growth == "rollouts":
             sampled = WidenedMethod(sampled, bands.growth, self.patch_len)
-        scores = evaluate_paths(sampled, dataset, loader, settings, self.device, folder)
+        loader = self.tested_batches(dataset, windows_at_once(settings, dataset))
+        scores = evaluate_paths(sampled, dataset, loader, settings, self.device, folder, self.team)
+        if not self.is_main:
+            return {}
         drawn_from = {"spec_covariance": spec.covariance, "spec_growth": growth or "none",
                       "spec_width": "one" if law.widths is None else "mixture"} \
             if spec.sigma_mode == "calibrated" else {"spec_sigma": spec.sigma}
@@ -309,26 +332,15 @@ class Exp_Forecast(Exp_Basic):
         path = write_partial(folder, {"windows_of_the_split": windows, "rows": rows})
         log.info("interrupted after the first %d of %d windows; results so far: %s", rows[-1]["windows"], windows, path)
 
-    def _plan(self, methods: Mapping[str, Method], batch_sizes: list[int]) -> None:
-        """`k` auto: every method decides for each batch size, on validation windows spread over their split."""
-        dataset, _ = self.validation_part()
-        for size in batch_sizes:
-            windows = evenly_spaced(size, len(dataset)).tolist()
-            context = dataset.__getitems__(windows)[0].to(self.device)
-            for name, method in methods.items():
-                plan = method.plan(context)
-                if plan is not None:
-                    log.info("%s: %s", name, plan.describe())
-
     def _planned(self, methods: Mapping[str, Method], batch_sizes: list[int]) -> Mapping[str, Method]:
         """The methods whose K was planned: all for `k` auto; else a copy of the last, so that no row changes."""
         if self.settings.spec.k == "auto":
-            self._plan(methods, batch_sizes)
+            plan_once(self, methods, batch_sizes)
             return methods
         *_, name = methods
         copied = {name: methods[name].again()}
         try:
-            self._plan(copied, batch_sizes)
+            plan_once(self, copied, batch_sizes)
         except UserError as error:  # the table needs no validation windows: it does not fail for want of advice
             log.info("note: --compare is without the planner's K: %s", in_flags(str(error)))
             return {}
@@ -355,12 +367,15 @@ class Exp_Forecast(Exp_Basic):
         methods = compared_methods(target, pair, settings, walk)
         planned = self._planned(methods, sorted({1, min(settings.data.batch_size, len(dataset))}))
         try:
-            rows = compare(methods, dataset, loader, settings, self.device, folder, planned, walk)
+            rows = compare(methods, dataset, loader, settings, self.device, folder, planned, walk, self.team)
         except Interrupted as stop:
             self._keep(folder, stop, len(spread_windows(dataset, settings.data.test_windows)))
             raise
+        if not self.is_main:
+            return []
         log.info(describe(rows))
-        write_metrics(folder, {"rows": rows, "decision": decide(rows), "checkpoint": str(checkpoint),
+        write_metrics(folder, {"rows": rows, "decision": decide(rows), "processes": self.team.size,
+                               "checkpoint": str(checkpoint),
                                "draft": settings.run.draft_checkpoint, "settings": flat(settings)})
         if settings.report.visualize:
             *_, tolerance = methods.values()

@@ -132,9 +132,9 @@ def _settle_heads(values: Values) -> None:
 
 
 def _refuse_contradictions(values: Values) -> None:
-    if values["ddp"] and not values["is_training"]:
-        work = "--do_predict" if values["do_predict"] else "--is_training 0"
-        raise UserError(f"--ddp is for training, but {work} runs in one process: leave out --ddp and torchrun")
+    if values["ddp"] and values["do_predict"]:
+        raise UserError("--ddp is for training and testing, but --do_predict runs in one process: leave out --ddp and "
+                        "torchrun")
     if values["is_training"] and values["model"] in UNTRAINED:
         raise UserError(f"--model {values['model']} is used as it is published, not trained here: add --is_training 0 "
                         "and --test_dir, the folder of its weights (it can teach a draft: --distill_target_model)")

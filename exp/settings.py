@@ -96,7 +96,8 @@ class RunSettings(Section):
         "ddp": "has no effect with --ddp, where each process has its own GPU (--devices)"})
     devices: tuple[int, ...] | None = limited(None, OrNone(DeviceList()), "GPUs for --ddp, one per process: 0,1,2,3 "
                                               "(default: in order)", needs=("ddp",), free=True)
-    ddp: bool = limited(False, Switch(), "distributed training; start with torchrun")
+    ddp: bool = limited(False, Switch(), "train and test with several processes, each with a share of every batch, "
+                        "or of the batches; start with torchrun")
     dp: bool = limited(False, Switch(), "of OpenLTM: refused, with the command that takes its place")
     compile: bool = limited(False, Switch(), "record decodes of fixed shape as CUDA graphs on a GPU: a model alone, "
                             "its sampled paths, parareal; without a GPU, and for acceptance rules, nothing changes")

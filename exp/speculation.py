@@ -89,7 +89,8 @@ class SpecSettings(Section):
     temp: float = limited(1.0, POSITIVE, "simplified, exact, coupling: factor on the sigmas", flag="spec_temp",
                           needs=LAW, free=True)
     adaptive: bool = limited(False, Switch(), "adapt K to the acceptance of earlier batches, up to --spec_k",
-                             flag="spec_adaptive", needs=SPECULATION, free=True, not_with=TEST_WINDOWS)
+                             flag="spec_adaptive", needs=SPECULATION, free=True, not_with=TEST_WINDOWS | {
+        "ddp": "learns from one batch after another, which --ddp gives to several processes: test without torchrun"})
     rms: float | None = limited(None, OrNone(POSITIVE), "tolerance, parareal: choose the cheapest setting whose "
                                 "forecasts deviate by at most this from those of the target alone (RMS in window "
                                 "standard deviations), and promise that, see --spec_promise", flag="spec_rms",

@@ -42,17 +42,28 @@ class Noise:
         pairs of normal ones by the transformation of Box and Muller (1958).
         """
         rows, C = context.shape[0], context.shape[2]
-        elements, mixed = patches * patch_len * C, law is not None and law.widths is not None
-        numbers = torch.rand(rows, mixed + patches + 2 * elements, generator=generator)
-        place, uniform, first, second = (part.contiguous() for part in numbers.split(
-            [int(mixed), patches, elements, elements], dim=1))
+        sizes = cls._sizes(C, patches, patch_len, law)
+        numbers = torch.rand(rows, sum(sizes), generator=generator)
+        place, uniform, first, second = (part.contiguous() for part in numbers.split(sizes, dim=1))
         radius, angle = (-2 * torch.log1p(-first)).sqrt(), 2 * torch.pi * second
 
         def normal(side: torch.Tensor) -> torch.Tensor:
             values = (radius * side).view(rows, patches, patch_len, C)
             return values.to(context.device, non_blocking=True)
-        width = law.widths_of(place[:, 0].to(context.device)) if law is not None and mixed else None
+        width = law.widths_of(place[:, 0].to(context.device)) if law is not None and sizes[0] else None
         return cls(normal(angle.cos()), normal(angle.sin()), uniform.to(context.device, non_blocking=True), width)
+
+    @classmethod
+    def skip(cls, rows: int, variables: int, patches: int, patch_len: int, generator: torch.Generator | None = None,
+             law: TargetLaw | None = None) -> None:
+        """Leaves the generator as `draw` would for so many rows, which another process forecasts."""
+        torch.rand(rows, sum(cls._sizes(variables, patches, patch_len, law)), generator=generator)
+
+    @staticmethod
+    def _sizes(variables: int, patches: int, patch_len: int, law: TargetLaw | None) -> list[int]:
+        """How many numbers of a row make up its width, its uniform numbers, and either half of its normal ones."""
+        elements = patches * patch_len * variables
+        return [int(law is not None and law.widths is not None), patches, elements, elements]
 
     def at(self, rows: torch.Tensor, first: torch.Tensor, length: int) -> Noise:
         """The noise of positions first .. first + length - 1 of some rows; positions past the end repeat the last."""

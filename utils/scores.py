@@ -5,6 +5,7 @@ once. A path is [H, C]; S paths per window.
 """
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -44,6 +45,12 @@ class PointMetrics:
         self.elements += y.numel()
         self.nonzero += int((y != 0).sum())
 
+    def merge(self, other: PointMetrics) -> None:
+        """Adds what another one has measured."""
+        self.sums += other.sums
+        self.elements += other.elements
+        self.nonzero += other.nonzero
+
     def result(self) -> dict[str, float]:
         if not self.elements:
             raise ValueError("no window was measured")
@@ -69,6 +76,10 @@ class SeriesMetrics:
         error = (forecast - truth).double().abs()
         sums = torch.stack([error.square().sum(dim=1), error.sum(dim=1), torch.full_like(error[:, 0], error.shape[1])])
         self.sums.index_add_(1, series.flatten(), sums.flatten(1).cpu())
+
+    def merge(self, other: SeriesMetrics) -> None:
+        """Adds what another one has measured of the same series."""
+        self.sums += other.sums
 
     def scored(self) -> list[int]:
         """Numbers of the series that have a score."""
@@ -116,10 +127,16 @@ class SpeculationMetrics:
         self.windows += len(counts["accepted"])  # not len(forecast), which has one row per window if paths are sampled
         if decoded.most is not None:
             self.most = (self.most or 0.0) + float(decoded.most.sum())
-        lengths = [] if decoded.lengths is None else decoded.lengths.tolist()
-        size = max(len(lengths), len(self.lengths))
-        padded = [values + [0] * (size - len(values)) for values in (self.lengths, lengths)]
-        self.lengths = [a + b for a, b in zip(*padded)]
+        self.lengths = _added(self.lengths, [] if decoded.lengths is None else decoded.lengths.tolist())
+
+    def merge(self, other: SpeculationMetrics) -> None:
+        """Adds what another one has counted."""
+        for name, count in other.totals.items():
+            self.totals[name] += count
+        self.windows += other.windows
+        if other.most is not None:
+            self.most = (self.most or 0.0) + other.most
+        self.lengths = _added(self.lengths, other.lengths)
 
     def result(self) -> dict[str, Any]:
         totals, rounds = self.totals, max(1, sum(self.lengths))
@@ -155,7 +172,7 @@ class PararealMetrics:
         assert decoded.gap is not None and decoded.target_passes is not None and decoded.draft_passes is not None
         patches = decoded.gap.shape[1] + 1
         found = torch.bincount(decoded.target_passes, minlength=patches + 1)[1:].tolist()
-        self.passes = [a + b for a, b in zip(self.passes or [0] * patches, found)]
+        self.passes = _added(self.passes, found)
         self.draft_passes += int(decoded.draft_passes.sum())
         self.windows += len(decoded.gap)
         gap = decoded.gap.double().sum(dim=0).cpu()
@@ -165,6 +182,16 @@ class PararealMetrics:
             self.nats += float(decoded.divergence.sum())
             self.audited += decoded.divergence.numel()
 
+    def merge(self, other: PararealMetrics) -> None:
+        """Adds what another one has counted, of forecasts of as many patches."""
+        self.passes = _added(self.passes, other.passes)
+        self.gap = self.gap + other.gap if len(self.gap) else other.gap
+        self.draft_passes += other.draft_passes
+        self.windows += other.windows
+        self.sampled |= other.sampled
+        self.nats += other.nats
+        self.audited += other.audited
+
     def result(self) -> dict[str, Any]:
         nats = self.nats / self.audited if self.audited else None
         law = {"divergence_nats": nats, "lossless": nats is not None and nats < LOSSLESS_NATS}
@@ -172,6 +199,11 @@ class PararealMetrics:
         return {"target_passes": total / max(1, self.windows), "draft_passes": self.draft_passes / max(1, self.windows),
                 "target_passes_histogram": self.passes, "gap_by_patch": (self.gap / max(1, self.windows)).tolist()} | (
                     law if self.sampled else {})
+
+
+def _added(counts: list[int], more: list[int]) -> list[int]:
+    """Sums of two histograms, of which one may be shorter."""
+    return [a + b for a, b in zip_longest(counts, more, fillvalue=0)]
 
 
 def _per_cent(part: float, whole: int) -> float | None:
@@ -242,6 +274,18 @@ class PathMetrics:
         self.windows += len(truth)
         self.elements += truth.numel()
 
+    def merge(self, other: PathMetrics) -> None:
+        """Adds what another one has measured, of as many paths a window."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        for name, (parts, counts) in other.by_patch.items():
+            total, number = self.by_patch.get(name, (0.0, 0))
+            self.by_patch[name] = total + parts, number + counts
+        if other.ranks is not None:
+            self.ranks = other.ranks if self.ranks is None else self.ranks + other.ranks
+        self.windows += other.windows
+        self.elements += other.elements
+
     def _add(self, name: str, values: torch.Tensor, by_patch: dict[str, tuple[Any, Any]] | None = None) -> None:
         """values [B, H, C]"""
         parts = torch.stack([part.sum(dtype=torch.float64) for part in values.split(self.patch_len, dim=1)]).cpu()
@@ -296,19 +340,30 @@ class RollingScale:
 
     def factors(self, paths: torch.Tensor, truth: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Batches come in ascending order: paths [B, S, H, C], truth [B, H, C], rows [B] -> [B, H, C]."""
-        horizon = truth.shape[1]
+        self.add(self.squares_of(paths, truth), rows)
+        return self.factors_at(rows, truth.shape[1]).to(truth)
+
+    def squares_of(self, paths: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """z^2 [B, n, C] of every patch, on the CPU; of these windows alone."""
         spread = paths.var(dim=1).clamp(min=LEAST_SIGMA**2) * (1 + 1 / paths.shape[1])
         squares = ((truth - paths.mean(dim=1)).square() / spread).cpu()
-        squares = torch.stack([part.mean(dim=1) for part in squares.split(self.patch_len, dim=1)], dim=1).double()
+        return torch.stack([part.mean(dim=1) for part in squares.split(self.patch_len, dim=1)], dim=1).double()
+
+    def add(self, squares: torch.Tensor, rows: torch.Tensor) -> None:
+        """Remembers z^2 [B, n, C] of the windows at rows [B], which come after those that are known."""
         self.squares = squares if self.squares is None else torch.cat([self.squares, squares])
         self.rows = torch.cat([self.rows, rows])
+
+    def factors_at(self, rows: torch.Tensor, horizon: int) -> torch.Tensor:
+        """Factors [B, horizon, C] of the windows at rows [B], from those before them, which must be known."""
+        assert self.squares is not None
         total = torch.cat([torch.zeros_like(self.squares[:1]), self.squares.cumsum(dim=0)])
         first_of_series = self.first_rows[torch.searchsorted(self.first_rows, rows, right=True) - 1]
-        patch = torch.arange(squares.shape[1])
+        patch = torch.arange(self.squares.shape[1])
         passed = rows[:, None] - torch.minimum((patch + 1) * self.patch_len, torch.tensor(horizon))
         first = torch.maximum(passed - self.span + 1, first_of_series[:, None])
         low = torch.searchsorted(self.rows, first)
         high = torch.maximum(torch.searchsorted(self.rows, passed, right=True), low)
         known, count = total[high, patch] - total[low, patch], (high - low)[..., None]
         factor = ((self.prior + known) / (self.prior + count)).sqrt()
-        return factor.repeat_interleave(self.patch_len, dim=1)[:, :horizon].to(truth)
+        return factor.repeat_interleave(self.patch_len, dim=1)[:, :horizon]

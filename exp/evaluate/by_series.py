@@ -31,10 +31,13 @@ class Walk:
 
 
 class BySeries:
-    """Scores of forecasts that come in the order of `walk`; of the last variables, if they do not have all."""
+    """Scores of forecasts that come in the order of `walk`; of the last variables, if they do not have all.
 
-    def __init__(self, walk: Walk):
-        self.walk, self.labels, self.windows = walk, walk.dataset.labels, 0
+    first: the number of the first window.
+    """
+
+    def __init__(self, walk: Walk, first: int = 0):
+        self.walk, self.labels, self.windows = walk, walk.dataset.labels, first
         self.metrics = SeriesMetrics(walk.dataset.naive_errors)
 
     def update(self, forecast: torch.Tensor, truth: torch.Tensor) -> None:
@@ -42,6 +45,10 @@ class BySeries:
         batch, _, scored = truth.shape
         self.metrics.update(forecast, truth, self.walk.variables_of(self.windows, batch)[:, -scored:])
         self.windows += batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which has the data set: the sums."""
+        return {"metrics": self.metrics}
 
     def mase(self) -> float | None:
         return _plain(self.metrics.of())["mase"]

@@ -38,6 +38,7 @@ from exp.report.results import DRAFT, TARGET, format_table, write_csv, write_ser
 from exp.section import fields_of
 from exp.settings import RunSettings, Settings
 from exp.speculation import LAW_FIELDS, LOSSLESS, SpecSettings, parameters_of
+from exp.team import ALONE, Team
 from utils.acceptance import Parareal, Tolerance
 from utils.decoded import Round
 from utils.interface import Model
@@ -85,15 +86,19 @@ def compared_methods(target: Model, pair: tuple[Model, Model | None], settings: 
 
 
 def compare(methods: Mapping[str, Method], dataset, loader, settings: Settings, device: torch.device,
-            folder: Path, planned: Mapping[str, Method] | None = None, walk: Walk | None = None) -> list[dict]:
+            folder: Path, planned: Mapping[str, Method] | None = None, walk: Walk | None = None,
+            team: Team = ALONE) -> list[dict]:
     """Measures every method on every test window, then times them interleaved; writes compare.csv, compare.png.
 
     planned: name -> method for which K was chosen, to be shown in the row of that name; it may be a copy, so that the
-    row is measured with the K of its settings. walk: the windows, for MASE and series.csv.
+    row is measured with the K of its settings. walk: the windows, for MASE and series.csv. team: processes that share
+    the windows; the main one alone times, writes and has the rows.
     """
     data, quiet, first = settings.data, settings.run.quiet, next(iter(methods))
     measured = evaluate(methods, loader, device, settings.model.config.covariate, quiet, reference=first,
-                        what="compare", walk=walk)
+                        what="compare", walk=walk, team=team)
+    if not team.is_main:
+        return []
     times, batch = _times(methods, dataset, data.batch_size, device, quiet)
     machine, target = hardware(device), times[first]
     rows = []

@@ -60,6 +60,9 @@ class Method(ABC):
     def at(self, window: int) -> None:  # noqa: B027 (most methods look at a context alone)
         """Tells that the next context is that of this window of a walk, counted from 0."""
 
+    def skip(self, windows: int, variables: int) -> None:  # noqa: B027 (most methods draw nothing)
+        """Passes over a batch that another process decodes: later ones must get the noise that they would have had."""
+
     def reset(self) -> None:  # noqa: B027 (most methods learn nothing)
         """Forgets everything learned from earlier batches."""
 
@@ -166,7 +169,7 @@ class SpeculativeMethod(Method):
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
         proposals = self.proposals_for(len(context) * self.samples)
-        if proposals == 0 and getattr(self.rule, "emit", "mean") == "mean":
+        if self._is_plain(proposals):
             return self._plain(context)
         noise = None
         if self.rule.random:
@@ -178,6 +181,15 @@ class SpeculativeMethod(Method):
         if self.adaptive:
             self._adapt(decoded)
         return decoded
+
+    def skip(self, windows: int, variables: int) -> None:
+        rows = windows * self.samples
+        if self.rule.random and not self._is_plain(self.proposals_for(rows)):
+            Noise.skip(rows, variables, self.patches, self.target.patch_len, self.generator,
+                       getattr(self.rule, "law", None))
+
+    def _is_plain(self, proposals: int) -> bool:
+        return proposals == 0 and getattr(self.rule, "emit", "mean") == "mean"
 
     def _plain(self, context: torch.Tensor) -> Decoded:
         """K = 0: the target alone, without a proposal."""
@@ -226,14 +238,23 @@ class SampledMethod(Method):
 
     def noise_for(self, context: torch.Tensor) -> torch.Tensor:
         """Standard normal [B, S, n, P, C] of the next B windows."""
-        P = self.model.patch_len
-        shape = (len(context), self.samples, patches_in(self.horizon, P), P, context.shape[2])
-        return torch.from_numpy(self.generator.standard_normal(shape, dtype=np.float32)).to(context.device)
+        return torch.from_numpy(self._normal(len(context), context.shape[2])).to(context.device)
 
     def width_for(self, context: torch.Tensor) -> torch.Tensor | None:
         """The widths [B, S, C] of the paths of the next B windows; None for a law without."""
-        u = self.width_generator.random((len(context), self.samples), dtype=np.float32)
-        return self.law.widths_of(torch.from_numpy(u).to(context.device))
+        return self.law.widths_of(torch.from_numpy(self._uniform(len(context))).to(context.device))
+
+    def skip(self, windows: int, variables: int) -> None:
+        self._normal(windows, variables)
+        self._uniform(windows)
+
+    def _normal(self, windows: int, variables: int) -> np.ndarray:
+        P = self.model.patch_len
+        shape = (windows, self.samples, patches_in(self.horizon, P), P, variables)
+        return self.generator.standard_normal(shape, dtype=np.float32)
+
+    def _uniform(self, windows: int) -> np.ndarray:
+        return self.width_generator.random((windows, self.samples), dtype=np.float32)
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
         paths = sample_alone(self.model, context, self.horizon, self.law, self.noise_for(context),
@@ -264,6 +285,9 @@ class SampledSpeculativeMethod(Method):
     def __init__(self, method: SpeculativeMethod):
         self.method = method
 
+    def skip(self, windows: int, variables: int) -> None:
+        self.method.skip(windows, variables)
+
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
         decoded = self.method.decode(context, observer)
         decoded.paths = decoded.forecast.unflatten(0, (-1, self.method.samples))
@@ -276,6 +300,9 @@ class WidenedMethod(Method):
 
     def __init__(self, method: Method, growth: torch.Tensor, patch_len: int):
         self.method, self.growth, self.patch_len = method, growth, patch_len
+
+    def skip(self, windows: int, variables: int) -> None:
+        self.method.skip(windows, variables)
 
     def decode(self, context: torch.Tensor, observer: Observer | None = None) -> Decoded:
         decoded = self.method.decode(context, observer)

@@ -24,6 +24,7 @@ from exp.settings import Settings
 from utils import fidelity
 from utils.acceptance import Parareal
 from utils.errors import UserError
+from utils.interface import Model
 from utils.speculative_decoder import patches_in
 
 SHARE, LEVEL = 0.1, 0.05  # at most this share of the windows fails, but for this probability
@@ -35,11 +36,19 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Kept:
-    """A promise: its method, and what metrics.json has of it."""
+    """A promise: the rule that was chosen (None: the target alone), and what metrics.json has of it.
 
-    method: PromisedMethod
+    audited, own: what the audit has forecast, see `PromisedMethod`.
+    """
+
+    rule: Any
     unit: str
     record: dict[str, Any]
+    audited: torch.Tensor | None = None
+    own: torch.Tensor | None = None
+
+    def method(self, method: SpeculativeMethod) -> PromisedMethod:
+        return PromisedMethod(method, self.rule, self.audited, self.own)
 
 
 def audited_windows(windows: int, ladders: int) -> int:
@@ -102,7 +111,7 @@ def by_audit(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: Path,
         failures = int((best.deviation > budget).sum())
         p = fidelity.hypergeometric_tail(failures, len(windows), int(SHARE * len(windows)) + 1, count)
         record |= {"failures": failures, "p_value": min(1.0, p * several)}
-    return Kept(PromisedMethod(method, None if best is None else best.rule, drawn, measured.own), unit, record)
+    return Kept(None if best is None else best.rule, unit, record, drawn, measured.own)
 
 
 def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: Path, dataset, budget: float,
@@ -129,7 +138,7 @@ def by_validation(experiment: Exp_Basic, method: SpeculativeMethod, checkpoint: 
     best = cheapest(steps[:fidelity.longest_safe(counts, most)], method.patches)
     record: dict[str, Any] = {"blocks": len(blocks), "failures_allowed": most, "audited": 0}
     record |= chosen_record(best, method) | ({} if best is None else {"failures": counts[steps.index(best)]})
-    return Kept(PromisedMethod(method, None if best is None else best.rule), unit, record)
+    return Kept(None if best is None else best.rule, unit, record)
 
 
 def choose(ladders: Iterable[Iterable[Step]], budget: float, most: int, patches: int) -> tuple[Step | None, float]:
@@ -192,9 +201,16 @@ def validation_mse(experiment: Exp_Basic, target) -> float:
 class Deviations(Evaluation):
     """An evaluation that keeps the deviation of every window."""
 
-    def __init__(self, unit: str, covariate: bool, walk=None):
-        super().__init__(covariate, walk)
+    def __init__(self, unit: str, covariate: bool, walk=None, first: int = 0):
+        super().__init__(covariate, walk, first)
         self.unit, self.found = unit, list[torch.Tensor]()
+
+    def part(self, first: int) -> Deviations:
+        return Deviations(self.unit, self.covariate, None if self.by_series is None else self.by_series.walk, first)
+
+    def merge(self, part: Deviations) -> None:
+        super().merge(part)
+        self.found += part.found
 
     def deviate(self, forecast: torch.Tensor, reference: torch.Tensor, unit: torch.Tensor) -> None:
         super().deviate(forecast, reference, unit)
@@ -247,8 +263,9 @@ def found_line(record: dict[str, Any]) -> str:
             "window" + (", the audit's among them" if record["audited"] else ""))
 
 
-def checked(kept: Kept, method: Method, settings: Settings, walk) -> tuple[dict[str, Method], dict[str, Evaluation]]:
+def checked(kept: Kept, method: Method, target: Model, settings: Settings,
+            walk) -> tuple[dict[str, Method], dict[str, Evaluation]]:
     """Methods and records for `evaluate` that check a promise: the target alone first, then `method`, 'tested'."""
     covariate = settings.model.config.covariate
-    methods = {"target alone": AloneMethod(kept.method.method.target, settings.data.horizon), "tested": method}
+    methods = {"target alone": AloneMethod(target, settings.data.horizon), "tested": method}
     return methods, {"target alone": Evaluation(covariate), "tested": Deviations(kept.unit, covariate, walk)}

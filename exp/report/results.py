@@ -70,6 +70,9 @@ def write_series(folder: Path, rows: list[dict]) -> None:
 def inference_line(metrics: dict) -> str:
     parts = [f"windows: {metrics['windows']}", f"batch_size: {metrics['batch_size']}",
              f"ms_per_forecast: {metrics['ms_per_forecast']:.3f}"]
+    if metrics.get("processes", 1) > 1:
+        parts[-1] += f" (of work, added up over {metrics['processes']} processes)"
+        parts.append(f"windows a second: {metrics['windows_per_second']:.1f}")
     if "acceptance_pct" in metrics:
         parts += [f"acceptance: {_share(metrics['acceptance_pct'])} ({metrics['accepted']}/{metrics['attempted']})"
                   + possible(metrics),

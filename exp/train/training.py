@@ -123,7 +123,8 @@ def loss_of(experiment: Exp_Basic):
     _refuse_without_insight(train, teacher)
     noise: Any = train.teacher_noise
     if noise == "calibrated":
-        noise = calibrated(experiment, teacher, path).law_of("one")  # which a variance can learn
+        law = experiment.team.once(lambda: calibrated(experiment, teacher, path))
+        noise = law.law_of("one")  # which a variance can learn
     elif noise > 0 and train.noise_unit == "window":
         noise = replace(TargetLaw.fixed(noise), relative=True)
     if train.rollout:

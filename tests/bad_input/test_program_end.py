@@ -42,7 +42,7 @@ def test_more_processes_than_devices_do_not_wait_for_each_other(workplace, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags, launcher, words", [
-    (f"--ddp {TEST}", "--standalone", ["--ddp is for training", "--is_training 0"]),
+    ("--ddp --do_predict --test_dir given", "--standalone", ["--ddp is for training and testing", "--do_predict"]),
     ("--ddp --data_path nowhere.csv", "--master_port 29641", ["nowhere.csv"]),  # when they have met
     (TEST, "--standalone", ["torchrun", "each of which would do all of the work"]),
 ])

@@ -195,11 +195,13 @@ def test_an_idle_flag_is_answered_with_the_value_that_it_needs(flags, words, cap
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags, word", [("--is_training 0 --test_dir target", "--is_training 0"),
-                                         ("--do_predict --test_dir target", "--do_predict")])
-def test_a_test_runs_in_one_process(flags, word, capsys):
-    assert run.main(f"{BASE} {flags} --ddp".split()) == 2
-    assert f"--ddp is for training, but {word} runs in one process" in capsys.readouterr().err
+@pytest.mark.parametrize("flags, words", [
+    ("--do_predict", "--ddp is for training and testing, but --do_predict runs in one process"),
+    ("--is_training 0 --use_speculative --spec_draft_ckpt x --spec_adaptive", "--spec_adaptive learns from one batch"),
+])
+def test_what_several_processes_cannot_share(flags, words, capsys):
+    assert run.main(f"{BASE} {flags} --test_dir target --ddp".split()) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_the_published_fields_stand_in_the_summary():

@@ -149,6 +149,10 @@ def test_a_record_of_another_kind_takes_part_in_the_walk():
         def update(self, decoded, truth, seconds, reference):
             super().update(decoded, truth, seconds, reference)
             self.seen = [*self.seen, truth]
+
+        def merge(self, part):
+            super().merge(part)
+            self.seen = [*self.seen, *part.seen]
     record, batch = Truths(), (torch.zeros(3, 8, 2), torch.ones(3, 4, 2))
     out = evaluate({"zeros": Constant(), "ones": Constant(1.0)}, [batch, batch], CPU, quiet=True,
                    records={"ones": record})
@@ -193,20 +197,23 @@ def judged(rows, first, looked_at, score):
 
 def test_the_log_names_window_and_patch():
     log = AcceptanceLog(9)
-    log(judged([0, 1, 2, 3], [0, 0, 0, 0], [[False, False]] * 4, [[0.0, 0.0]] * 4))  # a batch of four
+    log.at(4)
     log(judged([0, 1, 2], [0, 0, 0], [[True, False], [False, False], [True, True]], [[0.9, 0], [0, 0], [0.1, 0.2]]))
     log(judged([0, 2], [3, 1], [[True, False], [True, True]], [[0.1, 0.2], [0.3, 0.4]]))
+    log.at(7)
     log(judged([0, 1], [0, 0], [[True, False], [True, False]], [[0.1, 0.2], [0.3, 0.4]]))  # the next batch
-    assert [(row["window"], row["patch"], row["accepted"]) for row in log.rows] == [
+    rows = log.taken()
+    assert [(row["window"], row["patch"], row["accepted"]) for row in rows] == [
         (4, 0, 0), (6, 0, 1), (6, 1, 1), (4, 3, 1), (6, 1, 0), (6, 2, 0), (7, 0, 1), (8, 0, 0)]
-    assert [row["score"] for row in log.rows][3:6] == pytest.approx([0.1, 0.3, 0.4])
+    assert [row["score"] for row in rows][3:6] == pytest.approx([0.1, 0.3, 0.4])
 
 
 def test_the_log_is_of_the_first_windows_only():
     log = AcceptanceLog(2)
-    for _ in range(2):
+    for first in (0, 3):
+        log.at(first)
         log(judged([0, 1, 2], [0, 0, 0], [[True]] * 3, [[0.1]] * 3))
-    assert [row["window"] for row in log.rows] == [0, 1]
+    assert [row["window"] for row in log.taken()] == [0, 1] and not log.taken()
 
 
 # --- the table

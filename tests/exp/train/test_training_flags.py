@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from exp_helpers import DISTIL, SETTING, TRAIN, train, untrained_target, weights
+from exp_helpers import DISTIL, SETTING, TRAIN, metrics, train, untrained_target, weights
 from helpers import ROOT
 
 from exp.exp_basic import Exp_Basic
@@ -88,6 +88,9 @@ def test_two_processes_train_like_one_and_save_one_checkpoint():
     assert done.stdout.count("best validation loss") == 1 and done.stdout.count("training timer_xl") == 1
     assert ("2 processes with 16 windows each take the steps of one with --batch_size 32; the last batch of an epoch "
             "has 21 windows, shared as evenly as it goes, each of which counts the same\n") in done.stdout
+    shared = metrics()  # the test after the training is of both processes
+    assert train("--checkpoints", "two", "--is_training", 0, "--batch_size", 16, base=flags[:-8]) == 0
+    assert shared["processes"] == 2 and shared["mse"] == pytest.approx(metrics()["mse"])
     assert train("--checkpoints", "one", base=flags) == 0
     start, one, two = untrained_target(seed=2021).state_dict(), weights("one"), weights("two")
     for name in start:
