@@ -21,7 +21,8 @@ from data_provider.samplers import batch_sizes
 from data_provider.splits import Cut
 from exp.adapters import load_adapter, tested_stand_in, with_stand_ins
 from exp.own_heads import with_heads
-from exp.processes import started_by_torchrun
+from exp.processes import started_by_torchrun, watch_others
+from exp.program import say
 from exp.settings import RunSettings, Settings
 from exp.stored import completed, setting_name, tested_checkpoint
 from exp.team import ALONE, Team
@@ -169,6 +170,7 @@ class Exp_Basic:
     def _set_up_distributed(self) -> torch.device:
         if "RANK" not in os.environ:
             raise UserError("--ddp must be started with torchrun: torchrun --nproc_per_node N run.py --ddp ...")
+        watch_others(say)
         device = usable(self.settings.run, self._device_of_process(int(os.environ.get("LOCAL_RANK", 0))))
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         group = dist.new_group(backend="gloo", timeout=PATIENCE)  # objects lie on the CPU, whatever the device

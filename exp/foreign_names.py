@@ -62,9 +62,12 @@ def refused_values(arguments: Sequence[str]) -> list[str]:
 
 def in_place_of_dp(values: Mapping[str, Any]) -> str:
     """The command that does what one with --dp does in OpenLTM."""
-    if not values["is_training"]:
-        return "--dp: leave it out, a test runs in one process"
     devices = values["devices"] or DEVICES_THERE
+    if values["do_predict"]:
+        return "--dp: leave it out, --do_predict runs in one process"
+    if not values["is_training"]:
+        return (f"--dp: leave it out, or write torchrun --nproc_per_node {len(devices)} run.py --ddp in place of "
+                "python run.py --dp: the processes share the batches of a test")
     each = -(-values["batch_size"] // len(devices))
     gpu = "" if values["gpu"] is None else "--gpu, "
     return (f"--dp: write torchrun --nproc_per_node {len(devices)} run.py --ddp --devices "

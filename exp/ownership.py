@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from data_provider.files import DataFile
 from exp.flags import DEFAULTS, FLAGS
+from exp.processes import is_running
 from models.checkpoint import CHECKPOINT, read_settings
 from models.registry import checkpoint_in
 from utils.errors import UserError, shorten
@@ -266,10 +267,4 @@ def _is_dead(holder: str) -> bool:
     match = re.fullmatch(r"process (\d+) on (.*)", holder)
     if match is None or match[2] != socket.gethostname():
         return False
-    try:
-        os.kill(int(match[1]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+    return not is_running(int(match[1]))

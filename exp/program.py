@@ -14,8 +14,18 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+
+from exp.processes import (
+    ended_by_another,
+    own_name,
+    say_goodbye,
+    silent_code,
+    started_by_torchrun,
+    told_by_another,
+)
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt; the second is 2**25 at most
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "multiplication overflow", "calculation overflowed")
@@ -37,6 +47,7 @@ REMEDIES = {
 }
 NAMELESS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF), "standard output")
 NAMELESS[errno.ENOENT] = "the current folder"
+NOTICED = 3.0  # seconds in which the end of a process is noticed by one that has lost its connection to it
 AT_ONCE = 1.0  # seconds in which two SIGTERM are one: `timeout` sends it to the process and to its group
 
 
@@ -70,11 +81,11 @@ def exit_code(work: Callable[[], object], smaller: str, kept: str) -> int:
         try:
             return _done(work, smaller)
         except KeyboardInterrupt:
-            _say(f"interrupted: {kept}")
-            return TERMINATED if terminated else INTERRUPTED
+            return _interrupted(kept, TERMINATED if terminated else INTERRUPTED)
         finally:
             _release(sys.stdout)
             _release(sys.stderr)
+            say_goodbye()
 
 
 def keep_memory() -> bool:
@@ -106,9 +117,33 @@ def _done(work: Callable[[], object], smaller: str) -> int:
         return _failed(error, smaller)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):
-            raise
-        return _refused(f"out of memory: lower {smaller}")
+            return _fault(error)
+        return _refused(f"{_here()}out of memory: lower {smaller}")
+    except Exception as error:
+        return _fault(error)
     return 0
+
+
+def _fault(error: Exception) -> int:
+    """A fault of the program: raised, but of several processes the first tells of it, and the others end with it."""
+    from utils.errors import one_line
+    if started_by_torchrun() == 1:
+        raise error
+    broken = isinstance(error, RuntimeError)  # it may be a connection to one that has ended
+    if ended_by_another(say, patience=NOTICED if broken else 0.0) or told_by_another():
+        return silent_code()
+    say("".join(traceback.format_exception(error)).rstrip())
+    say(one_line(f"error: {own_name()} has failed, and the others end with it: {type(error).__name__}: {error}"))
+    return 1
+
+
+def _interrupted(kept: str, code: int) -> int:
+    """Of several processes one says it; torchrun also ends them by a signal, if another one has failed."""
+    if ended_by_another(say):
+        return silent_code()
+    if not told_by_another():
+        say(f"interrupted: {kept}")
+    return code
 
 
 def _failed(error: OSError, smaller: str) -> int:
@@ -116,27 +151,30 @@ def _failed(error: OSError, smaller: str) -> int:
     if error.errno == errno.EPIPE and error.filename is None:
         return UNREAD
     if error.errno == errno.ENOMEM:
-        return _refused(f"out of memory: lower {smaller}")
+        return _refused(f"{_here()}out of memory: lower {smaller}")
     where = NAMELESS.get(error.errno or 0, "a file without a name") if error.filename is None else error.filename
     remedy = REMEDIES.get(error.errno or 0, "correct its name, or the file")
-    return _refused(f"{error.strerror or error}: {os.fsdecode(where)}: {remedy}")
+    return _refused(f"{_here()}{error.strerror or error}: {os.fsdecode(where)}: {remedy}")
+
+
+def _here() -> str:
+    """Of several processes, which has a machine or a device of its own that may lack something."""
+    return f"{own_name()}: " if started_by_torchrun() > 1 else ""
 
 
 def _refused(text: str) -> int:
     """Prints the one line and returns the exit code.
 
-    Of the processes of torchrun one tells of an error and fails, which is enough for torchrun to fail. The others end
-    silently and with 0: torchrun prints six lines for each process that failed.
+    Of the processes of torchrun one tells of an error and fails, which is enough for torchrun to fail.
     """
-    from exp.processes import told_by_another
     from utils.errors import one_line
     if told_by_another():
-        return 0
-    _say(f"error: {one_line(text)}")
+        return silent_code()
+    say(f"error: {one_line(text)}")
     return 2
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     with suppress(OSError):  # nobody reads it
         print(text, file=sys.stderr, flush=True)
 

@@ -65,8 +65,8 @@ def shares_line(sampler: BatchSampler) -> str:
     size, last = sampler.joint_size, sampler.windows_in(sampler.batches_per_epoch - 1)
     line = (f"{sampler.world_size} processes with {sampler.batch_size} windows each take the steps of one with "
             f"--batch_size {size}")
-    return line if last == size else f"{line}; the last batch of an epoch has {last} windows, shared as evenly as it " \
-        "goes, each of which counts the same"
+    return line if last == size else (f"{line}; the last batch of an epoch has {last} window{'s' * (last > 1)}, "
+                                      "shared as evenly as it goes, each of which counts the same")
 
 
 def validated(experiment: Exp_Basic) -> Dataset:

@@ -129,9 +129,9 @@ def test_the_commands_that_are_proposed_in_place_of_dp_are_taken(place):
         read_command_line(["--dp", "--batch_size", "21"])
 
 
-def test_dp_has_no_use_in_a_test(place, capsys):
+def test_in_a_test_dp_can_be_left_out(place, capsys):
     assert run.main(["--is_training", "0", "--dp"]) == 2
-    assert "--dp: leave it out, a test runs in one process" in capsys.readouterr().err
+    assert "--dp: leave it out, or write torchrun --nproc_per_node 4 run.py --ddp in place" in capsys.readouterr().err
 
 
 OURS = "forecast_ETTh1_timer_xl_test_0"
