@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.scale.shape, self.scale, EPSILON)
+        return F.rms_norm(x, self.scale.shape, self.scale.to(x.dtype), EPSILON)
 
 
 class PerDimScale(nn.Module):

@@ -1,4 +1,5 @@
 """TimesFM 2.5 against its formulas, against the public package, and its cache against a pass over everything."""
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -192,6 +193,19 @@ def test_packed_weights_forecast_the_same(model):
     expected = decode_alone(other, context, HORIZON)
     pack_linears(other)
     torch.testing.assert_close(decode_alone(other, context, HORIZON), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_half_precision_forecasts_nearly_the_same(model, how):
+    context = contexts(2, 5 * TOKEN)
+    expected = decode_alone(model, context, HORIZON)
+    if how == "weights":  # as `halve` does on a GPU
+        model = copy.deepcopy(model).to(torch.bfloat16)
+        model.dtype = torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        made = decode_alone(model, context, HORIZON)
+    assert made.dtype == torch.float32 and 0 < float((made - expected).abs().max()) < 0.2
 
 
 # --- decoding
