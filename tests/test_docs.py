@@ -13,14 +13,24 @@ import utils
 from data_provider import download
 from exp.flags import build_parser
 from exp.foreign_flags import WORDS
-from scripts.benchmark import decode_memory, decode_speed, fidelity, gpu_grid, norm_rolls, pool_memory, public_models
+from scripts.benchmark import (
+    decode_memory,
+    decode_speed,
+    fidelity,
+    gpu_grid,
+    norm_rolls,
+    panel,
+    pool_memory,
+    public_models,
+)
 from scripts.results import measure
 from scripts.sweeps import analyze_sweep_results, param_sweep
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = {"scripts.benchmark.decode_memory": decode_memory.main, "scripts.benchmark.decode_speed": decode_speed.main,
             "scripts.benchmark.fidelity": fidelity.main, "scripts.benchmark.gpu_grid": gpu_grid.main,
-            "scripts.benchmark.pool_memory": pool_memory.main, "scripts.benchmark.norm_rolls": norm_rolls.main,
+            "scripts.benchmark.norm_rolls": norm_rolls.main, "scripts.benchmark.panel": panel.main,
+            "scripts.benchmark.pool_memory": pool_memory.main,
             "scripts.benchmark.public_models": public_models.main,
             "scripts.results.measure": measure.main, "scripts.sweeps.param_sweep": param_sweep.main,
             "scripts.sweeps.analyze_sweep_results": analyze_sweep_results.main,

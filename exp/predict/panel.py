@@ -288,7 +288,7 @@ class PanelForecaster:
 
     def cost(self) -> Cost | None:
         assert self._method is not None
-        return None if self.forecaster.draft is None else cost_of(self._method)
+        return cost_of(self._method) if self.forecaster.settings.run.use_speculative else None
 
     def fresh_method(self, number: int) -> Method:
         """One whose random numbers depend on the part of the table, so that a resumed run draws the same ones."""

@@ -1,7 +1,7 @@
 """Bad flags of the benchmarks: one line and exit code 2, like everywhere."""
 import pytest
 
-from scripts.benchmark import decode_memory, decode_speed, fidelity, lockstep, pool_memory
+from scripts.benchmark import decode_memory, decode_speed, fidelity, lockstep, panel, pool_memory
 
 
 @pytest.mark.parametrize("program, flags, words", [
@@ -14,6 +14,8 @@ from scripts.benchmark import decode_memory, decode_speed, fidelity, lockstep, p
     (fidelity, "--tolerancs 1", ["--tolerancs: no such flag, did you mean --tolerances"]),
     (fidelity, "--pred_len 96", ["--pred_len: write --test_pred_len"]),
     (fidelity, "--out", ["--out", "expected one argument"]),
+    (panel, "--series 0", ["--series", "0 is out of range"]),
+    (panel, "--series 5", ["--checkpoints", "required"]),
     (pool_memory, "--gigabytes 0", ["--gigabytes", "0 is out of range"]),
     (pool_memory, "--folder nowhere", ["nowhere", "No such file or directory"]),
     (lockstep, "--cells x", ["--cells: no such flag"]),
