@@ -78,7 +78,8 @@ def watch_others(tell: Callable[[str], None]) -> None:
     store.set(_key("process", int(os.environ["RANK"])), f"{os.getpid()} {socket.gethostname()}")
     came, wake = os.pipe()
     os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    if threading.current_thread() is threading.main_thread():  # no other may
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(store, came, tell), daemon=True).start()
 
 
@@ -103,9 +104,10 @@ def _watch(store: Any, came: int, tell: Callable[[str], None]) -> None:
             if not told_by_another():
                 tell(lost)
             deadline = min(deadline, time.monotonic() + GRACE)
-    late = [rank for rank in range(started_by_torchrun()) if not store.check([_key("process", rank)])]
-    if late and not told_by_another():
-        tell(f"interrupted: {_name(late[0])} has not come, this one has waited for it")
+    with suppress(Exception):
+        late = [rank for rank in range(started_by_torchrun()) if not store.check([_key("process", rank)])]
+        if late and not told_by_another():
+            tell(f"interrupted: {_name(late[0])} has not come, this one has waited for it")
     os._exit(1)
 
 
