@@ -82,6 +82,17 @@ def test_a_time_that_the_clocks_skip_comes_after_the_gap():
     assert str(got[3]) == "2024-03-31 03:00:00+02:00" and str(got[4]) == "2024-04-01 02:30:00+02:00"
 
 
+def test_a_time_that_the_clocks_show_twice_is_the_first():
+    times = pd.date_range("2024-10-20 02:30", periods=7, freq="D", tz="Europe/Berlin")  # up to the 26th
+    assert str(after(*grids(times), 1)[0]) == "2024-10-27 02:30:00+02:00"
+
+
+def test_a_week_that_lacks_its_wednesday_is_of_days():
+    """As many holes by days as by business days: nothing says that there is no weekend."""
+    found, column = grids(pd.DatetimeIndex(["2024-01-01", "2024-01-02", "2024-01-04", "2024-01-05"]).as_unit("us"))
+    assert found.kind[0] == STEPS and str(after(found, column, 1)[0].date()) == "2024-01-06"
+
+
 @pytest.mark.parametrize("first, step", [(0, 1), (1990, 1), (-5, 7), (1700000000, 3600)])
 def test_whole_numbers_go_on_in_their_steps(first, step):
     numbers = first + step * np.arange(ROWS + AHEAD)

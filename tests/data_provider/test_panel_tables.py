@@ -98,6 +98,14 @@ def test_scattered_rows_are_gathered(tmp_path, monkeypatch, kind, block):
     assert [(name, values) for name, values, _ in found] == [(name, by_name[name]) for name in order]
 
 
+def test_a_series_that_comes_back_much_later_is_noticed():
+    frame = pd.DataFrame({"unique_id": list("aabbccddaa"), "ds": [*range(8), 8, 9], "y": np.arange(10.0)})
+    with pytest.raises(Scattered):
+        read(frame, 2)
+    assert [(name, len(values)) for name, values, _ in read(frame, 2, gathered=True)[0]] == [
+        ("a", 4), ("b", 2), ("c", 2), ("d", 2)]
+
+
 def test_too_many_scattered_rows_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("data_provider.panel.MOST_GATHERED", 20)

@@ -9,7 +9,7 @@ from helpers import PATCH, tiny_target
 
 from exp.evaluate.methods import SpeculativeMethod
 from exp.panels import PanelSettings
-from exp.predict import Forecaster
+from exp.predict import Forecaster, panel
 from exp.speculation import SpecSettings
 from utils.errors import UserError
 from utils.planner import Plan
@@ -254,6 +254,20 @@ def test_the_paths_of_a_series_depend_on_its_number_alone(place):
     scales = [table[table.unique_id == name].y.iloc[-min(CONTEXT, rows // PATCH * PATCH):].std(ddof=0)
               for name, rows in zip(table.unique_id.unique(), LENGTHS)]
     assert np.abs((widths / np.array(scales)[:, None]).mean() / (2 * 1.2816 * 0.5) - 1) < 0.08
+
+
+def test_two_parts_of_a_table_do_not_share_their_random_numbers(place, monkeypatch):
+    monkeypatch.setattr("data_provider.panel.BLOCK", 100)
+    seeds, real = [], panel.decode_windows
+
+    def spy(windows, horizon, batch_size, method, *rest, **more):
+        seeds.append(method.generator.initial_seed())
+        return real(windows, horizon, batch_size, method, *rest, **more)
+    monkeypatch.setattr(panel, "decode_windows", spy)
+    table = pd.concat([one(f"s{i}", 50) for i in range(6)], ignore_index=True)
+    Forecaster.load("causal", draft="causal_draft", quiet=True,
+                    spec=SpecSettings(rule="exact", sigma=0.5)).predict(table, HORIZON)
+    assert len(seeds) > 2 and len(set(seeds)) == len(seeds)
 
 
 def test_two_series_do_not_share_their_noise(place):

@@ -222,13 +222,14 @@ def test_a_run_that_goes_on_gives_the_same_as_one_that_was_not_ended(place, monk
         patch.setattr(PanelForecaster, "forecast", lambda self, part, number: done.append(number)
                       or real(self, part, number))
         patch.setattr(Parts, "clear", lambda self: None)
+        patch.setattr("exp.evaluate.methods.make_plan", None)  # K is not chosen again
         assert predict(f"{flags} --resume") == 0
     assert done[0] == 4 and len(done) >= 5
     assert [path.stat().st_mtime_ns for path in sorted((folder / "parts").glob("0*.csv"))][:4] == before
     resumed = (folder / "forecast.csv").read_bytes()
     lists = [(folder / name).read_bytes() for name in ("skipped.csv", "short.csv")]
     counts = json.loads((folder / "forecast.json").read_text())
-    if how != "planned":  # which is measured anew
+    if how != "planned":  # K might be chosen in another way
         assert predict(flags) == 0
         assert (folder / "forecast.csv").read_bytes() == resumed
         assert [(folder / name).read_bytes() for name in ("skipped.csv", "short.csv")] == lists
@@ -295,3 +296,22 @@ def test_a_part_counts_once_its_record_is_there(tmp_path):
 def test_cells_are_quoted_where_need_be():
     frame = pd.DataFrame({"id": ["a,b", 'c"d', "e"], "ds": ["1", "2", "3"], "mean": [1 / 3, 1e-20, -5.0]})
     assert csv_text(frame) == '"a,b",1,0.3333333333\n"c""d",2,1e-20\ne,3,-5\n'
+
+
+# --- from anywhere
+
+@pytest.mark.slow
+def test_it_runs_as_a_module_from_any_folder_with_spaces_in_its_paths(place):
+    folder = place / "a folder" / "my data"
+    folder.mkdir(parents=True)
+    ragged().to_csv(folder / "my table.csv", index=False)
+    flags = f"--quiet --do_predict --test_dir uni --test_pred_len {HORIZON} --pictures 0 {FILLED}".split()
+    command = [sys.executable, "-m", "run", *flags, "--checkpoints", str(place / "checkpoints"), "--root_path",
+               "my data", "--data_path", "my table.csv", "--out", "my forecasts/f.csv"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=place / "a folder", env=environment, check=True, capture_output=True)
+    got = pd.read_csv(place / "a folder" / "my forecasts" / "f.csv", parse_dates=["ds"])
+    pd.testing.assert_frame_equal(got, in_python(ragged()), rtol=1e-8, check_dtype=False)
+    closed = subprocess.run(["bash", "-c", '"$@" | true; exit "${PIPESTATUS[0]}"', "bash", *command],
+                            cwd=place / "a folder", env=environment, capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (141, "")
