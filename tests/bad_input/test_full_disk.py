@@ -57,7 +57,7 @@ def pair(workplace):
     (f"{TEST} --num_samples 9", 5_000, "test_results/target_pl36_samples/pit.png"),
     (f"{TEST} --num_samples 9 --spec_sigma_mode calibrated", 100,
      "given/target/checkpoint_calibration_good_48_diag.pth"),
-    (f"{SPECULATIVE} --spec_debug_accept", 1_800,
+    (f"{SPECULATIVE} --spec_debug_accept", 2_200,
      "test_results/target_pl36_spec_tolerance_mean/spec_accept_debug.csv"),
     (f"{TEST} --compare --spec_draft_ckpt {DRAFT}", 100, "test_results/target_pl36_compare/compare.csv"),
     (f"{TEST} --compare --spec_draft_ckpt {DRAFT}", 5_000, "test_results/target_pl36_compare/compare.png"),
