@@ -77,11 +77,12 @@ class Plan:
     predicted: dict[int, float]
     checked: dict[int, float] = field(default_factory=dict)
 
-    def describe(self) -> str:
+    def describe(self, windows: str = "validation windows") -> str:
+        """windows: what it was measured on."""
         if len(self.predicted) == 1:
             return f"planner, batch {self.batch}: so short a horizon leaves nothing to propose -> K = 0"
         best = min(self.predicted, key=lambda k: self.predicted[k])
-        text = (f"planner, batch {self.batch}: acceptance {100 * self.acceptance:.1f} % on validation windows; "
+        text = (f"planner, batch {self.batch}: acceptance {100 * self.acceptance:.1f} % on {windows}; "
                 f"predicted {self.predicted[0]:.2f} ms plain, {self.predicted[best]:.2f} ms with K = {best}")
         if self.checked:
             checked = ", ".join(f"{ms:.2f} ms " + (f"with K = {k}" if k else "plain") for k, ms in self.checked.items())

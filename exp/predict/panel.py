@@ -218,7 +218,7 @@ class PanelForecaster:
             plan = self._method.plan(some.to(self.forecaster.device))
         assert plan is not None
         self.notes.append(f"`k` auto measured on {len(some)} series with a context of {some.shape[1]} steps: "
-                          f"{plan.describe()}")
+                          f"{plan.describe('these series')}")
         return {"batch": len(some), "proposals": plan.proposals}
 
     def _law_windows(self, prepared: Prepared) -> np.ndarray:
