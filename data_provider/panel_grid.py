@@ -193,7 +193,10 @@ def _place(grids: Grids, kind: int, ordinals: np.ndarray, starts: np.ndarray, se
     firsts = np.concatenate([[0], np.cumsum(rows - 1)[:-1]])
     step = np.minimum.reduceat(gaps, firsts)
     divisor = np.maximum(step, 1)
-    odd = np.logical_or.reduceat(gaps % np.repeat(divisor, rows - 1) != 0, firsts)
+    wanted = np.repeat(divisor, rows - 1)
+    longer = np.flatnonzero(gaps != wanted)  # few: division is slow
+    odd = np.zeros(len(series), dtype=bool)
+    odd[np.searchsorted(firsts, longer[gaps[longer] % wanted[longer] != 0], side="right") - 1] = True
     holes = (own[begins[1:] - 1] - own[begins[:-1]]) // divisor - (rows - 1)
     fits = (step > 0) & ~odd & (holes < rows)
     known, before = grids.kind[series] != NONE, grids.holes[series]
@@ -203,9 +206,12 @@ def _place(grids: Grids, kind: int, ordinals: np.ndarray, starts: np.ndarray, se
     chosen = series[better]
     grids.kind[chosen], grids.step[chosen], grids.holes[chosen] = kind, step[better], holes[better]
     grids.at_end[chosen] = at_end
+    position = np.arange(len(own)) - np.repeat(begins[:-1], rows)
+    gapped = np.flatnonzero(np.repeat(better & (holes > 0), rows))
+    origin = np.repeat(own[begins[:-1]], rows)[gapped]
+    position[gapped] = (own[gapped] - origin) // np.repeat(divisor, rows)[gapped]
     part = np.repeat(better, rows)
-    origin = np.repeat(own[begins[:-1]], rows)
-    grids.position[at[part]] = ((own - origin) // np.repeat(divisor, rows))[part]
+    grids.position[at[part]] = position[part]
     return step
 
 
