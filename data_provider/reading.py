@@ -24,6 +24,9 @@ def read_series(path: str | Path) -> Series:
     path = Path(path)
     refuse_missing(path)
     kind = path.suffix.lower()
+    if kind == ".gz":
+        raise UserError(f"{path}: a compressed file is read as a long table only, by `do_predict`, with the columns "
+                        "unique_id, ds and y: unpack it with gunzip")
     if kind not in READERS:
         raise UserError(f"{path}: unknown file type {path.suffix!r}: use one of {', '.join(sorted(READERS))}")
     try:

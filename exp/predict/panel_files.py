@@ -63,6 +63,10 @@ def predict_panel(forecaster: Forecaster, path: Path, columns: PanelColumns, fol
     kind = "parquet" if kind_of(path) == ".parquet" else "csv"
     out = folder / f"forecast.{kind}" if settings.panel.out is None else Path(settings.panel.out)
     kind = out.suffix.lower()[1:]
+    if out.exists() and out.samefile(path):
+        raise UserError(f"`out` {out} is the table itself, which the forecasts would replace: name another file")
+    if out.is_dir():
+        raise UserError(f"`out` {out} is a folder: name a file")
     refuse_unwritable(out.absolute().parent, "--out")
     parts = Parts(folder, kind, used, settings.run.resume)
     if settings.run.resume:

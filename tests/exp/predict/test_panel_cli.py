@@ -1,4 +1,5 @@
 """Panels on the command line: files in and out, what is listed beside them, and runs that are ended and go on."""
+import gzip
 import json
 import os
 import signal
@@ -108,6 +109,25 @@ def test_another_kind_of_out_is_refused(place, capsys):
     write(ragged(), ".csv")
     assert predict("--out f.xlsx") == 2
     assert "--out f.xlsx: unknown kind of file: end its name with .csv or .parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "./link.csv", "folder.csv"])
+def test_the_table_itself_and_folders_are_refused_as_out(place, capsys, name):
+    write(ragged(), ".csv")
+    before = Path("mine.csv").read_bytes()
+    Path("link.csv").symlink_to("mine.csv")
+    Path("folder.csv").mkdir()
+    assert predict(f"{FILLED} --out {name}") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: --out") and "name " in said
+    assert Path("mine.csv").read_bytes() == before and not list(Path("folder.csv").iterdir())
+
+
+def test_a_compressed_file_that_is_no_long_table_is_refused(place, capsys):
+    with gzip.open("mine.csv.gz", "wt") as text:
+        text.write("date,a\n2020-01-01,1\n")
+    assert predict(data="mine.csv.gz") == 2
+    assert "read as a long table only, by --do_predict" in capsys.readouterr().err
 
 
 def test_text_stays_as_it_was_written(place):
