@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ MOST_GATHERED = 2**25  # rows of a table whose series are scattered, which is th
 KNOWN = (("unique_id", "ds", "y"), ("item_id", "timestamp", "target"))
 MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "none", "<NA>", "#N/A"]
 KINDS = (".csv", ".csv.gz", ".parquet")
+NUMBERED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name in a parquet file
+REPLACED = "\N{REPLACEMENT CHARACTER}"  # in place of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,17 @@ def names_of(path: Path) -> list[str]:
     kind = kind_of(path)
     if kind == ".parquet":
         with _reading(path):
-            return list(_parquet(path).schema_arrow.names)
+            return [name for name in _parquet(path).schema_arrow.names if not NUMBERED_INDEX.fullmatch(name)]
     if kind not in KINDS:
         return []
     try:
-        with _opened(path) as (text, _):
+        with _reading(path), _opened(path) as (text, _):
             return [str(name) for name in pd.read_csv(text, nrows=0, encoding_errors="replace",
                                                       skipinitialspace=True).columns]
-    except (ValueError, OSError, EOFError):  # the reader of the whole file says what is wrong with it
-        return []
+    except UserError:
+        if kind == ".csv":  # the reader of the whole file says more about what is wrong with it
+            return []
+        raise
 
 
 def panel_columns(names: Sequence[Hashable], id_col: str | None = None, time_col: str | None = None,
@@ -98,8 +103,17 @@ def panel_columns(names: Sequence[Hashable], id_col: str | None = None, time_col
         if len(set(wanted)) < 3:
             raise UserError(f"{where}: `id_col`, `time_col` and `target_col` must be three columns, not "
                             f"{', '.join(wanted)}")
-        return PanelColumns(*wanted)
-    return next((PanelColumns(*each) for each in KNOWN if set(each) <= set(names)), None)
+        return _once(PanelColumns(*wanted), names, where)
+    found = next((PanelColumns(*each) for each in KNOWN if set(each) <= set(names)), None)
+    return found and _once(found, names, where)
+
+
+def _once(columns: PanelColumns, names: Sequence[Hashable], where: str) -> PanelColumns:
+    """Raises UserError where two columns have one of the names."""
+    for name in columns.names:
+        if list(names).count(name) > 1:
+            raise UserError(f"{where}: two columns are named {shorten(name)}: rename one")
+    return columns
 
 
 class PanelTable:
@@ -143,11 +157,7 @@ class PanelTable:
         for frame, read in self._frames():
             if not len(frame):
                 continue
-            codes, ids = pd.factorize(frame.iloc[:, 0])
-            empty = (codes < 0) | np.asarray(ids == "")[codes] if self.is_text else codes < 0
-            if empty.any():
-                raise UserError(f"{self.place.row(first + int(empty.argmax()))}: {self.columns.id} is missing: fill it "
-                                "or drop the row")
+            codes = self._codes(frame.iloc[:, 0], first)
             ticks = self.times.read(frame.iloc[:, 1], first)
             values = numeric_column(self.columns.target, frame.iloc[:, 2],
                                     Place(self.place.name, first)).astype(np.float64, copy=False)
@@ -155,6 +165,25 @@ class PanelTable:
             names = frame.iloc[runs, 0].astype(str) if self.is_text else frame.iloc[runs, 0]
             yield Rows(pd.Index(names, dtype=names.dtype), values, ticks, np.append(runs, len(frame)), read)
             first += len(frame)
+
+    def _codes(self, ids: pd.Series, first: int) -> np.ndarray:
+        """Which id each row [R] has; first: number of the first row, from 0."""
+        try:
+            codes, names = pd.factorize(ids)
+        except TypeError:
+            raise UserError(f"{self.place.row(first)}: {self.columns.id} is {shorten(str(ids.iloc[0]))}, a list or "
+                            "another kind of container: name series by text or numbers") from None
+        empty = (codes < 0) | np.asarray(names == "")[codes] if self.is_text else codes < 0
+        if empty.any():
+            raise UserError(f"{self.place.row(first + int(empty.argmax()))}: {self.columns.id} is missing: fill it "
+                            "or drop the row")
+        if self.is_text:
+            garbled = np.array([REPLACED in str(name) for name in names])[codes]
+            if garbled.any():  # two of them might look alike
+                row = int(garbled.argmax())
+                raise UserError(f"{self.place.row(first + row)}: {self.columns.id} {shorten(str(ids.iloc[row]))} has "
+                                "bytes that are not UTF-8: save the file in UTF-8")
+        return codes
 
     def _gathered(self) -> Iterator[Rows]:
         """The rows of each series together, series in the order of their first rows."""
@@ -201,7 +230,8 @@ class PanelTable:
         file, done = _parquet(path), 0
         for batch in file.iter_batches(batch_size=self.block, columns=self.columns.names):
             done += len(batch)
-            yield batch.to_pandas()[self.columns.names], done / max(1, file.metadata.num_rows)
+            # without what pandas keeps about an index, which may be one of the three columns
+            yield batch.to_pandas(ignore_metadata=True)[self.columns.names], done / max(1, file.metadata.num_rows)
 
     def _of_csv(self, path: Path) -> Iterator[tuple[pd.DataFrame, float]]:
         names, size = self.columns.names, max(1, path.stat().st_size)

@@ -6,6 +6,7 @@ of them at once; only what no rule here explains is left to pandas, one series a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timezone
 
 import numpy as np
 import pandas as pd
@@ -254,4 +255,7 @@ def _irregular(times: pd.Index) -> str:
     ticks = times.asi8 if hasattr(times, "asi8") else times.to_numpy()
     gaps = np.diff(ticks)
     row = int((gaps != gaps[0]).argmax()) if len(gaps) else 0
-    return f"is irregular: {times[row + 1]} comes after {times[row]}, which is no step like the one before"
+    said = f"is irregular: {times[row + 1]} comes after {times[row]}, which is no step like the one before"
+    if isinstance(getattr(times, "tz", None), timezone):  # of text like 2020-12-31 00:00+01:00
+        said += " (offsets do not tell when the clocks change: write local times without them, or a zone in parquet)"
+    return said

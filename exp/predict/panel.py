@@ -179,7 +179,8 @@ class PanelForecaster:
         context = np.minimum(lengths // patch * patch, self.forecaster.settings.data.test_context)
         told = np.where(grids.kind == NONE, lengths_of(rows.starts), lengths)
         for number in np.flatnonzero(lengths < patch):
-            bad.setdefault(int(number), f"is too short: {told[number]} rows, a patch takes {patch}")
+            bad.setdefault(int(number), f"is too short: {told[number]} rows, a patch takes {patch}" if lengths[number]
+                           else "has no values: all of its rows are missing ones")
         missing[list(bad)] = 0
         gaps = missing > 0 if self.panel.missing == "error" else np.zeros(len(missing), dtype=bool)
         return Prepared(rows.ids, values, known, starts, grids, missing, gaps, bad, context, rows.read, rows.unsorted)

@@ -160,6 +160,40 @@ def test_a_damaged_file_is_refused_in_a_line(tmp_path, monkeypatch, kind):
         read(path)
 
 
+@pytest.mark.parametrize("content", [b"unique_id,ds,y\na,1,1\n", gzip.compress(b"unique_id,ds,y\n" * 99)[:-30], b""])
+def test_what_is_no_gz_file_is_refused_as_one_before_anything_is_read(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    Path("panel.csv.gz").write_bytes(content)
+    with pytest.raises(UserError, match="panel.csv.gz: cannot be read as csv.gz"):
+        names_of(Path("panel.csv.gz"))
+
+
+@pytest.mark.parametrize("index", [["unique_id"], ["ds"], ["unique_id", "ds"], []])
+def test_columns_of_a_parquet_file_may_be_the_index_of_a_frame(tmp_path, monkeypatch, index):
+    monkeypatch.chdir(tmp_path)
+    frame = ragged()[::-1]
+    path = write(frame.set_index(index) if index else frame, ".parquet")
+    assert sorted(names_of(path)) == ["ds", "unique_id", "y"]  # not the numbers of the rows
+    assert [(name, values) for name, values, _ in read(path)[0]] == [
+        (name, values) for name, values, _ in expected(frame)]
+
+
+def test_ids_that_are_lists_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"unique_id": [["a"], ["a"]], "ds": [1, 2], "y": [1.0, 2.0]})
+    for source in (frame, write(frame, ".parquet")):
+        with pytest.raises(UserError, match="data row 1: unique_id is .*: name series by text or numbers"):
+            read(source)
+
+
+@pytest.mark.parametrize("block", [2, 100])
+def test_ids_that_are_not_utf_8_are_refused_as_they_might_look_alike(tmp_path, monkeypatch, block):
+    monkeypatch.chdir(tmp_path)
+    Path("panel.csv").write_bytes("unique_id,ds,y,z\na,1,1,\xff\na,2,2,\xff\n\xe9,1,1,\n\xe8,2,2,\n".encode("latin-1"))
+    with pytest.raises(UserError, match="data row 3: unique_id .* not UTF-8: save the file in UTF-8"):
+        read(Path("panel.csv"), block)
+
+
 @pytest.mark.parametrize("kind", [".csv", ".csv.gz"])
 @pytest.mark.parametrize("row", ["a,1,1,1", "a,1,1,1,1"])
 def test_surplus_cells_shift_no_column(tmp_path, monkeypatch, kind, row):
@@ -196,3 +230,10 @@ def test_columns_can_be_named():
         panel_columns(names, "store", "when", "sales", where="mine")
     with pytest.raises(UserError, match="three columns"):
         panel_columns(names, "shop", "when", "shop")
+
+
+@pytest.mark.parametrize("given", [None, "y"])
+def test_a_name_that_two_columns_have_is_refused(given):
+    with pytest.raises(UserError, match="mine: two columns are named 'y': rename one"):
+        panel_columns(["unique_id", "ds", "y", "y"], target_col=given, where="mine")
+    assert panel_columns(["unique_id", "ds", "y", "z", "z"]) == COLUMNS

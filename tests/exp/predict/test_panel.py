@@ -144,7 +144,7 @@ REASONS = {"short": "is too short: 7 rows, a patch takes 8", "flat": "is constan
            "twice": "has two values at 2001-01-31 04:00:00", "few": "is too short: 2 rows, a patch takes 8",
            "odd": "is irregular: 2001-02-01 06:07:00 comes after 2001-02-01 05:00:00, which is no step like the one "
                   "before",
-           "empty": "is too short: 0 rows, a patch takes 8"}
+           "empty": "has no values: all of its rows are missing ones"}
 
 
 def test_series_that_cannot_be_forecast_are_an_error_that_counts_and_names_them(place):
@@ -153,6 +153,17 @@ def test_series_that_cannot_be_forecast_are_an_error_that_counts_and_names_them(
     said = str(caught.value)
     assert "the DataFrame: 6 series cannot be forecast: 'short' is too short" in said and "; and 1 more; " in said
     assert "`on_bad` skip leaves them out" in said and "--" not in said
+
+
+def test_days_whose_offsets_change_are_told_what_to_write(place):
+    """2024-03-31 is a day of 23 hours in Berlin, which the text of times does not tell."""
+    days = pd.date_range("2024-03-01", periods=60, freq="D", tz="Europe/Berlin")
+    table = one("a", 60).assign(ds=days.astype(str))
+    with pytest.raises(UserError, match="is irregular: .* write local times without them, or a zone in parquet"):
+        Forecaster.load("window", quiet=True).predict(table, HORIZON)
+    for times in (days, days.tz_localize(None).astype(str)):
+        got = Forecaster.load("window", quiet=True).predict(table.assign(ds=times), HORIZON)
+        assert str(got.ds.iloc[0])[:10] == "2024-04-30"
 
 
 def test_or_they_are_left_out_and_listed(place, notes):
