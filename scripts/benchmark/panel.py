@@ -10,6 +10,7 @@ forecast takes beyond the models. The table is removed at the end. Linux, CPU.
 """
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from scripts.benchmark.decode_memory import peak_mib
 from utils.speculative_decoder import decode_alone
 from utils.timing import hardware
 
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["kind", "series", "forecast", "rows", "horizon", "batch_size", "seconds", "bare_s", "ratio", "series_per_s",
            "memory_mib", "models_mib"]
 PART = 2000  # series that are made at once
@@ -153,7 +155,9 @@ def measured(folder: Path, kind: str, args) -> dict:
              "--test_dir", args.test_dir, *args.flags.split()]
     shutil.rmtree(folder / "results", ignore_errors=True)
     alone = [sys.executable, "-m", "scripts.benchmark.panel", "--measure", *flags]
-    said = subprocess.run(alone, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    said = subprocess.run(alone, cwd=folder, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE,
+                          text=True, check=True).stdout
     return json.loads(said.splitlines()[-1])
 
 
