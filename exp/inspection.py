@@ -17,7 +17,8 @@ from models import registry
 from models.checkpoint import ARGS, CHECKPOINT, nearest, read_state, settings_inside
 from models.config import DRAFT_ONLY, ModelConfig
 from models.deduce import Deduced, deduced
-from models.registry import DEFAULTS_OF, DRAFTS, MODELS, checkpoint_in
+from models.public import missing_weights
+from models.registry import APART, DEFAULTS_OF, DRAFTS, MODELS, checkpoint_in
 from models.timer_xl import TimerBackbone
 from utils.errors import UserError
 from utils.files import digest
@@ -63,7 +64,8 @@ def inspected(path: Path) -> list[str]:
     if len(several) == 1:
         return _of_one(several[0])
     if not several:
-        raise UserError(f"{path} has no checkpoint ({', '.join(SUFFIXES)}) in it or in a folder of it: name another")
+        raise UserError(f"{path} has no checkpoint ({', '.join(SUFFIXES)}) in it or in a folder of it: name another"
+                        f"{missing_weights(single)}")
     lines, usable = [], False
     for checkpoint in several:
         try:
@@ -91,8 +93,9 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def read(path: Path) -> Found:
     """Loads a checkpoint as a test would. Raises UserError with the reason if that would refuse it."""
-    folder = path.parent
-    if any(heads_beside(target) == path for target in folder.parent.glob(f"{folder.name.removesuffix('_heads')}.*")):
+    whole = path.absolute()
+    folder = whole.parent
+    if any(heads_beside(target) == whole for target in folder.parent.glob(f"{folder.name.removesuffix('_heads')}.*")):
         raise UserError(f"{path} holds longer heads of a target, and no model: inspect {folder.parent}")
     stored = stored_settings(path)
     if stored:
@@ -212,12 +215,12 @@ def _apart(found: Found) -> bool:
 def _fitting(found: Found) -> list[str]:
     """The drafts, or for a draft the targets, in folders beside it that have its patch and its variables."""
     words = ["its own longer head (--spec_draft head)"] if found.model.heads_ahead else []
-    if found.guess is not None or found.path.name != CHECKPOINT:
+    if found.guess is not None or found.path != checkpoint_in(found.path.parent):
         return words
     own = digest(found.path)
-    for folder in sorted(found.path.parent.parent.iterdir()):
-        path = folder / CHECKPOINT
-        if not path.is_file() or path == found.path:
+    for folder in sorted(found.path.absolute().parent.parent.iterdir()):
+        path = checkpoint_in(folder)
+        if not path.is_file() or path == found.path.absolute():
             continue
         try:
             stored = stored_settings(path)
@@ -232,9 +235,10 @@ def _fitting(found: Found) -> list[str]:
 
 
 def _agree(found: Found, stored: Mapping[str, Any]) -> bool:
-    same = _patch_of(found.stored) == _patch_of(stored) and found.stored.get("covariate") == stored.get("covariate")
+    same = _patch_of(found.stored) == _patch_of(stored) and \
+        bool(found.stored.get("covariate")) == bool(stored.get("covariate"))
     apart = stored.get("data", "MultivariateDatasetBenchmark") != "MultivariateDatasetBenchmark"
-    return same and (found.model.apart or apart == _apart(found))
+    return same and (found.model.apart or stored.get("model") in APART or apart == _apart(found))
 
 
 def _patch_of(stored: Mapping[str, Any]) -> Any:

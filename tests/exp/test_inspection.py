@@ -13,6 +13,7 @@ from helpers import public_folder, tiny_draft, tiny_series, tiny_target, tiny_ti
 
 import run
 from exp.inspection import inspected
+from exp.ownership import SOURCES
 from models.checkpoint import read_settings, read_state
 from models.config import ModelConfig
 from models.deduce import deduced
@@ -65,6 +66,34 @@ def test_a_draft_fits_if_patch_and_variables_agree(place, changes, settings, fit
     assert lines_of("all/target")["drafts beside"] == ("draft" if fits else "none that fits")
 
 
+def test_a_public_target_and_the_draft_that_learned_from_it_know_each_other(place):
+    pytest.importorskip("safetensors")
+    target = tiny_timer()
+    public_folder("all/public", target)
+    learned = {SOURCES: {"distill_target_ckpt": {"path": "", "sha256": digest(Path("all/public/model.safetensors"))}}}
+    for name, settings in (("learned", learned), ("other", {})):
+        save(f"all/{name}", tiny_draft(tiny_target(input_token_len=target.patch_len)), seq_len=48,
+             data="UnivariateDatasetBenchmark", **settings)
+    assert lines_of("all/public")["drafts beside"] == "learned (distilled from it) | other"
+    assert lines_of("all/learned")["targets beside"] == "public (its teacher)"
+    assert lines_of("all/other")["targets beside"] == "public"
+
+
+def test_folders_are_looked_at_from_the_inside_too(lab, monkeypatch):
+    path = lab / "checkpoints" / TARGET
+    said = lines_of(path)
+    monkeypatch.chdir(path)
+    assert lines_of(".") == lines_of("checkpoint.pth") == said
+    assert f"{DRAFT} (distilled from it)" in said["drafts beside"]
+
+
+def test_a_public_folder_without_its_weights_says_what_is_missing(place):
+    Path("half").mkdir()
+    Path("half/config.json").write_text('{"model_type": "timer"}')
+    with pytest.raises(UserError, match=r"half has no checkpoint .* no model.safetensors: download that too"):
+        inspected(Path("half"))
+
+
 def test_what_was_fitted_to_it_is_listed(place):
     save("one", tiny_target())
     for name in ("checkpoint_calibration_ETTh1_48_diag.pth", "checkpoint_certificate_x.pth", "other_calibration_y.pth"):
@@ -83,7 +112,7 @@ def test_longer_heads_are_said_to_be_of_this_target_or_not(place, of):
     kept = lines_of("one")["kept with it"]
     assert kept == {"this": "longer heads, for --use_speculative --spec_draft head: checkpoint_heads",
                     "another": "longer heads of other weights, which cannot be used: checkpoint_heads"}[of]
-    with pytest.raises(UserError, match="holds longer heads of a target, and no model: inspect one"):
+    with pytest.raises(UserError, match="holds longer heads of a target, and no model: inspect .*one"):
         inspected(Path("one/checkpoint_heads"))
 
 
