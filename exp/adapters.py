@@ -89,7 +89,7 @@ def load_adapter(stand_in: str | Path, name: str, device: torch.device) -> Forei
     """The model that a file of `_stand_in` stands for."""
     checkpoint = _checkpoint_of(stand_in)
     model = foreign.load(name, device, checkpoint)
-    log.info("note: %s is your own code: what it reads beside %s is not checked, so name another one --des", name,
+    log.info("note: %s is your own code: only %s is checked for changes: after others give another --des", name,
              "its source file" if checkpoint is None else f"its source file and {checkpoint}")
     return model
 

@@ -11,6 +11,7 @@ from typing import Any
 from exp.ownership import SOURCES
 from exp.settings import RunSettings
 from models.checkpoint import CHECKPOINT, read_settings
+from models.foreign import ForeignModel
 from models.registry import load_heads
 from models.timer_xl import Model
 from utils.errors import UserError, shorten
@@ -33,6 +34,9 @@ def with_heads(model: Any, checkpoint: Path, run: RunSettings) -> Any:
     if model.heads_ahead:
         return model
     path = heads_beside(checkpoint)
+    if isinstance(model, ForeignModel):
+        raise UserError(f"`draft` head: {model.label} has no longer heads (heads_ahead, docs/YOUR_MODEL.md): name a "
+                        "draft with `draft_checkpoint`")
     if type(model) is not Model:
         raise UserError(f"`draft` head: {checkpoint} is no timer_xl, the target that heads can be trained for, and has "
                         "none of its own: name a draft with `draft_checkpoint`")

@@ -304,7 +304,7 @@ class Forecaster:
                          "deviations of the context, which is not fitted to the target's errors")
         if samples < ENOUGH_PATHS:
             notes.append(f"with {samples} paths the outermost quantiles are just the lowest and the highest path: set "
-                         f"num_samples to {ENOUGH_PATHS} or more")
+                         f"`num_samples` to {ENOUGH_PATHS} or more")
         return law.scaled(spec.temp)
 
     def _refuse_short(self, rows: int, where: str) -> None:

@@ -198,6 +198,7 @@ TEST = "--is_training 0 --test_pred_len 12 --model"
     (f"{TEST} {{}}:naive --test_dir x", ["its checkpoint checkpoints/x/checkpoint.pth does not exist"]),
     (f"{TEST} {{}}:naive --d_model 8", ["--d_model has no effect with --model"]),
     (f"{TEST} {{}}:naive --rolling cache", ["--rolling does not go with"]),
+    (f"{TEST} {{}}:naive --use_speculative --spec_draft head", [":naive has no longer heads (heads_ahead, docs/YOUR"]),
     (f"{TEST} {{}}:naive --output_attention", ["--output_attention does not go with"]),
     (f"{TEST} chronos", ["--model: 'chronos' is not one of timer", "module:function", "docs/YOUR_MODEL.md"]),
     ("--model {}:naive", ["cannot be trained here", "--distill --distill_target_model"]),

@@ -319,7 +319,8 @@ def test_notes_are_warnings_and_name_no_flags(place, notes):
     frame = daily(400).assign(d=1e7)
     Forecaster.load("checkpoints/norm", num_samples=20, quiet=True).predict(frame, HORIZON)
     assert [level for level, _ in notes] == [logging.WARNING] * 4
-    for words in ("recent windows", "outermost quantiles", "1e+07 in all of the newest 40 rows", "forecast together"):
+    for words in ("recent windows", "outermost quantiles", "set `num_samples` to", "1e+07 in all of the newest 40 rows",
+                  "forecast together"):
         assert count(notes, words) == 1
     assert not [text for _, text in notes if "--" in text]
 
