@@ -40,7 +40,7 @@ PATHS = {"root_path", "data_path", "checkpoints", "distill_target_ckpt", "pretra
 NOT_IN_RESULTS = {"num_workers", "subset_rand_ratio", "balance", "val_windows", "save_samples",
                   "trace_inference_breakdown", "visualize", "output_attention", "pictures", "spec_debug_accept",
                   "spec_debug_out", "spec_debug_n", "dropout", "flash_attention",
-                  "out"}
+                  "out", "workers", "ray_address"}
 BEFORE = DEFAULTS | {"processes": 1}  # of settings that an older version did not store
 ALL_IN_RESULTS = ("config", "data", "spec", "report", "panel")  # sections
 IN_RESULTS = {"seed", "amp", "amp_dtype", "bf16", "compile", "rolling", "norm_roll", "spec_draft"}

@@ -35,9 +35,14 @@ class PanelSettings(Section):
                                    "made from before its end, beside seasonal-naive", needs=PREDICTING, free=True,
                                    not_with={
         "out": "writes scores to the results folder, not forecasts", "pictures": "draws no pictures",
-        "resume": "is made in one go"})
+        "resume": "is made in one go", "workers": "runs in one process", "ray_address": "runs in one process"})
     step: int | None = limited(None, OrNone(COUNT), "steps between the origins of a backtest (default: the horizon)",
                                needs=("backtest",), free=True)
+    workers: int | None = limited(None, OrNone(COUNT), "forecast a long table by this many processes, of which each "
+                                  "loads the models once; by Ray (default: by this one; with --ray_address one for "
+                                  "each GPU, or each machine)", needs=PREDICTING, free=True)
+    ray_address: str | None = limited(None, OrNone(Text()), "forecast a long table on the Ray cluster at this address, "
+                                      "or 'auto', whose machines see the same folders", needs=PREDICTING, free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

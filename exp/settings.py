@@ -93,7 +93,9 @@ class RunSettings(Section):
     quiet: bool = limited(False, Switch(), "no progress bars", free=True)
     gpu: int | None = limited(None, OrNone(NATURAL), "GPU index (default: 0); the CPU is used if there is no GPU",
                               free=True, not_with={
-        "ddp": "has no effect with --ddp, where each process has its own GPU (--devices)"})
+        "ddp": "has no effect with --ddp, where each process has its own GPU (--devices)",
+        "workers": "has no effect on workers, which Ray gives their GPUs",
+        "ray_address": "has no effect on workers, which Ray gives their GPUs"})
     devices: tuple[int, ...] | None = limited(None, OrNone(DeviceList()), "GPUs for --ddp, one per process: 0,1,2,3 "
                                               "(default: in order)", needs=("ddp",), free=True)
     ddp: bool = limited(False, Switch(), "train and test with several processes, each with a share of every batch, "

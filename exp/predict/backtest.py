@@ -13,8 +13,9 @@ from tqdm import tqdm
 from data_provider.panel import PanelColumns, PanelTable, Scattered
 from data_provider.panel_grid import lengths_of
 from exp.flags import in_flags
+from exp.predict.decoding import mean_cost
 from exp.predict.forecaster import Forecaster
-from exp.predict.panel import Batch, PanelForecaster, Prepared, added, mean_cost
+from exp.predict.panel import Batch, PanelForecaster, Prepared, added
 from exp.predict.panel_parts import csv_text
 from exp.predict.scoring import (
     coverage,
@@ -71,8 +72,8 @@ class PanelBacktest(PanelForecaster):
         for before in self.origins:
             prepared.bad |= self.cut(prepared, before).bad
 
-    def begin(self, prepared: Prepared, plan: Mapping[str, int] | None = None) -> dict[str, int] | None:
-        return super().begin(self.cut(prepared, self.origins[0]), plan)
+    def begin(self, prepared: Prepared, plan: Mapping[str, int] | None = None) -> None:
+        super().begin(self.cut(prepared, self.origins[0]), plan)
 
     def forecast(self, prepared: Prepared, number: int) -> Batch:
         """Of the newest origin; keeps the scores of all of them, and counts all."""

@@ -1,7 +1,7 @@
 """Windows -> their mean forecasts and the quantiles of sampled paths, a batch at a time."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from tqdm import tqdm
@@ -32,6 +32,25 @@ def sampled_by(method: SampledMethod) -> Sampler:
 
 def cost_of(method: Method) -> Cost:
     return PararealMetrics() if isinstance(method, PararealMethod) else SpeculationMetrics()
+
+
+def costs_of(cost: Cost | None) -> dict[str, int]:
+    """Sums over windows, which can be added up."""
+    if cost is None:
+        return {}
+    if isinstance(cost, SpeculationMetrics):
+        return {"windows": cost.windows, **cost.totals}
+    passes = sum(number * windows for number, windows in enumerate(cost.passes, 1))
+    return {"windows": cost.windows, "target_passes": passes, "draft_passes": cost.draft_passes}
+
+
+def mean_cost(counts: Mapping[str, int]) -> dict[str, float] | None:
+    """Passes per series, and proposals, from sums; None without a draft."""
+    if not counts.get("windows"):
+        return None
+    windows = counts["windows"]
+    found: dict[str, float] = {name: counts[name] / windows for name in ("target_passes", "draft_passes")}
+    return found | {name: counts[name] for name in ("accepted", "judged", "proposed") if name in counts}
 
 
 def decode_windows(windows: torch.Tensor, horizon: int, batch_size: int, method: Method, cost: Cost | None,

@@ -53,7 +53,7 @@ def predict_frame(forecaster: Forecaster, long: LongFrame, horizon: int, levels:
                   sampler: Sampler | None, panel: PanelSettings) -> pd.DataFrame:
     """The forecasts of a long table, in its own order and types. Raises UserError for series that cannot be
     forecast."""
-    for setting in ("out", "backtest"):
+    for setting in ("out", "backtest", "workers", "ray_address"):
         if vars(panel)[setting] is not None:
             raise UserError(f"`{setting}` has no effect on a DataFrame: leave it out")
     def work() -> PanelForecaster:

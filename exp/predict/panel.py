@@ -4,7 +4,7 @@ Series are [S]; a context is the longest multiple of the patch that a series fil
 """
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from exp.exp_basic import autocast
 from exp.laws import law_of_windows, scale_length
 from exp.panels import PanelSettings
 from exp.predict.ahead import ahead
-from exp.predict.decoding import Cost, Sampler, cost_of, decode_windows, sampled_by
+from exp.predict.decoding import Cost, Sampler, cost_of, costs_of, decode_windows, sampled_by
 from utils.errors import NotFinite, UserError, shorten
 from utils.planner import Plan
 from utils.scores import SpeculationMetrics
@@ -124,6 +124,7 @@ class PanelForecaster:
         self.given_sampler, self.samples = sampler, settings.report.num_samples
         self.levels = levels if sampler is not None or self.samples is not None else ()
         self.notes = forecaster.caveats()
+        self.law: TargetLaw | None = None
         self.paths: SeriesPaths | None = None
         self._method: Method | None = None
         self.done = 0  # series so far
@@ -142,18 +143,18 @@ class PanelForecaster:
         # a CPU has no core to spare: beside a reader the passes took twice as long (2 cores)
         for number, part in enumerate(parts if self.forecaster.device.type == "cpu" else ahead(parts)):
             prepared = part if isinstance(part, Prepared) else None
-            if prepared is not None and number == 0 and not self._refuses(prepared):
-                self.chosen = self.begin(prepared, plan)
+            if prepared is not None and number == 0 and not self.refuses(*left_out(prepared)):
+                self.begin(prepared, plan)
             if prepared is None or number in finished:
                 self.done += len(part.ids)
                 yield number, part.read, None, None
                 continue
-            self.bad += [(prepared.ids[i], prepared.bad[i]) for i in sorted(prepared.bad)]
-            self.gaps += [(prepared.ids[i], int(prepared.missing[i])) for i in np.flatnonzero(prepared.gaps)]
-            if not (self.gaps or (self.bad and self.panel.on_bad == "error")):
+            bad, gaps = left_out(prepared)
+            self.bad, self.gaps = self.bad + bad, self.gaps + gaps
+            if not self.refuses(self.bad, self.gaps):
                 yield number, prepared.read, prepared, self.forecast(prepared, number)
                 self.done += len(prepared.ids)
-        self._refuse()
+        self.refuse()
 
     def _prepared(self, gathered: bool, finished: Collection[int]) -> Iterator[Prepared | Rows]:
         """The parts of the table; of finished ones, but for the first, the rows as they are."""
@@ -161,13 +162,16 @@ class PanelForecaster:
             if number and number in finished:
                 yield rows
                 continue
-            prepared = self.prepare(rows)
-            self.examine(prepared)
-            yield prepared
+            yield self.examined(rows)
 
-    def _refuses(self, prepared: Prepared) -> bool:
-        """Whether the run ends with an error because of some of these series."""
-        return bool(prepared.gaps.any() or (prepared.bad and self.panel.on_bad == "error"))
+    def examined(self, rows: Rows) -> Prepared:
+        prepared = self.prepare(rows)
+        self.examine(prepared)
+        return prepared
+
+    def refuses(self, bad: Sized, gaps: Sized) -> bool:
+        """Whether the run ends with an error because of series that were left out."""
+        return bool(gaps) or bool(bad and self.panel.on_bad == "error")
 
     def prepare(self, rows: Rows) -> Prepared:
         """Whole series, put on their grids, with holes filled in if the settings say so."""
@@ -191,23 +195,28 @@ class PanelForecaster:
         """Values [R] on their grids without NaN, if the settings say so."""
         return known if self.panel.missing == "error" else fill(known, starts, self.panel.missing, grids.seasons())
 
-    def begin(self, prepared: Prepared, plan: Mapping[str, int] | None = None) -> dict[str, int] | None:
-        """Fits the law and chooses K on these series; returns what was chosen. plan: to be chosen again."""
+    def begin(self, prepared: Prepared, plan: Mapping[str, int] | None = None) -> None:
+        """Fits the law and chooses K on these series. plan: to be chosen again."""
         forecaster, settings = self.forecaster, self.forecaster.settings
         law = None
         if self.samples is not None:
             law = forecaster.law(lambda: law_of_windows(forecaster.model, self._law_windows(prepared), settings.data,
                                                         settings.spec.filled(), self.where, forecaster.device),
                                  self.samples, self.notes)
-            self.paths = SeriesPaths(forecaster.model, self.horizon, law, settings.run.seed, self.samples)
+        self.use(law, plan)
+        if settings.spec.k == "auto" and plan is None:
+            self.use(law, self._plan(prepared))
+
+    def use(self, law: TargetLaw | None, plan: Mapping[str, int] | None) -> None:
+        """Forecasts from now on by a law that was fitted, and a K that was chosen, before."""
+        forecaster = self.forecaster
+        self.law, self.chosen = law, None if plan is None else dict(plan)
+        if law is not None and self.samples is not None:
+            self.paths = SeriesPaths(forecaster.model, self.horizon, law, forecaster.settings.run.seed, self.samples)
         self._method = forecaster.method(self.horizon, law)
-        if settings.spec.k != "auto":
-            return None
-        if plan is None:
-            plan = self._plan(prepared)
-        assert isinstance(self._method, SpeculativeMethod)
-        self._method.plans = {plan["batch"]: Plan(plan["proposals"], plan["batch"], 0.0, {})}
-        return dict(plan)
+        if plan is not None:
+            assert isinstance(self._method, SpeculativeMethod)
+            self._method.plans = {plan["batch"]: Plan(plan["proposals"], plan["batch"], 0.0, {})}
 
     def _plan(self, prepared: Prepared) -> dict[str, int]:
         """K for batches of this panel, by measurement on one of them."""
@@ -353,7 +362,7 @@ class PanelForecaster:
         found += [text.format(counts[name]) for name, text in said.items() if counts.get(name)]
         return found
 
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
         if self.gaps:
             cells = sum(count for _, count in self.gaps)
             raise UserError(f"{self.where}: {len(self.gaps)} series have {cells} missing values: "
@@ -365,23 +374,10 @@ class PanelForecaster:
                             "leaves them out")
 
 
-def costs_of(cost: Cost | None) -> dict[str, int]:
-    """Sums over windows, which can be added up."""
-    if cost is None:
-        return {}
-    if isinstance(cost, SpeculationMetrics):
-        return {"windows": cost.windows, **cost.totals}
-    passes = sum(number * windows for number, windows in enumerate(cost.passes, 1))
-    return {"windows": cost.windows, "target_passes": passes, "draft_passes": cost.draft_passes}
-
-
-def mean_cost(counts: Mapping[str, int]) -> dict[str, float] | None:
-    """Passes per series, and proposals, from sums; None without a draft."""
-    if not counts.get("windows"):
-        return None
-    windows = counts["windows"]
-    found: dict[str, float] = {name: counts[name] / windows for name in ("target_passes", "draft_passes")}
-    return found | {name: counts[name] for name in ("accepted", "judged", "proposed") if name in counts}
+def left_out(prepared: Prepared) -> tuple[list[tuple[Any, str]], list[tuple[Any, int]]]:
+    """(id, reason) and (id, missing values) of the series of a part that are not forecast."""
+    return ([(prepared.ids[i], prepared.bad[i]) for i in sorted(prepared.bad)],
+            [(prepared.ids[i], int(prepared.missing[i])) for i in np.flatnonzero(prepared.gaps)])
 
 
 def added(total: dict[str, int], counts: Mapping[str, int]) -> dict[str, int]:

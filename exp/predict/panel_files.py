@@ -6,27 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from data_provider.panel import PanelColumns, PanelTable, Scattered, kind_of, names_of, panel_columns
 from data_provider.series import listed
+from exp.cluster import NoWorkers
 from exp.flags import flat, in_flags
 from exp.predict.ahead import Behind
 from exp.predict.backtest import backtest
-from exp.predict.files import NO_LAW, bands_of, picture_name
+from exp.predict.decoding import mean_cost
+from exp.predict.files import NO_LAW
 from exp.predict.forecaster import Forecaster
-from exp.predict.frames import frame_of, value_names
-from exp.predict.panel import Batch, PanelForecaster, Prepared, added, mean_cost
+from exp.predict.frames import value_names
+from exp.predict.panel import PanelForecaster, added
+from exp.predict.panel_on_ray import PanelOnRay, ray_of
+from exp.predict.panel_part import draw, keep, record_of
 from exp.predict.panel_parts import Parts, csv_text
-from exp.report.plots import prediction_figure
-from exp.settings import SERIES_DRAWN, Settings
+from exp.settings import Settings
 from utils.errors import UserError
 from utils.files import refuse_unwritable, write_json, write_text
 from utils.scores import QUANTILES
 
 SKIPPED, SHORT = "skipped.csv", "short.csv"
+Forecasts = tuple[PanelForecaster, Mapping[int, dict[str, Any]]]  # and the records of all parts
 log = logging.getLogger(__name__)
 
 
@@ -68,56 +71,53 @@ def predict_panel(forecaster: Forecaster, path: Path, columns: PanelColumns, fol
     if out.is_dir():
         raise UserError(f"`out` {out} is a folder: name a file")
     refuse_unwritable(out.absolute().parent, "--out")
-    parts = Parts(folder, kind, used, settings.run.resume)
-    if settings.run.resume:
-        log.info("resume: %d parts of this table are finished", len(parts.finished))
     extra = [name for name in names_of(path) if name not in columns.names]
+    with ray_of(settings) as ray:  # before finished parts are looked at: where there is no Ray, they stay
+        parts = Parts(folder, kind, used, settings.run.resume)
+        if settings.run.resume:
+            log.info("resume: %d parts of this table are finished", len(parts.finished))
+        work, records = _by_parts(ray, forecaster, PanelTable(path, columns), parts, folder)
+    _write(work, parts, records, out, folder, extra)
+
+
+def _by_parts(ray: Any, forecaster: Forecaster, table: PanelTable, parts: Parts, folder: Path) -> Forecasts:
+    """Forecasts what is not finished, by workers of Ray unless that is None."""
     try:
         try:
-            work, total = _forecast(forecaster, PanelTable(path, columns), parts, folder, gathered=parts.gathered)
+            return _forecast(ray, forecaster, table, parts, folder, gathered=parts.gathered)
         except Scattered:
-            log.info("note: the rows of a series are not together in %s: the whole table is read first", path)
+            log.info("note: the rows of a series are not together in %s: the whole table is read first", table.source)
             parts.clear()
-            work, total = _forecast(forecaster, PanelTable(path, columns), parts, folder, gathered=True)
+            return _forecast(ray, forecaster, PanelTable(table.source, table.columns), parts, folder, gathered=True)
     except KeyboardInterrupt:
         log.info("%d finished parts are kept: --resume goes on from them", len(parts.finished))
         raise
-    except UserError:
-        parts.clear()
+    except UserError as error:
+        if not (isinstance(error, NoWorkers) and parts.finished):
+            parts.clear()
         raise
-    _write(work, parts, total, out, folder, extra)
 
 
-def _forecast(forecaster: Forecaster, table: PanelTable, parts: Parts, folder: Path,
-              gathered: bool) -> tuple[PanelForecaster, dict[int, dict[str, Any]]]:
-    settings = forecaster.settings
+def _forecast(ray: Any, forecaster: Forecaster, table: PanelTable, parts: Parts, folder: Path,
+              gathered: bool) -> Forecasts:
+    settings, records = forecaster.settings, parts.finished
+    if not records:
+        for picture in folder.glob("forecast_*.png"):
+            picture.unlink()
+    if ray is not None:
+        return PanelOnRay(ray, forecaster, table, parts, folder, gathered).run()
     work = PanelForecaster(forecaster, table, settings.panel, settings.data.horizon, QUANTILES)
-    records = parts.finished
-    plan = records[0]["plan"] if records else None
-    drawn = sum(record["drawn"] for record in records.values())
+    plan, drawn = next((record["plan"] for record in records.values()), None), 0
     with tqdm(desc="forecast", unit="series", disable=settings.run.quiet) as bar, Behind() as behind:
         for number, read, prepared, batch in work.walk(gathered, records, plan):
             if prepared is not None and batch is not None:
                 now = draw(folder, prepared, batch, work, drawn)
-                records[number] = _record(prepared, batch, work, now) | {"gathered": gathered}
-                behind.do(_keep, parts, number, work, prepared, batch, records[number])
-                drawn += now
+                records[number] = record_of(prepared, batch, work, now, gathered)
+                behind.do(keep, parts, number, work, prepared, batch, records[number])
+            drawn += records[number]["drawn"]
             bar.update(records[number]["counts"]["series"])
             bar.total = round(bar.n / max(read, 1e-9))  # an estimate, from the share of the file that is read
-    return work, records
-
-
-def _keep(parts: Parts, number: int, work: PanelForecaster, prepared: Prepared, batch: Batch,
-          record: dict[str, Any]) -> None:
-    parts.write(number, frame_of(work, prepared, batch, as_text=parts.kind == "csv"), record)
-
-
-def _record(prepared: Prepared, batch: Batch, work: PanelForecaster, drawn: int) -> dict[str, Any]:
-    """What is kept of a part, as JSON."""
-    short = batch.series[prepared.context[batch.series] < work.forecaster.settings.data.test_context]
-    return {"counts": batch.counts, "plan": work.chosen, "drawn": drawn, "frequencies": prepared.grids.frequencies(),
-            "skipped": [[str(prepared.ids[i]), prepared.bad[i]] for i in sorted(prepared.bad)],
-            "short": [[str(prepared.ids[i]), int(prepared.context[i])] for i in short]}
+    return work, dict(sorted(records.items()))
 
 
 def _write(work: PanelForecaster, parts: Parts, records: Mapping[int, dict[str, Any]], out: Path, folder: Path,
@@ -155,29 +155,3 @@ def _write(work: PanelForecaster, parts: Parts, records: Mapping[int, dict[str, 
              ", ".join(f"{count} in {name}" for name, count in frequencies.items()))
     if cost:
         log.info("target passes: %g, draft passes: %g", cost["target_passes"], cost["draft_passes"])
-
-
-def draw(folder: Path, prepared: Prepared, batch: Batch, work: PanelForecaster, drawn: int) -> int:
-    """Pictures of the first series, of which `drawn` are there; returns how many were added."""
-    settings, patch = work.forecaster.settings, work.forecaster.model.patch_len
-    wanted = SERIES_DRAWN if settings.report.pictures is None else settings.report.pictures
-    if not drawn:
-        for picture in folder.glob("forecast_*.png"):
-            picture.unlink()
-    count = min(max(wanted - drawn, 0), len(batch.series))
-    clock, horizon = work.table.times.clock, work.horizon
-    assert clock is not None
-    for place, number in enumerate(batch.series[:count]):
-        rows = min(max(horizon, 2 * patch), int(prepared.starts[number + 1] - prepared.starts[number]))
-        one = np.array([number])
-        history = clock.index(prepared.grids.times(one, np.arange(1 - rows, 1))[0])
-        future = clock.index(prepared.grids.times(one, np.arange(1, horizon + 1))[0])
-        if isinstance(history, pd.PeriodIndex):
-            history, future = history.to_timestamp(), future.to_timestamp()
-        name = str(prepared.ids[number])
-        prediction_figure(folder / picture_name(drawn + place, name), name, history,
-                          prepared.windows(one, rows)[0], future, batch.values[0, place],
-                          bands_of(work.levels, batch.values[1:, place]),
-                          None if batch.origin is None else batch.origin[place], patch,
-                          f"{horizon} steps after {history[-1]}")
-    return count

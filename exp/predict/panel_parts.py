@@ -28,7 +28,7 @@ class Parts:
     def __init__(self, folder: Path, kind: str, identity: Mapping[str, Any], resume: bool):
         self.folder, self.kind = folder / PARTS, kind
         self.identity = json.loads(json.dumps({"form": FORM, "kind": kind, "used": identity}))
-        if not resume or self._read(self.folder / IDENTITY) != self.identity:
+        if not resume or not self.begun:
             self.clear()
 
     @property
@@ -38,18 +38,25 @@ class Parts:
 
     @property
     def finished(self) -> dict[int, dict[str, Any]]:
-        """Number of a part -> its record; up to the first one that is not there."""
-        found: dict[int, dict[str, Any]] = {}
-        while (record := self._read(self._path(len(found), "json"))) is not None:
-            found[len(found)] = record
-        return found
+        """Number of a part -> its record, in order. Workers, which finish parts in any order, may leave gaps."""
+        paths = sorted(path for path in self.folder.glob("*.json") if path.stem.isdigit())
+        records = {int(path.stem): self._read(path) for path in paths}
+        return {number: record for number, record in records.items() if record is not None}
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is there, and is that of this run."""
+        return self._read(self.folder / IDENTITY) == self.identity
+
+    def begin(self) -> None:
+        if not self.begun:
+            write_json(self.folder / IDENTITY, self.identity)
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def write(self, number: int, frame: pd.DataFrame, record: Mapping[str, Any]) -> None:
-        if self._read(self.folder / IDENTITY) != self.identity:
-            write_json(self.folder / IDENTITY, self.identity)
+        self.begin()
         with replace_when_done(self._path(number, self.kind)) as beside:
             if self.kind == "parquet":
                 _pyarrow(beside).parquet.write_table(_pyarrow(beside).Table.from_pandas(frame, preserve_index=False),

@@ -1,25 +1,16 @@
 """The cells of a sweep as Ray tasks: on the cores of this machine, or on a cluster."""
 from __future__ import annotations
 
-import logging
-import os
-import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from exp.cluster import OTHER_FILES, RETRIES, connected
 from exp.settings import Settings
 from exp.sweep.bench import Bench
 from exp.sweep.grid import Cell
 from utils.errors import UserError
-
-RETRIES = 5
-ROOT = Path(__file__).resolve().parents[2]
-_NO_CLUSTER = ("--ray_address {}: cannot connect to a Ray cluster ({}); start one with 'ray start --head', or give its "
-               "token in RAY_AUTH_MODE and RAY_AUTH_TOKEN, or leave the flag out")
-
 
 _loaded: list[Any] = []  # arguments of this worker process, and its Bench
 
@@ -31,8 +22,7 @@ def _bench(settings: Settings, windows: int | None, files: dict[str, str], threa
         torch.set_num_threads(threads)
         bench = Bench(settings, windows)
         if bench.files() != files:
-            raise UserError("a worker sees different files at the same paths than the machine that started the sweep: "
-                            "use a folder shared by all machines")
+            raise UserError(OTHER_FILES)
         _loaded[:] = [opening, bench]
     return _loaded[1]
 
@@ -49,8 +39,7 @@ def run_on_ray(settings: Settings, windows: int | None, files: dict[str, str], c
     address: that of a cluster whose machines see project, checkpoints and data at the same paths; None: Ray is started
     on this machine and ends with the sweep.
     """
-    ray = _connect(workers * threads, address)
-    try:
+    with connected(workers * threads, address) as ray:
         gpus = min(1, ray.cluster_resources().get("GPU", 0) / workers)
         task = ray.remote(_measure).options(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)
         opening = settings, windows, files, threads
@@ -63,37 +52,6 @@ def run_on_ray(settings: Settings, windows: int | None, files: dict[str, str], c
             finished = ray.wait(list(running))[0][0]
             cell = running.pop(finished)
             yield cell, _result(ray, finished, cell)
-    finally:
-        ray.shutdown()
-
-
-def _connect(cores: int, address: str | None):
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--workers above 1 and --ray_address need Ray: pip install -r requirements-ray.txt, or leave "
-                        "them out") from None
-    if address:
-        _refuse_silence(address)
-    local: dict[str, Any] = {} if address else {"num_cpus": cores, "include_dashboard": False}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
-                 runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **local)
-    except ConnectionError as error:
-        raise UserError(_NO_CLUSTER.format(address, str(error).splitlines()[0])) from None
-    return ray
-
-
-def _refuse_silence(address: str) -> None:
-    """Raises UserError if nothing listens at the address, where Ray itself would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # 'auto', which Ray looks up
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise UserError(_NO_CLUSTER.format(address, error.strerror or error)) from None
 
 
 def _result(ray, finished, cell: Cell) -> dict:
