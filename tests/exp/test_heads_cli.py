@@ -162,7 +162,7 @@ def test_a_model_of_ones_own_brings_its_heads(headed, place, capsys):
     assert found["target_passes"] == 3 and found["draft_passes"] == 0
     assert found["acceptance_pct"] == pytest.approx(100 * 2 / 3)
     assert run.main(f"{flags} --model with_heads:plain".split()) == 2
-    assert "is no timer_xl, the target that heads can be trained for, and has none" in capsys.readouterr().err
+    assert "with_heads:plain has no longer heads (heads_ahead, docs/YOUR_MODEL.md)" in capsys.readouterr().err
 
 
 # --- what is refused
