@@ -73,6 +73,8 @@ def inspected(path: Path) -> list[str]:
             usable = True
         except UserError as error:
             line = f"not usable: {error}"
+        except PermissionError:
+            line = "not usable: permission denied"
         name = checkpoint.parent if checkpoint.name == CHECKPOINT else checkpoint
         lines.append(f"{name.relative_to(path) if name != path else checkpoint.name}: {line}")
     if not usable:
@@ -84,11 +86,20 @@ def _below(folder: Path) -> Iterator[Path]:
     """The checkpoints of a folder without one of the usual name, and those of its folders."""
     for part in sorted(folder.iterdir()):
         if part.is_dir():
-            if (own := checkpoint_in(part)).is_file():
+            if (own := _checkpoint_of(part)) is not None:
                 yield own
         elif part.suffix in SUFFIXES and part.name != NO_CHECKPOINT and not any(f"_{kind}_" in part.stem
                                                                                for kind in FITTED):
             yield part
+
+
+def _checkpoint_of(folder: Path) -> Path | None:
+    """The checkpoint in a folder; where it may not be looked into, the one that would be there."""
+    try:
+        path = checkpoint_in(folder)
+        return path if path.is_file() else None
+    except PermissionError:
+        return folder / CHECKPOINT
 
 
 def read(path: Path) -> Found:
@@ -219,12 +230,12 @@ def _fitting(found: Found) -> list[str]:
         return words
     own = digest(found.path)
     for folder in sorted(found.path.absolute().parent.parent.iterdir()):
-        path = checkpoint_in(folder)
-        if not path.is_file() or path == found.path.absolute():
+        path = _checkpoint_of(folder) if folder.is_dir() else None
+        if path is None or path == found.path.absolute():
             continue
         try:
             stored = stored_settings(path)
-        except UserError:
+        except (UserError, PermissionError):
             continue
         if not stored or (stored.get("model") in DRAFTS) == found.draft or not _agree(found, stored):
             continue

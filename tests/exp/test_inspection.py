@@ -87,6 +87,23 @@ def test_folders_are_looked_at_from_the_inside_too(lab, monkeypatch):
     assert f"{DRAFT} (distilled from it)" in said["drafts beside"]
 
 
+def test_a_folder_without_permission_hides_no_other(place, monkeypatch):
+    save("all/open", tiny_target())
+    save("all/closed", tiny_draft(tiny_target()))
+    whole = lines_of("all/open")
+    assert whole["drafts beside"] == "closed"
+    real = Path.stat
+
+    def stat(self, **how):
+        if self.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, **how)
+    monkeypatch.setattr(Path, "stat", stat)
+    assert lines_of("all/open") == whole | {"drafts beside": "none that fits"}
+    lines = inspected(Path("all"))
+    assert lines[0] == "closed: not usable: permission denied" and lines[1].startswith("open: timer_xl, ")
+
+
 def test_a_public_folder_without_its_weights_says_what_is_missing(place):
     Path("half").mkdir()
     Path("half/config.json").write_text('{"model_type": "timer"}')
