@@ -79,13 +79,13 @@ class Grids:
         every = pd.date_range(start, periods=1 - first + max(int(offsets.max()), 0), freq=step)
         return every.as_unit(self.clock.unit).asi8[offsets - first]
 
-    def frequencies(self) -> dict[str, int]:
-        """Frequency in words -> number of series that have it."""
-        named = self.kind != NONE
+    def frequencies(self, series: np.ndarray) -> dict[str, int]:
+        """Frequency in words -> number of these series [S'] that have it."""
+        named = series[self.kind[series] != NONE]
         keys, counts = np.unique(np.stack([self.kind, self.step, self.at_end])[:, named], axis=1, return_counts=True)
         found = {self._name(int(kind), int(step), bool(at_end)): int(count)
                  for (kind, step, at_end), count in zip(keys.T, counts) if kind != OTHER}
-        for frequency in self.others.values():
+        for frequency in (self.others[number] for number in named.tolist() if number in self.others):
             found[frequency] = found.get(frequency, 0) + 1
         return found
 

@@ -25,7 +25,7 @@ def record_of(prepared: Prepared, batch: Batch, work: PanelForecaster, drawn: in
     """What is kept of a part, as JSON."""
     short = batch.series[prepared.context[batch.series] < work.forecaster.settings.data.test_context]
     return {"counts": batch.counts, "plan": work.chosen, "drawn": drawn, "gathered": gathered,
-            "frequencies": prepared.grids.frequencies(),
+            "frequencies": prepared.grids.frequencies(batch.series),
             "skipped": [[str(prepared.ids[i]), prepared.bad[i]] for i in sorted(prepared.bad)],
             "short": [[str(prepared.ids[i]), int(prepared.context[i])] for i in short]}
 

@@ -117,7 +117,9 @@ def test_series_of_all_kinds_go_on_in_one_call():
     ticks = found.times(np.arange(len(every)), np.arange(1, AHEAD + 1))
     for got, times in zip(ticks, every):
         same(column.index(got), times[ROWS:])
-    assert sum(found.frequencies().values()) == len(KINDS)
+    assert sum(found.frequencies(np.arange(len(KINDS))).values()) == len(KINDS)
+    for number in range(len(KINDS)):
+        assert list(found.frequencies(np.array([number])).values()) == [1]
 
 
 @pytest.mark.parametrize("times, words", [

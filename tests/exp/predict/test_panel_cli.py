@@ -184,7 +184,8 @@ def test_the_provenance_tells_what_was_done(place):
     assert (counts["series"], counts["forecast"], counts["windows"]) == (12, 9, 9)
     assert counts["filled"] == 6 and counts["cells"] == 12 and record["settings"]["missing"] == "interpolate"
     assert 1 <= record["cost"]["target_passes"] <= 3 and record["cost"]["accepted"] <= record["cost"]["judged"]
-    assert set(record["frequencies"]) == {"h", "D", "1 month"} and record["settings"]["spec_tol"] == 0.3
+    assert set(record["frequencies"]) == {"h", "D", "1 month"} and sum(record["frequencies"].values()) == 9
+    assert record["settings"]["spec_tol"] == 0.3
 
 
 def test_pictures_are_of_the_first_series_that_are_forecast(place):
