@@ -239,8 +239,8 @@ class PanelForecaster:
         lengths = lengths_of(prepared.starts)[usable]
         context = np.minimum((lengths - patch) // patch * patch, self.forecaster.settings.data.test_context)
         if not len(context) or context.max() < patch:
-            raise UserError(f"{self.where}: none of the first series has two patches ({2 * patch} rows) to calibrate a "
-                            "law on: give `sigma`, or leave out `num_samples`")
+            raise UserError(f"{self.where}: none of the first series that can be forecast has two patches "
+                            f"({2 * patch} rows) to calibrate a law on: give `sigma`, or leave out `num_samples`")
         # the longest context that half of the series have
         common = int(max(np.sort(context)[len(context) // 2], patch))
         some = usable[context >= common][:LAW_SERIES]

@@ -151,7 +151,8 @@ def _write(work: PanelForecaster, parts: Parts, records: Mapping[int, dict[str, 
         "settings": {name: flags[name] for name in flags if name in ("missing", "on_bad") or (
             name.startswith("spec_") and (settings.run.use_speculative or work.levels))}})
     parts.clear()
-    log.info("forecast: %s: %d of %d series, %d steps (%s)", out, counts["forecast"], counts["series"], work.horizon,
-             ", ".join(f"{count} in {name}" for name, count in frequencies.items()))
+    words = ", ".join(f"{count} in {name}" for name, count in frequencies.items())
+    log.info("forecast: %s: %d of %d series, %d steps%s", out, counts["forecast"], counts["series"], work.horizon,
+             f" ({words})" if words else "")
     if cost:
         log.info("target passes: %g, draft passes: %g", cost["target_passes"], cost["draft_passes"])

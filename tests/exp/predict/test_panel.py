@@ -301,7 +301,7 @@ def test_the_law_of_a_panel_is_that_of_its_errors(place):
 def test_series_too_short_for_a_law_are_refused(place):
     with pytest.raises(UserError, match="the first series leave .* windows to calibrate a law on"):
         Forecaster.load("causal", quiet=True, num_samples=50).predict(one("a", 30), HORIZON)
-    with pytest.raises(UserError, match="none of the first series has two patches"):
+    with pytest.raises(UserError, match="none of the first series that can be forecast has two patches"):
         Forecaster.load("causal", quiet=True, num_samples=50).predict(one("a", 15), HORIZON)
 
 

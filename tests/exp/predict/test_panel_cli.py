@@ -188,6 +188,16 @@ def test_the_provenance_tells_what_was_done(place):
     assert record["settings"]["spec_tol"] == 0.3
 
 
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_a_table_of_which_nothing_is_left_has_a_header_and_a_list(place, capsys, kind):
+    write(ragged(2).assign(y=1.5), kind)
+    assert predict("--missing last --on_bad skip", f"mine{kind}") == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"forecast{kind}: 0 of 2 series, {HORIZON} steps")
+    table = pd.read_csv(FOLDER / "forecast.csv") if kind == ".csv" else pd.read_parquet(FOLDER / "forecast.parquet")
+    assert list(table.columns) == ["unique_id", "ds", "mean"] and not len(table)
+    assert len(pd.read_csv(FOLDER / "skipped.csv")) == 2
+
+
 def test_pictures_are_of_the_first_series_that_are_forecast(place):
     write(ragged(), ".csv")
     assert run.main(f"--quiet --do_predict --root_path . --data_path mine.csv --test_dir uni --test_pred_len {HORIZON} "
