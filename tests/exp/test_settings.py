@@ -326,7 +326,7 @@ def test_the_flat_form_holds_every_flag_in_plain_json(tmp_path, monkeypatch):
     younger = {"clip_min", "pictures", "balance", "val_windows", "draft_rollout_context", "draft_noise_unit",
                "spec_passes", "draft_answer", "draft_hinge", "spec_rms", "spec_budget", "spec_promise", "spec_width",
                "spec_growth", "bf16", "norm_roll", "id_col", "time_col", "target_col", "missing", "on_bad", "out",
-               "backtest", "step", "spec_draft", "self_draft", "inspect"}
+               "backtest", "step", "spec_draft", "self_draft", "inspect", "workers", "ray_address"}
     assert set(values) == set(FLAGS) == set(json.loads(OLD)) - {"parameters"} | younger
     assert json.loads(json.dumps(values)) == values
     assert (values["devices"], values["spec_k"], values["output_token_len"]) == ([1, 0], "auto", 48)
