@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,7 @@ def connected(cores: int, address: str | None) -> Iterator[Any]:
                         "requirements-ray.txt, or leave them out") from None
     if address:
         _refuse_silence(address)
+    ending = signal.getsignal(signal.SIGTERM)
     local: dict[str, Any] = {} if address else {"num_cpus": cores, "include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
@@ -42,6 +45,8 @@ def connected(cores: int, address: str | None) -> Iterator[Any]:
     except ConnectionError as error:
         raise UserError(_NO_CLUSTER.format(address, str(error).splitlines()[0])) from None
     try:
+        if ending is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ending)  # with Ray's own, the process would end at once and without a word
         yield ray
     finally:
         ray.shutdown()
