@@ -160,7 +160,8 @@ def test_a_damaged_file_is_refused_in_a_line(tmp_path, monkeypatch, kind):
         read(path)
 
 
-@pytest.mark.parametrize("content", [b"unique_id,ds,y\na,1,1\n", gzip.compress(b"unique_id,ds,y\n" * 99)[:-30], b""])
+@pytest.mark.parametrize("content", [b"unique_id,ds,y\na,1,1\n", gzip.compress(b"unique_id,ds,y\n" * 99)[:-30], b""],
+                         ids=["text", "cut", "empty"])  # a compressed file holds the time, which no name of a test may
 def test_what_is_no_gz_file_is_refused_as_one_before_anything_is_read(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     Path("panel.csv.gz").write_bytes(content)
