@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.dates import ConciseDateFormatter
 
 from data_provider.panel import PanelTable
 from exp.exp_basic import choose_device, seed_everything
@@ -32,6 +33,7 @@ from exp.predict.forecaster import Forecaster
 from exp.predict.panel import PanelForecaster
 from exp.predict.panel_files import columns_of, predict_panel
 from exp.program import exit_code
+from exp.report.plots import BLACK, BLUE, save_figure, subplots
 from exp.report.results import format_table, write_csv
 from exp.stored import tested_checkpoint
 from scripts.benchmark.decode_memory import peak_mib
@@ -127,6 +129,7 @@ def main(argv=None) -> int:
     parser.add_argument("--flags", default="", help="further flags of run.py, in one word: '--test_pred_len 192'")
     parser.add_argument("--folder", help="where to make the table (default: the system's folder of temporary files)")
     parser.add_argument("--out", default="benchmark/panel.csv")
+    parser.add_argument("--picture", metavar="FILE.png", help="draw the first four series there")
     parser.add_argument("--measure", nargs=argparse.REMAINDER, help="measure one forecast with these flags of run.py, "
                         "in this process")
     arguments = sys.argv[1:] if argv is None else list(argv)
@@ -142,11 +145,35 @@ def run(args) -> None:
             made = make_panel(folder / f"panel.{kind}", args.series, args.rows)
             rows.append({"kind": kind, "rows": made} | measured(folder, kind, args))
             write_csv(Path(args.out), rows, COLUMNS)
+            if args.picture and kind == args.kinds[-1]:
+                draw_four(Path(args.picture), folder, kind, args.rows)
             (folder / f"panel.{kind}").unlink()
     finally:
         shutil.rmtree(folder)
     print(format_table(rows, {key: key for key in COLUMNS}))
     print(f"table: {args.out}; {hardware(torch.device('cpu'))}")
+
+
+def draw_four(path: Path, folder: Path, kind: str, rows: int) -> None:
+    """The end of the first four series that are whole, shorter, whole and with holes, and what continues them."""
+    names = [f"series{number:06d}" for number in range(4)]
+    if kind == "csv":
+        table, found = (pd.read_csv(file, nrows=4 * rows, parse_dates=["ds"]) for file in (
+            folder / "panel.csv", folder / "results" / "forecast.csv"))
+    else:
+        only = [("unique_id", "in", names)]
+        table, found = (pd.read_parquet(file, filters=only) for file in (
+            folder / "panel.parquet", folder / "results" / "forecast.parquet"))
+    figure, axes = subplots(2, 2, figsize=(12, 5.5), layout="constrained")
+    for axis, name in zip(axes.flat, names):
+        past, future = table[table.unique_id == name], found[found.unique_id == name]
+        shown = past.iloc[-min(len(past), 2 * len(future)):]
+        axis.plot(shown.ds, shown.y, color=BLACK, lw=0.9, label="history")
+        axis.plot(future.ds, future["mean"], color=BLUE, lw=1.4, label="forecast")
+        axis.set_title(f"{name}: {len(past)} rows, {past.y.isna().sum()} empty", fontsize=10)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(axis.xaxis.get_major_locator()))
+    axes[0, 0].legend(fontsize=8)
+    save_figure(figure, path)
 
 
 def measured(folder: Path, kind: str, args) -> dict:

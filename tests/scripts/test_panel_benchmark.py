@@ -41,15 +41,15 @@ def test_the_table_is_ragged_and_the_same_every_time(tmp_path):
 @pytest.mark.slow
 def test_time_and_memory_are_measured(place):
     pytest.importorskip("pyarrow")
-    flags = "--checkpoints checkpoints --test_dir uni --series 50 --rows 60 --out found.csv --folder ."
-    assert panel.main([*flags.split(), "--flags=--test_pred_len 24"]) == 0
+    flags = "--checkpoints checkpoints --test_dir uni --series 50 --rows 60 --out found.csv --picture four.png"
+    assert panel.main([*flags.split(), "--folder", ".", "--flags=--test_pred_len 24"]) == 0
     with open("found.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [row["kind"] for row in rows] == ["csv", "parquet"]
     for row in rows:
         assert (row["series"], row["horizon"]) == ("50", "24") and int(row["forecast"]) >= 40
         assert float(row["bare_s"]) > 0 and float(row["ratio"]) > 0 and 0 < float(row["memory_mib"]) < 500
-    assert sorted(path.name for path in Path(".").iterdir()) == ["checkpoints", "found.csv"]
+    assert sorted(path.name for path in Path(".").iterdir()) == ["checkpoints", "found.csv", "four.png"]
 
 
 @pytest.mark.slow
