@@ -22,8 +22,7 @@ COMPUTED = [(way, rolling) for way in WAYS for rolling in ("window", "cache") if
 
 
 def close(a, b, tolerance=1e-5):
-    """To 1e-5, and a few units in the last place of values of 10 and more, which other kernels may round otherwise."""
-    torch.testing.assert_close(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=tolerance, rtol=1e-6)
+    torch.testing.assert_close(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=tolerance, rtol=0)
 
 
 def rolled(way, rolling, **changes):
