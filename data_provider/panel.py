@@ -16,6 +16,7 @@ import pandas as pd
 from data_provider.columns import numeric_column
 from data_provider.panel_clock import TimeColumn
 from data_provider.panel_grid import lengths_of
+from data_provider.parquet import pyarrow_for
 from data_provider.reading import refuse_missing
 from data_provider.series import Place
 from utils.errors import UserError, shorten
@@ -279,12 +280,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _parquet(path: Path) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"{path}: parquet needs pyarrow: pip install -r requirements-parquet.txt, or give a "
-                        "csv") from None
-    return pyarrow.parquet.ParquetFile(path)
+    return pyarrow_for(path, "give a csv").parquet.ParquetFile(path)
 
 
 def _appended(ids: Sequence[pd.Index]) -> pd.Index:

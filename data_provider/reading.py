@@ -8,6 +8,7 @@ import pandas as pd
 
 from data_provider.columns import of_columns
 from data_provider.frames import of_array, unnamed
+from data_provider.parquet import pyarrow_for
 from data_provider.series import CsvPlace, Place, Series
 from utils.errors import UserError, shorten
 
@@ -123,11 +124,8 @@ def _read_npy(path: Path) -> Series:
 
 
 def _read_parquet(path: Path) -> Series:
-    try:
-        frame = pd.read_parquet(path, engine="pyarrow")
-    except ImportError as error:
-        raise UserError(f"{path}: parquet files are read by pyarrow, which is not installed: install "
-                        "requirements-parquet.txt, or save the series as csv or npy") from error
+    pyarrow_for(path, "save the series as csv or npy")
+    frame = pd.read_parquet(path, engine="pyarrow")
     plain = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     frame = frame if plain else frame.reset_index()  # times, or series and times
     return of_columns(frame.set_axis([str(name) for name in frame.columns], axis=1), Place(str(path)), [])

@@ -20,7 +20,6 @@ from exp.evaluate.methods import Method, SampledMethod, SpeculativeMethod
 from exp.exp_basic import autocast
 from exp.laws import law_of_windows, scale_length
 from exp.panels import PanelSettings
-from exp.predict.ahead import ahead
 from exp.predict.decoding import Cost, Sampler, cost_of, costs_of, decode_windows, sampled_by
 from utils.errors import NotFinite, UserError, shorten
 from utils.planner import Plan
@@ -139,9 +138,7 @@ class PanelForecaster:
         plan: what `chosen` was in the run that finished them. Raises Scattered, see `PanelTable.series`, and at the end
         UserError for series that cannot be forecast; after the first of them the others are only counted.
         """
-        parts = self._prepared(gathered, finished)
-        # a CPU has no core to spare: beside a reader the passes took twice as long (2 cores)
-        for number, part in enumerate(parts if self.forecaster.device.type == "cpu" else ahead(parts)):
+        for number, part in enumerate(self._prepared(gathered, finished)):
             prepared = part if isinstance(part, Prepared) else None
             if prepared is not None and number == 0 and not self.refuses(*left_out(prepared)):
                 self.begin(prepared, plan)

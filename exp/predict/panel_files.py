@@ -13,16 +13,16 @@ from data_provider.panel import PanelColumns, PanelTable, Scattered, kind_of, na
 from data_provider.series import listed
 from exp.cluster import NoWorkers
 from exp.flags import flat, in_flags
-from exp.predict.ahead import Behind
 from exp.predict.backtest import backtest
+from exp.predict.behind import Behind
 from exp.predict.decoding import mean_cost
 from exp.predict.files import NO_LAW
 from exp.predict.forecaster import Forecaster
 from exp.predict.frames import value_names
 from exp.predict.panel import PanelForecaster, added
 from exp.predict.panel_on_ray import PanelOnRay, ray_of
-from exp.predict.panel_part import draw, keep, record_of
 from exp.predict.panel_parts import Parts, csv_text
+from exp.predict.panel_record import draw, keep, record_of
 from exp.settings import Settings
 from utils.errors import UserError
 from utils.files import refuse_unwritable, write_json, write_text

@@ -21,8 +21,8 @@ from data_provider.panel import PanelTable, Rows
 from exp.cluster import RETRIES, NoWorkers, connected, machines_of, shares
 from exp.predict.forecaster import Forecaster
 from exp.predict.panel import PanelForecaster, left_out
-from exp.predict.panel_part import still_drawn
 from exp.predict.panel_parts import Parts
+from exp.predict.panel_record import still_drawn
 from exp.predict.panel_worker import Begun, Done, Opening, Part, PartWorker
 from exp.settings import Settings
 from utils.scores import QUANTILES

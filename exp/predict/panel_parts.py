@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.errors import UserError
+from data_provider.parquet import pyarrow_for
 from utils.files import replace_when_done, write_json
 
 PARTS, IDENTITY = "parts", "identity.json"
+INSTEAD = "name a csv file in `out`"
 FORM = 1  # version of the files in there
 DIGITS, QUOTE, SPECIAL = "%.10g", '"', re.compile(r'[",\r\n]|^\s|\s$')
 
@@ -59,8 +60,8 @@ class Parts:
         self.begin()
         with replace_when_done(self._path(number, self.kind)) as beside:
             if self.kind == "parquet":
-                _pyarrow(beside).parquet.write_table(_pyarrow(beside).Table.from_pandas(frame, preserve_index=False),
-                                                     beside)
+                pyarrow = pyarrow_for(beside, INSTEAD)
+                pyarrow.parquet.write_table(pyarrow.Table.from_pandas(frame, preserve_index=False), beside)
             else:
                 beside.write_text(csv_text(frame), encoding="utf-8")
         write_json(self._path(number, "json"), dict(record))
@@ -108,18 +109,8 @@ def _cell(text: str) -> str:
 
 
 def _join_parquet(paths: Sequence[Path], out: Path) -> None:
-    parquet = _pyarrow(out).parquet
+    parquet = pyarrow_for(out, INSTEAD).parquet
     schema = parquet.read_schema(paths[0])
     with parquet.ParquetWriter(out, schema) as writer:
         for path in paths:
             writer.write_table(parquet.read_table(path).cast(schema))
-
-
-def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"{path}: parquet needs pyarrow: pip install -r requirements-parquet.txt, or name a csv file "
-                        "in `out`") from None
-    return pyarrow

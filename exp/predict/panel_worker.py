@@ -15,8 +15,8 @@ from exp.exp_basic import choose_device
 from exp.ownership import SOURCES
 from exp.predict.forecaster import Forecaster
 from exp.predict.panel import PanelForecaster, left_out
-from exp.predict.panel_part import draw, keep, record_of
 from exp.predict.panel_parts import Parts
+from exp.predict.panel_record import draw, keep, record_of
 from exp.program import keep_memory
 from exp.settings import Settings
 from utils.files import digest

@@ -34,6 +34,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+def end_after_three(monkeypatch, flags):
+    """A run in one process, ended when it has finished three parts."""
+    with monkeypatch.context() as patch:
+        end_at(patch, 3)
+        assert predict(flags) == 130
+
+
 def written():
     return {name: (FOLDER / name).read_bytes() for name in (*LISTS, *(path.name for path in FOLDER.glob("*.png")))}
 
@@ -224,9 +231,7 @@ def test_what_one_process_refuses_workers_refuse_in_the_same_words(place, monkey
 
 def test_workers_that_die_again_and_again_end_the_run_but_not_its_parts(place, monkeypatch, capsys):
     write(ragged(SERIES), ".csv")
-    with monkeypatch.context() as patch:
-        end_at(patch, 3)
-        assert predict(FILLED) == 130
+    end_after_three(monkeypatch, FILLED)
     capsys.readouterr()
     with_ray(monkeypatch, dies=2.0)
     assert predict(f"{FILLED} --workers 2 --resume") == 2
@@ -259,9 +264,7 @@ def test_workers_that_see_other_files_are_refused(place, monkeypatch, capsys, se
 
 def test_finished_parts_outlive_a_start_with_too_many_workers(place, monkeypatch, capsys):
     write(ragged(SERIES), ".csv")
-    with monkeypatch.context() as patch:
-        end_at(patch, 3)
-        assert predict(FILLED) == 130
+    end_after_three(monkeypatch, FILLED)
     with_ray(monkeypatch)
     assert predict(f"{FILLED} --workers 3 --resume") == 2
     assert "3 workers need as many cores, but the cluster has 2: give fewer --workers" in capsys.readouterr().err
@@ -271,9 +274,7 @@ def test_finished_parts_outlive_a_start_with_too_many_workers(place, monkeypatch
 
 def test_without_ray_nothing_is_lost_and_the_error_says_how_to_get_it(place, monkeypatch, capsys):
     write(ragged(SERIES), ".csv")
-    with monkeypatch.context() as patch:
-        end_at(patch, 3)
-        assert predict(FILLED) == 130
+    end_after_three(monkeypatch, FILLED)
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it fails
     assert predict(f"{FILLED} --workers 2 --resume") == 2
@@ -334,9 +335,7 @@ def test_two_processes_of_ray_one_of_them_killed_write_what_one_writes(place, mo
     flags = f"{FILLED} {HOW['paths']} --pictures 2"
     assert predict(flags) == 0
     wanted = written()
-    with monkeypatch.context() as patch:
-        end_at(patch, 3)
-        assert predict(flags) == 130
+    end_after_three(monkeypatch, flags)
     killed, over = [], threading.Event()
     killer = threading.Thread(target=kill_a_worker, args=(killed, over))
     killer.start()
